@@ -1,0 +1,182 @@
+"""The one door: ``segline <stage>`` for every stage of the line, the same words on a laptop and on Kubeflow.
+
+Paths are arguments; parameters come from ``params.yaml`` or its JSON text. A stage's module is imported only
+when it runs, so that ``segline --help`` stays fast and the data stages need no torch.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from segline import __version__, params
+from segline.errors import SeglineError, StageError
+from segline.fields import describe
+
+# The folder that an argument names, and the stage that writes it.
+INPUTS = {
+    "ingested": "ingest",
+    "validated": "validate",
+    "labelled": "label",
+    "trained": "train",
+    "evaluated": "evaluate",
+    "ensembled": "ensemble",
+    "promoted": "promote",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's line in the help, the folders it reads, and whether it talks to MLflow."""
+
+    help: str
+    inputs: tuple[str, ...] = ()
+    tracked: bool = False
+
+
+STAGES = {
+    "ingest": Stage("pair images with label maps and write their manifest"),
+    "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("ingested",)),
+    "label": Stage("class ids, crops and splits as memory-mapped shards", ("ingested", "validated")),
+    "train": Stage("train every architecture x loss with Ray Tune", ("labelled",), tracked=True),
+    "evaluate": Stage("metrics, pictures and curves of every candidate", ("labelled", "trained")),
+    "ensemble": Stage("average the best candidates, chosen on validation", ("labelled", "trained", "evaluated")),
+    "promote": Stage(
+        "make the winner champion if it is better on the same test images",
+        ("labelled", "evaluated", "ensembled"),
+        tracked=True,
+    ),
+}
+FOLDERS = {name: f"data/{name}" for name in STAGES}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; returns its exit code (see :mod:`segline.errors`)."""
+    _end_with_dvc()
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments = _parser().parse_args(words)
+    try:
+        arguments.run(arguments)
+    except SeglineError as error:
+        print(f"segline {arguments.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"segline {arguments.command}: stopped; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    return 0
+
+
+def _end_with_dvc() -> None:
+    """A stage must not go on writing after the `dvc repro` that started it was killed."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segline",
+        description="A production line for semantic segmentation. `dvc repro` runs all stages in order.",
+    )
+    parser.add_argument("--version", action="version", version=f"segline {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, stage in STAGES.items():
+        _add_stage(commands, name, stage)
+    summary = commands.add_parser("summary", help="the candidates, the champion, and where to see more")
+    for name in ("evaluated", "ensembled", "promoted"):
+        _add_input(summary, name)
+    summary.set_defaults(run=_run_summary)
+    return parser
+
+
+def _add_input(parser: argparse.ArgumentParser, name: str) -> None:
+    writer = INPUTS[name]
+    parser.add_argument(
+        f"--{name}",
+        type=Path,
+        metavar="DIR",
+        default=Path(FOLDERS[writer]),
+        help=f"folder that `segline {writer}` wrote (default: {FOLDERS[writer]})",
+    )
+
+
+def _add_stage(commands: Any, name: str, stage: Stage) -> None:
+    parser = commands.add_parser(
+        name,
+        help=stage.help,
+        description=f"{stage.help[0].upper()}{stage.help[1:]}.",
+        epilog=_explain(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--params",
+        metavar="FILE",
+        default="params.yaml",
+        help="parameters: a YAML file, or its JSON text (default: params.yaml)",
+    )
+    for folder in stage.inputs:
+        _add_input(parser, folder)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path(FOLDERS[name]), help=f"folder to write (default: {FOLDERS[name]})"
+    )
+    if stage.tracked:
+        parser.add_argument(
+            "--tracking-uri",
+            metavar="URI",
+            default=os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"),
+            help="MLflow server or database (default: $MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db)",
+        )
+    parser.set_defaults(run=_run_stage)
+
+
+def _run_stage(arguments: argparse.Namespace) -> None:
+    stage = STAGES[arguments.command]
+    loaded = params.load(arguments.params)
+    folders = {name: getattr(arguments, name) for name in stage.inputs}
+    _require(folders)
+    tracking = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
+    import_module(f"segline.stages.{arguments.command}").run(loaded, **folders, **tracking, out=arguments.out)
+
+
+def _run_summary(arguments: argparse.Namespace) -> None:
+    folders = {name: getattr(arguments, name) for name in ("evaluated", "ensembled", "promoted")}
+    _require(folders)
+    import_module("segline.report").print_summary(**folders)
+
+
+def _require(folders: dict[str, Path]) -> None:
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise StageError(f"--{name} {folder} is not there; run `segline {INPUTS[name]}` or `dvc repro` first")
+
+
+def _explain(stage: str) -> str:
+    """The stage's parameters, one line each: key, default, unit, range, meaning."""
+    lines = [f"parameters (section `{stage}` of params.yaml):"]
+    for key, default, annotation in _leaves(getattr(params.Params(), stage)):
+        unit, expected, meaning = describe(annotation)
+        shown = f"{key} = {default} {unit}".rstrip()
+        lines.append(f"  {shown:<32} {meaning} ({expected})")
+    return "\n".join(lines)
+
+
+def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    hints = get_type_hints(type(section), include_extras=True)
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", value, hints[entry.name]

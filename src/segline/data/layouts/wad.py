@@ -1,0 +1,77 @@
+"""WAD: the CVPR 2018 Workshop on Autonomous Driving segmentation data (Seed S0, section 3).
+
+``train_color/<name>.jpg`` goes with ``train_label/<name>_instanceIds.png``, 16 bit, class * 1000 + instance;
+0 and 255 are background. ``train_video_list/*.txt`` names the frames of each drive; without these lists the
+date and camera in the file name (``170908_061502408_Camera_5``) stand for the drive.
+"""
+
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segline.classes import LabelClass
+from segline.data.layouts.layout import Layout, Pair, read_indices, value_table
+from segline.errors import DataError
+
+CLASSES = (
+    LabelClass("background", (0, 0, 0)),
+    LabelClass("car", (0, 114, 178)),
+    LabelClass("motorbicycle", (230, 159, 0)),
+    LabelClass("bicycle", (240, 228, 66)),
+    LabelClass("person", (213, 94, 0)),
+    LabelClass("truck", (0, 158, 115)),
+    LabelClass("bus", (204, 121, 167)),
+    LabelClass("tricycle", (86, 180, 233)),
+)
+# The data set's own ids. A group (id + 128) is a crowd of objects that were not separated.
+MOVABLE = {33: 1, 34: 2, 35: 3, 36: 4, 38: 5, 39: 6, 40: 7}
+GROUPS = {value + 128: class_id for value, class_id in MOVABLE.items()}
+# Ids of things that do not move; S0 section 5.7 found them merged into the background.
+UNMOVABLE = (0, 1, 17, 49, 50, 65, 66, 67, 81, 82, 83, 84, 85, 86, 97, 98, 99, 100, 113)
+LABEL_SUFFIX = "_instanceIds.png"
+
+
+def find_pairs(root: Path) -> list[Pair]:
+    """Pair ``train_color`` with ``train_label`` by name."""
+    images = {path.stem: path for path in (root / "train_color").glob("*.jpg")}
+    labels = {path.name.removesuffix(LABEL_SUFFIX): path for path in (root / "train_label").glob(f"*{LABEL_SUFFIX}")}
+    if not images:
+        raise DataError(f"{root}: no train_color/*.jpg; expected the wad layout (train_color/, train_label/)")
+    alone = sorted(images.keys() ^ labels.keys())
+    if alone:
+        raise DataError(f"{root}: {len(alone)} images or labels have no partner, the first is {alone[0]!r}; add or remove")
+    drives = _drives(root)
+    return [
+        Pair(
+            key=key,
+            image=images[key].relative_to(root).as_posix(),
+            label=labels[key].relative_to(root).as_posix(),
+            group=drives.get(key, _drive_in_name(key)),
+        )
+        for key in sorted(images)
+    ]
+
+
+def _drives(root: Path) -> dict[str, str]:
+    """Frame name to drive, from the lists; their paths are written with either slash."""
+    return {
+        PureWindowsPath(line.split()[-1]).name.removesuffix(LABEL_SUFFIX): file.stem.removesuffix("_image_list_train")
+        for file in sorted((root / "train_video_list").glob("*.txt"))
+        for line in file.read_text().splitlines()
+        if line.strip()
+    }
+
+
+def _drive_in_name(key: str) -> str:
+    date, _, camera = key.partition("_Camera_")
+    return f"{date.partition('_')[0]}_{camera}"
+
+
+def _table() -> NDArray[np.uint8]:
+    class_of = dict.fromkeys(UNMOVABLE, 0) | MOVABLE | GROUPS
+    high = [(raw, class_of[raw // 1000]) for raw in range(1000, 65536) if raw // 1000 in class_of]
+    return value_table([(0, 0), (255, 0), *high])
+
+
+WAD = Layout(classes=CLASSES, background=0, find=find_pairs, read_label=read_indices, table=_table())

@@ -1,0 +1,48 @@
+"""Which pair is trained on, validated on and tested on. No group is on two sides."""
+
+import numpy as np
+import pandas as pd
+
+from segline.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+def assign(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
+    """The row positions of each split.
+
+    A layout's own split is kept when it has train and val; the validation split is then also the test set
+    if the layout has no test. Otherwise whole groups are shared out.
+
+    Args:
+        rows: the manifest's rows, with the columns ``group`` and ``split``.
+        shares: the share of the pairs wanted in each split.
+        seed: of the order in which groups are dealt.
+
+    Raises:
+        DataError: a split that has a share would be empty.
+    """
+    official = {name: np.flatnonzero(rows["split"] == name).tolist() for name in SPLITS}
+    if official["train"] and official["val"]:
+        return official | {"test": official["test"] or official["val"]}
+    return _by_group(rows["group"], shares, seed)
+
+
+def _by_group(groups: pd.Series, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
+    """Deal each group, in random order, to the split that lacks the most pairs."""
+    members = {str(name): positions.tolist() for name, positions in groups.groupby(groups).indices.items()}
+    wanted = {name: share * len(groups) for name, share in shares.items() if share > 0}
+    if len(members) < len(wanted):
+        raise DataError(
+            f"{len(members)} group(s) cannot fill {len(wanted)} splits ({', '.join(wanted)}) without one being on two "
+            "sides; add drives or patients, or set a share of label.split to 0"
+        )
+    dealt: dict[str, list[int]] = {name: [] for name in SPLITS}
+    names = sorted(members)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    for left, group in zip(range(len(order), 0, -1), order, strict=True):
+        empty = [name for name in wanted if not dealt[name]]
+        open_splits = empty if left <= len(empty) else list(wanted)
+        split = max(open_splits, key=lambda name: wanted[name] - len(dealt[name]))
+        dealt[split] += members[group]
+    return {name: sorted(positions) for name, positions in dealt.items()}

@@ -1,0 +1,62 @@
+"""The errors a user can cause, each with the exit code that the command line returns.
+
+::
+
+    SeglineError                      1
+    ├── ParamsError                   2   params.yaml: unknown key, wrong type, out of range, unknown name
+    ├── SourceError                   3   the source of the data: missing, empty, unreadable
+    ├── DataError                     4   the data themselves: broken files, unknown label values, no split possible
+    ├── StageError                    5   a stage's input is missing, or its output is being written by another run
+    ├── TrainingError                 6   a trial failed
+    └── TrackingError                 7   the MLflow server or registry
+
+A message says what is wrong, where, what was got, what was expected and what to do, in one line. Anything
+that is not a :class:`SeglineError` is a fault of Segline itself and keeps its traceback.
+"""
+
+
+class SeglineError(Exception):
+    """An error that the user can mend; its text is shown without a traceback."""
+
+    exit_code = 1
+
+
+class ParamsError(SeglineError):
+    """The parameters are wrong; ``faults`` lists every fault found, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, origin: str, faults: list[str]) -> None:
+        self.faults = faults
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__("\n".join([f"{origin}: {count}, nothing was run", *(f"  {fault}" for fault in faults)]))
+
+
+class SourceError(SeglineError):
+    """The source of the data cannot be used."""
+
+    exit_code = 3
+
+
+class DataError(SeglineError):
+    """The data are broken or do not fit the layout."""
+
+    exit_code = 4
+
+
+class StageError(SeglineError):
+    """A stage cannot start."""
+
+    exit_code = 5
+
+
+class TrainingError(SeglineError):
+    """A trial could not be trained."""
+
+    exit_code = 6
+
+
+class TrackingError(SeglineError):
+    """MLflow cannot be reached or holds something that does not fit."""
+
+    exit_code = 7

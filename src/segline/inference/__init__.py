@@ -1,0 +1,1 @@
+"""Inference: a model in its folder, and its averaged predictions."""

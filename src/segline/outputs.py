@@ -1,0 +1,124 @@
+"""Outputs that are either whole or not there.
+
+A stage writes into ``<out>.partial`` and the folder takes its name when it is whole. A killed run leaves the
+partial folder behind; the next run with the same fingerprint finds its finished pieces there and continues.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segline.errors import StageError
+
+FINGERPRINT = ".fingerprint"
+PATIENCE_S = 20.0
+
+
+@contextmanager
+def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
+    """Yield the folder to write into; it becomes ``out`` when the block ends without an error.
+
+    Args:
+        out: the folder to make or to replace.
+        fingerprint: what the content depends on. Pieces that an unfinished run with the same fingerprint
+            left are kept; without one the folder always starts empty.
+
+    Raises:
+        StageError: another process is writing ``out``.
+    """
+    work = out.with_name(out.name + ".partial")
+    with _lock(out):
+        mark = work / FINGERPRINT
+        if not fingerprint or not mark.is_file() or mark.read_text() != fingerprint:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            write_text(mark, fingerprint)
+        for torn in work.rglob(".*.tmp"):
+            torn.unlink()
+        yield work
+        mark.unlink()
+        _replace_folder(work, out)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_file(path, lambda temporary: temporary.write_text(text))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, in one canonical form; NaN is written as null."""
+    write_text(path, json.dumps(_without_nan(content), indent=2, sort_keys=True) + "\n")
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then give it the name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def source_hash(*packages: str) -> str:
+    """The SHA-256 over the source files of the named parts of segline ("models", "tracking")."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for package in packages:
+        base = root.joinpath(*package.split("."))
+        for file in sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content
+
+
+def _replace_folder(work: Path, out: Path) -> None:
+    """Give ``work`` the name ``out``; a kill in between leaves ``out`` absent, never half."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    work.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.with_name(f".{out.name}.lock")
+    with path.open("w") as stream:
+        deadline = time.monotonic() + PATIENCE_S
+        while not _try_lock(stream.fileno()):
+            if time.monotonic() > deadline:
+                raise StageError(f"{out} is being written by another segline; wait for it or stop it, then run again")
+            time.sleep(0.2)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

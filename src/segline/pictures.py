@@ -1,0 +1,69 @@
+"""Pictures of the line: label maps over images, side by side, and curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from segline.classes import IGNORED, LabelClass
+
+BLACK = (0, 0, 0)
+OPACITY = 0.6
+
+
+def overlay(
+    image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]
+) -> NDArray[np.uint8]:
+    """Class colours over an image (h, w, 3); black classes and ignored pixels show the image."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(classes)] = [entry.colour for entry in classes]
+    shown = np.zeros(256, bool)
+    shown[: len(classes)] = [entry.colour != BLACK for entry in classes]
+    shown[IGNORED] = False
+    mixed = (1 - OPACITY) * image + OPACITY * colours[ids]
+    return np.where(shown[ids][..., None], mixed, image).astype(np.uint8)
+
+
+def draw_comparison(
+    image: NDArray[np.uint8], maps: Mapping[str, NDArray[np.integer]], classes: Sequence[LabelClass], path: Path
+) -> None:
+    """Write the image and label maps over it side by side, with a legend of the classes that occur."""
+    figure = Figure(figsize=(2.6 * (len(maps) + 1), 3.3), layout="constrained")
+    axes = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
+    _show(axes[0], image, "image")
+    for axis, (title, ids) in zip(axes[1:], maps.items(), strict=True):
+        _show(axis, overlay(image, ids, classes), title)
+    there = sorted(set(np.concatenate([np.unique(ids) for ids in maps.values()])) - {IGNORED})
+    entries = [(classes[i].name, np.array(classes[i].colour) / 255) for i in there if classes[i].colour != BLACK]
+    handles = [Patch(color=colour, label=name) for name, colour in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def draw_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Write the losses and the validation mIoU of every candidate by epoch."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (name, history) in enumerate(histories.items()):
+        colour = f"C{number}"
+        left.plot(history["epoch"], history["train_loss"], color=colour, linestyle="--")
+        left.plot(history["epoch"], history["val_loss"], color=colour, label=name)
+        right.plot(history["epoch"], history["val_miou"], color=colour, label=name)
+    left.set(xlabel="epoch", ylabel="loss", title="loss: training dashed, validation solid", yscale="log")
+    right.set(xlabel="epoch", ylabel="mIoU", title="validation mIoU")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    right.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _show(axis: Axes, image: NDArray[np.uint8], title: str) -> None:
+    axis.imshow(image)
+    axis.set_title(title, fontsize=8)
+    axis.axis("off")

@@ -1,0 +1,124 @@
+"""What a run came to: the summary on the terminal and the report as one HTML file."""
+
+import base64
+import html
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from segline.errors import StageError
+
+Record = dict[str, Any]
+HEADINGS = ("candidate", "val mIoU", "val mean Dice", "val pixel accuracy")
+
+PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Segline: $model</title><style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse } th, td { padding: .25rem .8rem; border-bottom: 1px solid #d8dee4 }
+td { text-align: right; font-variant-numeric: tabular-nums } td:first-child, th:first-child { text-align: left }
+img { max-width: 100%; display: block; margin: .6rem 0 } .note { color: #59636e }
+</style></head><body>
+<h1>$model, version $version</h1>
+<p><strong>$sentence.</strong></p>
+<p class="note">Data $dataset. $test_note</p>
+<h2>Candidates on validation</h2>$leaderboard
+<h2>Ensemble on test: $members</h2>$test
+<h2>Curves</h2>$curves
+<h2>Pictures</h2>$pictures
+</body></html>
+""")
+
+
+def print_summary(*, evaluated: Path, ensembled: Path, promoted: Path) -> None:
+    """Print the candidates, the ensemble, the champion, and where to see more."""
+    board = _leaderboard(evaluated)
+    metrics, decision = _read(ensembled / "metrics.json"), _read(promoted / "decision.json")
+    table = Table(title=f"{decision['model']}: candidates on validation")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in board.itertuples(index=False):
+        table.add_row(row[0], *(f"{value:.3f}" for value in row[1:]))
+    console = Console()
+    console.print(table)
+    test = metrics["test"]
+    print(f"ensemble {' + '.join(metrics['members'])}: test mIoU {test['miou']:.3f}. {_test_note(metrics)}")
+    print(f"{sentence(decision)}\n")
+    print(f"runs and registry:  mlflow ui --backend-store-uri {decision['tracking_uri']}")
+    print(f"report:             {promoted / 'report.html'}")
+
+
+def write_report(path: Path, *, evaluated: Path, ensembled: Path, decision: Record) -> None:
+    """Write the report: one HTML file that needs nothing beside it."""
+    metrics = _read(ensembled / "metrics.json")
+    pictures = sorted((evaluated / "pictures").glob("*.png"))
+    page = PAGE.substitute(
+        model=html.escape(decision["model"]),
+        version=decision["version"],
+        sentence=html.escape(sentence(decision)),
+        dataset=decision["dataset"][:12],
+        test_note=_test_note(metrics),
+        leaderboard=_table(HEADINGS, _leaderboard(evaluated).itertuples(index=False)),
+        members=html.escape(" + ".join(metrics["members"])),
+        test=_table(("class", "IoU", "Dice"), _by_class(metrics["test"])),
+        curves=_image(evaluated / "curves.png"),
+        pictures="".join(map(_image, pictures)),
+    )
+    path.write_text(page)
+
+
+def sentence(decision: Record) -> str:
+    """The decision in words."""
+    name = f"{decision['model']} version {decision['version']}"
+    if decision["promoted"]:
+        return f"{name} is champion: {decision['reason']}"
+    return f"{name} stays challenger, version {decision['against']} champion: {decision['reason']}"
+
+
+def _test_note(metrics: Record) -> str:
+    images = f"{metrics['test_images']} test images"
+    if metrics["test_is_val"]:
+        return f"The {images} are the validation split, for the layout has no test split: read these scores as optimistic."
+    return f"The {images} were used for nothing else."
+
+
+def _by_class(scores: Record) -> Iterable[tuple[Any, ...]]:
+    yield "mean", scores["miou"], scores["mean_dice"]
+    for name, value in scores["iou"].items():
+        yield name, value, scores["dice"][name]
+
+
+def _table(headings: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> str:
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "absent"
+    return f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
+
+
+def _image(path: Path) -> str:
+    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
+def _leaderboard(evaluated: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(evaluated / "leaderboard.csv", dtype={"candidate": str})
+    except (OSError, ValueError):
+        raise StageError(f"{evaluated / 'leaderboard.csv'} is missing or broken; run `segline evaluate` again") from None
+
+
+def _read(path: Path) -> Record:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        raise StageError(f"{path} is missing or broken; run the stage that writes it again") from None

@@ -1,0 +1,115 @@
+"""Ensemble: candidates whose averaged probabilities are best on validation, and their test metrics.
+
+Members are added one by one, each time the one that helps most (Caruana et al. 2004, greedy forward
+selection), for as long as the validation mIoU gains.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segline.data.shards import Split, open_split
+from segline.inference.bundle import load_models, read_bundle, write_bundle
+from segline.inference.predict import count_split, predict_split
+from segline.metrics.confusion import Counts, confusion, mean_iou, scores
+from segline.outputs import write_json, writing
+from segline.params import Ensemble, Params
+from segline.progress import bar, say
+from segline.stages.evaluate import Candidate, load_candidate, read_leaderboard, write_counts
+from segline.stages.train import read_description
+
+Probabilities = NDArray[np.float16]
+
+
+def run(params: Params, *, labelled: Path, trained: Path, evaluated: Path, out: Path) -> None:
+    """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop."""
+    description = read_description(labelled)
+    classes, size = len(description.classes), params.evaluate.batch_size
+    candidates = _pool(trained, evaluated, params.ensemble.pool)
+    with writing(out) as work:
+        val = open_split(labelled, "val")
+        planes = _predict_all(candidates, val, classes, size, work / "scratch")
+        chosen, gains = select(planes, val, params.ensemble, size)
+        for name in planes:
+            (work / "scratch" / f"{name}.npy").unlink()
+        (work / "scratch").rmdir()
+        parts = [(trained / name, read_bundle(trained / name)) for name in chosen]
+        bundle = write_bundle(work / "model", parts)
+        test = open_split(labelled, "test")
+        counts = count_split(load_models(work / "model", bundle), test, classes=classes, batch_size=size)
+        write_counts(work / "test_counts.npz", counts, test)
+        metrics = {
+            "members": chosen,
+            "val_miou_by_size": gains,
+            "test": scores(counts.sum(0), description.names),
+            "test_is_val": description.test_is_val,
+            "test_images": len(test),
+        }
+        write_json(work / "metrics.json", metrics)
+    say(f"ensemble: {' + '.join(chosen)}, test mIoU {metrics['test']['miou']:.3f}")
+
+
+def select(
+    planes: Mapping[str, Probabilities], split: Split, settings: Ensemble, batch_size: int
+) -> tuple[list[str], list[float]]:
+    """The members in the order in which they were added, and the validation mIoU with each."""
+    chosen: list[str] = []
+    reached: list[float] = []
+    while len(chosen) < min(settings.max_members, len(planes)):
+        tried = {
+            name: float(mean_iou(_count_mean([planes[member] for member in [*chosen, name]], split, batch_size)))
+            for name in planes
+            if name not in chosen
+        }
+        best = max(tried, key=lambda name: tried[name])
+        if reached and tried[best] < reached[-1] + settings.min_gain:
+            break
+        chosen.append(best)
+        reached.append(tried[best])
+    return chosen, reached
+
+
+def _count_mean(planes: list[Probabilities], split: Split, batch_size: int) -> Counts:
+    """The confusion matrix of the mean of several candidates' probabilities over a split."""
+    classes, start = planes[0].shape[1], 0
+    total = np.zeros((classes, classes), np.int64)
+    for _, labels in split.batches(batch_size):
+        rows = slice(start, start + len(labels))
+        mean = np.add.reduce([plane[rows].astype(np.float32) for plane in planes])
+        total += confusion(labels, mean.argmax(1), classes).sum(0)
+        start += len(labels)
+    return total
+
+
+def _pool(trained: Path, evaluated: Path, size: int) -> list[Candidate]:
+    """The candidates that lead evaluate's leaderboard."""
+    names = read_leaderboard(evaluated)["candidate"].head(size)
+    return [load_candidate(trained / name) for name in names]
+
+
+def _predict_all(
+    candidates: list[Candidate], split: Split, classes: int, batch_size: int, scratch: Path
+) -> dict[str, Probabilities]:
+    """Each candidate's probabilities on a split, memory-mapped so that their number does not matter."""
+    scratch.mkdir()
+    with bar("predicting", len(candidates) * len(split)) as advance:
+        return {
+            candidate.name: _predict(candidate, split, classes, batch_size, scratch, advance)
+            for candidate in candidates
+        }
+
+
+def _predict(
+    candidate: Candidate, split: Split, classes: int, batch_size: int, scratch: Path, advance: Callable[[int], None]
+) -> Probabilities:
+    height, width = split.take([0])[1].shape[1:]
+    shape = (len(split), classes, height, width)
+    planes = np.lib.format.open_memmap(scratch / f"{candidate.name}.npy", "w+", np.float16, shape)
+    start = 0
+    for labels, predicted in predict_split(candidate.models, split, batch_size):
+        planes[start : start + len(labels)] = predicted.cpu().numpy()
+        start += len(labels)
+        advance(len(labels))
+    return planes

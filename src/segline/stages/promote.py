@@ -1,0 +1,172 @@
+"""Promote: register the winner, and make it champion if it is better on the same test images.
+
+The decision is kept with the registered version before the alias moves, so that a run cut off in between
+decides the same when it is repeated.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segline import tracking
+from segline.data.shards import Description, open_split
+from segline.errors import StageError, TrackingError
+from segline.inference.bundle import bundle_hash, load_models, read_bundle
+from segline.inference.predict import count_split
+from segline.metrics.bootstrap import compare
+from segline.metrics.confusion import Counts, scores
+from segline.outputs import write_json, writing
+from segline.params import Params
+from segline.progress import say
+from segline.report import sentence, write_report
+from segline.stages.train import read_description
+
+DECISION = "segline.decision"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about a version, against which champion, and why."""
+
+    promoted: bool
+    reason: str
+    version: int
+    against: int | None
+    test_miou: float
+    champion_test_miou: float | None
+    lower_bound: float | None
+    dataset: str
+
+
+def run(
+    params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tracking_uri: str, out: Path
+) -> None:
+    """Write ``decision.json`` and ``report.html``; move the aliases in the registry.
+
+    Raises:
+        TrackingError: the registry cannot be reached, or its champion has other classes.
+    """
+    description = read_description(labelled)
+    challenger = ensembled / "model"
+    tracker = tracking.Tracker(tracking_uri, params.name)
+    with writing(out) as work:
+        version = _register(tracker, challenger, description, _test_scores(ensembled))
+        decision = _settled(tracker, version, description) or _decide(
+            tracker, version, description, labelled, ensembled, params
+        )
+        tracker.tag(version, {DECISION: asdict(decision)})
+        _move_aliases(tracker, version, decision)
+        record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
+        write_json(work / "decision.json", record)
+        write_report(work / "report.html", evaluated=evaluated, ensembled=ensembled, decision=record)
+    say(f"promote: {sentence(record)}; see `segline summary`")
+
+
+def _register(
+    tracker: tracking.Tracker, bundle: Path, description: Description, test: dict[str, Any]
+) -> tracking.Version:
+    """The registered version of this bundle, with a run of its own that holds its test scores."""
+    key = tracking.key("bundle", bundle_hash(bundle), description.content_hash)
+    facts = {"segline.dataset": description.content_hash, **tracking.code_version()}
+    members = " + ".join(member.candidate for member in read_bundle(bundle).members)
+    record = tracker.begin(key, f"ensemble-{key[:8]}", {"members": members}, facts)
+    with tracker.closing(record):
+        tracker.log_scores(record, {f"test_{name}": test[name] for name in ("miou", "mean_dice", "pixel_accuracy")})
+        return tracker.register(record, key, bundle, facts)
+
+
+def _settled(tracker: tracking.Tracker, version: tracking.Version, description: Description) -> Decision | None:
+    """The decision that an earlier run made of this version, if nothing has changed since."""
+    if DECISION not in version.tags:
+        return None
+    decision = Decision(**json.loads(version.tags[DECISION]))
+    champion = tracker.holder(tracking.CHAMPION)
+    number = champion.number if champion else None
+    same_rival = number in (decision.against, version.number)
+    return decision if same_rival and decision.dataset == description.content_hash else None
+
+
+def _decide(
+    tracker: tracking.Tracker,
+    version: tracking.Version,
+    description: Description,
+    labelled: Path,
+    ensembled: Path,
+    params: Params,
+) -> Decision:
+    mine = read_counts(ensembled / "test_counts.npz")
+    miou = float(scores(mine.sum(0), description.names)["miou"])
+    champion = tracker.holder(tracking.CHAMPION)
+    if champion is None or champion.number == version.number:
+        reason = "it is the first" if champion is None else "it is champion already"
+        return Decision(True, reason, version.number, None, miou, None, None, description.content_hash)
+    theirs = _count_champion(tracker, champion, description, labelled, params)
+    settings = params.promote
+    found = compare(mine, theirs, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
+    reason = (
+        f"mIoU {found.challenger:.4f} against {found.champion:.4f} on the same {len(mine)} test images, and the "
+        f"{settings.confidence:.0%} lower bound of the gain is {found.lower_bound:+.4f}"
+    )
+    return Decision(
+        promoted=found.better,
+        reason=reason,
+        version=version.number,
+        against=champion.number,
+        test_miou=found.challenger,
+        champion_test_miou=found.champion,
+        lower_bound=found.lower_bound,
+        dataset=description.content_hash,
+    )
+
+
+def _count_champion(
+    tracker: tracking.Tracker, champion: tracking.Version, description: Description, labelled: Path, params: Params
+) -> Counts:
+    """The champion's counts on today's test images."""
+    folder = tracker.fetch(champion)
+    bundle = read_bundle(folder)
+    if [entry.name for entry in bundle.classes] != description.names:
+        raise TrackingError(
+            f"champion {params.name} v{champion.number} has the classes {', '.join(e.name for e in bundle.classes)}, "
+            f"the data have {', '.join(description.names)}; give `name` in params.yaml another value for the new classes"
+        )
+    return count_split(
+        load_models(folder, bundle),
+        open_split(labelled, "test"),
+        classes=len(description.classes),
+        batch_size=params.evaluate.batch_size,
+    )
+
+
+def _move_aliases(tracker: tracking.Tracker, version: tracking.Version, decision: Decision) -> None:
+    """A version is challenger until it wins; the champion it replaced stays named in a tag."""
+    if not decision.promoted:
+        tracker.point(tracking.CHALLENGER, version)
+        return
+    if decision.against is not None:
+        tracker.tag(version, {"segline.previous_champion": str(decision.against)})
+    tracker.point(tracking.CHAMPION, version)
+    tracker.drop(tracking.CHALLENGER)
+
+
+def read_counts(path: Path) -> Counts:
+    """The confusion matrices (n, k, k) that ensemble wrote.
+
+    Raises:
+        StageError: they are missing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return np.asarray(content["counts"])
+    except (OSError, ValueError, KeyError):
+        raise StageError(f"{path} is missing or broken; run the stage that writes it again") from None
+
+
+def _test_scores(ensembled: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((ensembled / "metrics.json").read_text())["test"])
+    except (OSError, ValueError, KeyError):
+        raise StageError(f"{ensembled / 'metrics.json'} is missing or broken; run `segline ensemble` again") from None

@@ -1,0 +1,57 @@
+"""What the tables MODELS, LOSSES and LAYOUTS offer, read from their source without importing it.
+
+A wrong name or option must be refused before any work, also by a stage that runs in an image without torch.
+So the names are read from the dict in ``segline/<package>/__init__.py``, and the options of an entry are the
+keyword-only parameters of the class or function that it names. A test holds this against the imported objects.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from segline.fields import Range, Unit
+
+ANNOTATIONS = {"Annotated": Annotated, "Literal": Literal, "Range": Range, "Unit": Unit}
+
+
+@cache
+def options(package: str) -> dict[str, dict[str, Any]]:
+    """The table of ``package`` ("models", "losses", "data.layouts"): name -> option -> annotation."""
+    folder = Path(__file__).parent.joinpath(*package.split("."))
+    body = ast.parse((folder / "__init__.py").read_text()).body
+    origin = {
+        alias.asname or alias.name: str(node.module).rpartition(".")[2]
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return {
+        name: _keyword_only(folder / f"{origin[target]}.py", target) for name, target in _entries(body).items()
+    }
+
+
+def _entries(body: list[ast.stmt]) -> dict[str, str]:
+    """The keys of the table and the names that they stand for."""
+    table = next(
+        node.value for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
+    )
+    return {ast.literal_eval(key): ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True) if key}
+
+
+def _keyword_only(file: Path, target: str) -> dict[str, Any]:
+    for node in ast.parse(file.read_text()).body:
+        if getattr(node, "name", None) != target:
+            continue
+        function = next(
+            (child for child in ast.walk(node) if isinstance(child, ast.FunctionDef) and child.name == "__init__"),
+            node,
+        )
+        if isinstance(function, ast.FunctionDef):
+            return {argument.arg: _annotation(argument) for argument in function.args.kwonlyargs}
+    return {}
+
+
+def _annotation(argument: ast.arg) -> Any:
+    assert argument.annotation is not None, f"option {argument.arg} has no annotation"
+    return eval(ast.unparse(argument.annotation), dict(ANNOTATIONS))

@@ -1,0 +1,213 @@
+"""MLflow: runs of training, and the registry with its champion and challenger. The only importer of mlflow.
+
+Every record has a key. A run or version that was begun before a kill is found by its key and finished, so that
+nothing is written twice and nothing is left running.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+import numpy as np
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
+
+from segline import __version__
+from segline.errors import TrackingError
+
+KEY = "segline.key"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+MOMENT = 0
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version in the registry."""
+
+    number: int
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """One experiment on one MLflow server or database."""
+
+    uri: str
+    experiment: str
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The connection, made when it is first needed.
+
+        Raises:
+            TrackingError: the server or database cannot be reached.
+        """
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).resolve().parent.mkdir(parents=True, exist_ok=True)
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        mlflow.set_tracking_uri(self.uri)
+        try:
+            client = MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        except Exception as error:
+            raise TrackingError(f"--tracking-uri {self.uri} cannot be reached ({_first_line(error)})") from None
+        return client
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment, made when it is not there."""
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found:
+            return str(found.experiment_id)
+        try:
+            return str(self.client.create_experiment(self.experiment, artifact_location=self._artifacts()))
+        except MlflowException:
+            found = self.client.get_experiment_by_name(self.experiment)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _artifacts(self) -> str | None:
+        """Beside a local database; a server decides for itself."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        return (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
+
+    def begin(self, key: str, name: str, params: dict[str, Any], tags: dict[str, str], parent: str = "") -> str:
+        """The id of the run with this key, begun now or before."""
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+        if runs:
+            self.client.update_run(runs[0].info.run_id, status="RUNNING")
+            return str(runs[0].info.run_id)
+        marks = {KEY: key, **tags, **({"mlflow.parentRunId": parent} if parent else {})}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=marks)
+        self.client.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+        return str(run.info.run_id)
+
+    def log_history(self, run: str, history: Sequence[dict[str, float]]) -> None:
+        """Write the epochs (each with its number under ``epoch``) that the run does not have yet."""
+        steps = self.client.get_metric_history(run, "train_loss")
+        last = max((metric.step for metric in steps), default=0)
+        metrics = [
+            Metric(name, value, MOMENT, int(record["epoch"]))
+            for record in history
+            if record["epoch"] > last
+            for name, value in record.items()
+            if name != "epoch" and np.isfinite(value)
+        ]
+        self.client.log_batch(run, metrics=metrics)
+
+    def log_scores(self, run: str, scores: dict[str, float]) -> None:
+        """Write final metrics of a run."""
+        metrics = [Metric(name, value, MOMENT, 0) for name, value in scores.items() if np.isfinite(value)]
+        self.client.log_batch(run, metrics=metrics)
+
+    @contextmanager
+    def closing(self, run: str) -> Iterator[None]:
+        """Close a run at the end of a block: FINISHED, KILLED when it is interrupted, FAILED by an error."""
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except (KeyboardInterrupt, GeneratorExit):
+            status = "KILLED"
+            raise
+        finally:
+            self.client.set_terminated(run, status)
+
+    def register(self, run: str, key: str, bundle: Path, tags: dict[str, str]) -> Version:
+        """The version that holds this bundle, registered now or before, under the experiment's name."""
+        if not self.client.search_registered_models(f"name = '{self.experiment}'"):
+            self.client.create_registered_model(self.experiment)
+        known = [version for version in self._versions() if version.tags.get(KEY) == key]
+        if known:
+            return known[0]
+        with mlflow.start_run(run_id=run):
+            model = mlflow.pyfunc.log_model(
+                name="model",
+                loader_module="segline.inference.pyfunc",
+                data_path=str(bundle),
+                signature=_signature(),
+                pip_requirements=[f"segline=={__version__}"],
+            )
+        self.client.update_run(run, status="RUNNING")
+        made = self.client.create_model_version(self.experiment, model.model_uri, run_id=run, tags={KEY: key, **tags})
+        return Version(int(made.version), dict(made.tags))
+
+    def holder(self, alias: str) -> Version | None:
+        """The version that holds an alias, or None."""
+        try:
+            found = self.client.get_model_version_by_alias(self.experiment, alias)
+        except MlflowException:
+            return None
+        return Version(int(found.version), dict(found.tags))
+
+    def fetch(self, version: Version) -> Path:
+        """The folder of a version's bundle, copied here if it lies elsewhere."""
+        uri = f"models:/{self.experiment}/{version.number}"
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        found = sorted(folder.rglob("model.json"))
+        if not found:
+            raise TrackingError(f"{uri} holds no segline bundle; give `name` in params.yaml another value")
+        return found[0].parent
+
+    def tag(self, version: Version, tags: dict[str, Any]) -> None:
+        """Write tags of a version; anything but text is written as JSON."""
+        for name, value in tags.items():
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            self.client.set_model_version_tag(self.experiment, str(version.number), name, text)
+
+    def point(self, alias: str, version: Version) -> None:
+        """Let an alias point to a version, and to no other."""
+        self.client.set_registered_model_alias(self.experiment, alias, str(version.number))
+
+    def drop(self, alias: str) -> None:
+        """Let an alias point to nothing."""
+        if self.holder(alias):
+            self.client.delete_registered_model_alias(self.experiment, alias)
+
+    def _versions(self) -> list[Version]:
+        found = self.client.search_model_versions(f"name = '{self.experiment}'")
+        return [Version(int(version.version), dict(version.tags)) for version in found]
+
+
+def key(*parts: object) -> str:
+    """A key from everything that a record depends on."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def code_version() -> dict[str, str]:
+    """The commit and whether the tree differs from it, as tags; empty outside a git repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": commit.strip(), "segline.uncommitted": "yes" if changes.strip() else "no"}
+
+
+def _signature() -> ModelSignature:
+    """Images of any number and size in, class ids of the same size out."""
+    images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "images")
+    labels = TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "class_ids")
+    return ModelSignature(inputs=Schema([images]), outputs=Schema([labels]))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""Training: the engine's plain loops, and the search that runs many of them."""

@@ -1,0 +1,96 @@
+"""Ray Tune over a list of trials: as many at once as the machine or cluster has room for."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from segline.errors import TrainingError
+
+# Ray reads these when it is imported. A cluster of our own listens on loopback only and ends with us; a foreign
+# one, at RAY_ADDRESS, brings its own mode of authentication.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+} | ({} if "RAY_ADDRESS" in os.environ else {"RAY_AUTH_MODE": "disabled"})
+
+Trial = Any
+Record = dict[str, Any]
+
+
+def run_trials(
+    trials: list[Trial],
+    run: Callable[[Trial], Iterable[Record]],
+    *,
+    cpus: int,
+    gpus: float,
+    on_record: Callable[[Record], None],
+) -> None:
+    """Run every trial, each in a process of its own.
+
+    Args:
+        trials: what ``run`` is called with.
+        run: yields a record after each epoch; it has to be importable where the trials run.
+        cpus: cores of a trial.
+        gpus: GPUs of a trial, which may be a share of one.
+        on_record: called in this process with each record as it comes.
+
+    Raises:
+        TrainingError: a trial failed; the others have been run to their end.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray import tune
+
+    _connect(ray, cpus, gpus)
+    try:
+        with tempfile.TemporaryDirectory(prefix="segline-tune-") as storage:
+            tuner = tune.Tuner(
+                tune.with_resources(_trainable(run), {"cpu": cpus, "gpu": gpus}),
+                param_space={"trial": tune.grid_search(trials)},
+                run_config=tune.RunConfig(storage_path=storage, verbose=0, callbacks=[_forward_to(on_record)]),
+            )
+            results = tuner.fit()
+    finally:
+        ray.shutdown()
+    failed = [str(error).strip().splitlines()[-1] for error in results.errors]
+    if failed:
+        raise TrainingError(f"{len(failed)} of {len(trials)} trials failed: {'; '.join(failed)}")
+
+
+def _connect(ray: Any, cpus: int, gpus: float) -> None:
+    """Join the cluster at RAY_ADDRESS, or start one on this machine."""
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
+    there = ray.cluster_resources()
+    for what, wanted in (("CPU", cpus), ("GPU", gpus)):
+        if there.get(what, 0) < wanted:
+            ray.shutdown()
+            raise TrainingError(
+                f"train.{what.lower()}s_per_trial: got {wanted}, but the Ray cluster has {there.get(what, 0):g}; lower it"
+            )
+
+
+def _trainable(run: Callable[[Trial], Iterable[Record]]) -> Callable[[dict[str, Trial]], None]:
+    def train(config: dict[str, Trial]) -> None:
+        from ray import tune
+
+        for record in run(config["trial"]):
+            tune.report(record)
+
+    return train
+
+
+def _forward_to(on_record: Callable[[Record], None]) -> Any:
+    from ray import tune
+
+    class Forward(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Record, **info: Any) -> None:
+            on_record(result)
+
+    return Forward()

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from segline import __version__, params
+from segline import __version__, params, tables
 from segline.errors import SeglineError, StageError
 from segline.fields import describe
 
@@ -129,7 +129,11 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
     for folder in stage.inputs:
         _add_input(parser, folder)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path(FOLDERS[name]), help=f"folder to write (default: {FOLDERS[name]})"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path(FOLDERS[name]),
+        help=f"folder to write (default: {FOLDERS[name]})",
     )
     if stage.tracked:
         parser.add_argument(
@@ -163,13 +167,27 @@ def _require(folders: dict[str, Path]) -> None:
 
 
 def _explain(stage: str) -> str:
-    """The stage's parameters, one line each: key, default, unit, range, meaning."""
-    lines = [f"parameters (section `{stage}` of params.yaml):"]
+    """The stage's parameters, one line each: key, default, unit, meaning and range."""
+    lines = [f"parameters, with their defaults (section `{stage}` of params.yaml):"]
+    if stage == "train":
+        lines += [*_offer("models"), *_offer("losses")]
     for key, default, annotation in _leaves(getattr(params.Params(), stage)):
         unit, expected, meaning = describe(annotation)
-        shown = f"{key} = {default} {unit}".rstrip()
+        shown = f"{key}: {default} {unit}".rstrip()
         lines.append(f"  {shown:<32} {meaning} ({expected})")
     return "\n".join(lines)
+
+
+def _offer(table: str) -> Iterator[str]:
+    """What a table holds, and the options of each entry."""
+    chosen: Any = getattr(params.Train(), table)
+    cells = [choice if isinstance(choice, tuple) else (choice,) for choice in chosen]
+    yield f"  {table}: [{', '.join(' + '.join(map(str, cell)) for cell in cells)}]; known are"
+    for name, options in tables.options(table).items():
+        yield f"    {name}"
+        for option, annotation in options.items():
+            _, expected, meaning = describe(annotation)
+            yield f"      {option:<26} {meaning} ({expected})"
 
 
 def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -178,5 +196,5 @@ def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
         value = getattr(section, entry.name)
         if is_dataclass(value):
             yield from _leaves(value, f"{prefix}{entry.name}.")
-        else:
+        elif not isinstance(value, tuple):
             yield f"{prefix}{entry.name}", value, hints[entry.name]

@@ -29,7 +29,13 @@ class Unit:
     name: str
 
 
-NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", list: "a list"}
+NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict[str, list[str]]: "a mapping of text to lists of text",
+}
 
 
 def fault(value: object, annotation: Any) -> str | None:
@@ -37,6 +43,12 @@ def fault(value: object, annotation: Any) -> str | None:
     kind, notes = _split(annotation)
     expected = _expected(kind, notes)
     return None if _fits(value, kind, notes) else f"got {value!r}, expected {expected}"
+
+
+def as_declared(value: Any, annotation: Any) -> Any:
+    """The value, a whole number made a float where a float is declared."""
+    kind, _ = _split(annotation)
+    return float(value) if kind is float and type(value) is int else value
 
 
 def suggestion(word: object, known: Collection[str]) -> str:
@@ -63,17 +75,20 @@ def _expected(kind: Any, notes: tuple[Any, ...]) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     bounds = [str(note) for note in notes if isinstance(note, Range)]
-    return " ".join([NAMES.get(get_origin(kind) or kind, str(kind)), *bounds])
+    return " ".join([NAMES.get(kind, str(kind)), *bounds])
 
 
 def _fits(value: object, kind: Any, notes: tuple[Any, ...]) -> bool:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) in (list, dict):
-        return isinstance(value, get_origin(kind))
-    if kind is float and type(value) is int:
-        value = float(value)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, inner[0], ()) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, inner[0], ()) and _fits(item, inner[1], ()) for key, item in value.items()
+        )
+    value = as_declared(value, kind)
     if type(value) is not kind:
         return False
-    bounds = (note for note in notes if isinstance(note, Range))
-    return all(note.low <= value <= note.high for note in bounds)  # type: ignore[operator]
+    return all(note.low <= value <= note.high for note in notes if isinstance(note, Range))  # type: ignore[operator]

@@ -14,7 +14,7 @@ import yaml
 
 from segline import tables
 from segline.errors import ParamsError
-from segline.fields import Range, Unit, fault, suggestion
+from segline.fields import Range, Unit, as_declared, fault, suggestion
 
 Share = Range(0, 1)
 
@@ -27,13 +27,17 @@ class Choice:
     options: dict[str, Any] = field(default_factory=dict)
     weight: float = 1.0
 
+    def __str__(self) -> str:
+        options = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}({options})" if options else self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
     """The street scenes of the source ``synthetic:``."""
 
-    drives: Annotated[int, Range(3, 1000), "drives, each with its own street, weather and light"] = 30
-    frames_per_drive: Annotated[int, Range(1, 10_000), "consecutive frames of a drive"] = 8
+    drives: Annotated[int, Range(3, 1000), "drives, each with its own street, weather and light"] = 48
+    frames_per_drive: Annotated[int, Range(1, 10_000), "consecutive frames of a drive"] = 5
     height: Annotated[int, Range(96, 2710), Unit("px"), "height of a frame"] = 320
     width: Annotated[int, Range(128, 3384), Unit("px"), "width of a frame"] = 400
     missing_label_share: Annotated[float, Share, "share of frames in which one object has no label"] = 0.03
@@ -161,12 +165,12 @@ def load(origin: str | Path) -> Params:
     except yaml.YAMLError as error:
         raise ParamsError(where, [f"not valid YAML: {' '.join(str(error).split())}"]) from None
     faults: list[str] = []
-    params = _section(Params, {} if document is None else document, "", faults)
-    if not faults:
-        faults = _contradictions(params)
+    params: Params = _section(Params, {} if document is None else document, "", faults)
+    wrong = [fault.partition(":")[0] for fault in faults]
+    faults += [found for found in _contradictions(params) if not any(key in found for key in wrong)]
     if faults:
         raise ParamsError(where, faults)
-    return params  # type: ignore[no-any-return]
+    return params
 
 
 def as_json(section: Any) -> str:
@@ -188,7 +192,7 @@ class _Loader(yaml.SafeLoader):
     """YAML as DVC reads it: ``1e-3`` is a number, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {twice.pop()!r} is given twice")
@@ -207,8 +211,7 @@ def _section(kind: type, document: object, where: str, faults: list[str]) -> Any
         return kind()
     hints = get_type_hints(kind, include_extras=True)
     known = {entry.name for entry in fields(kind)}
-    for key in document.keys() - known:
-        faults.append(f"{_join(where, key)}: unknown key{suggestion(key, known)}")
+    faults += [f"{_join(where, key)}: unknown key{suggestion(key, known)}" for key in document if key not in known]
     given = {key: _value(hints[key], document[key], _join(where, key), faults) for key in document if key in known}
     return kind(**{key: value for key, value in given.items() if value is not _WRONG})
 
@@ -217,12 +220,14 @@ _WRONG = object()
 
 
 def _value(annotation: Any, value: object, where: str, faults: list[str]) -> Any:
-    if is_dataclass(annotation):
-        return _section(annotation, value, where, faults)  # type: ignore[arg-type]
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return _section(annotation, value, where, faults)
     if where == "train.models":
         return tuple(_one_choice(item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults)))
     if where == "train.losses":
-        return tuple(_choices("losses", item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults)))
+        return tuple(
+            _choices("losses", item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults))
+        )
     problem = fault(value, annotation)
     if where == "ingest.layout" and problem is None:
         layouts = tables.options("data.layouts")
@@ -230,7 +235,7 @@ def _value(annotation: Any, value: object, where: str, faults: list[str]) -> Any
     if problem:
         faults.append(f"{where}: {problem}")
         return _WRONG
-    return float(value) if "float" in str(annotation) and type(value) is int else value
+    return as_declared(value, annotation)
 
 
 def _items(value: object, where: str, faults: list[str]) -> list[Any]:
@@ -267,7 +272,9 @@ def _choice(table: str, name: object, given: object, where: str, faults: list[st
         return Choice(name=name)
     annotations = offered[name] | ({"weight": Annotated[float, Range(0)]} if table == "losses" else {})
     for key, value in given.items():
-        problem = fault(value, annotations[key]) if key in annotations else f"unknown option{suggestion(key, annotations)}"
+        problem = (
+            fault(value, annotations[key]) if key in annotations else f"unknown option{suggestion(key, annotations)}"
+        )
         if problem:
             faults.append(f"{where}.{name}.{key}: {problem}")
     weight = given.get("weight", 1.0) if table == "losses" else 1.0

@@ -16,9 +16,7 @@ BLACK = (0, 0, 0)
 OPACITY = 0.6
 
 
-def overlay(
-    image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]
-) -> NDArray[np.uint8]:
+def overlay(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
     """Class colours over an image (h, w, 3); black classes and ignored pixels show the image."""
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(classes)] = [entry.colour for entry in classes]
@@ -39,8 +37,8 @@ def draw_comparison(
     for axis, (title, ids) in zip(axes[1:], maps.items(), strict=True):
         _show(axis, overlay(image, ids, classes), title)
     there = sorted(set(np.concatenate([np.unique(ids) for ids in maps.values()])) - {IGNORED})
-    entries = [(classes[i].name, np.array(classes[i].colour) / 255) for i in there if classes[i].colour != BLACK]
-    handles = [Patch(color=colour, label=name) for name, colour in entries]
+    shown = [classes[class_id] for class_id in there if classes[class_id].colour != BLACK]
+    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.colour), label=entry.name) for entry in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 

@@ -20,4 +20,8 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as shown:
         task = shown.add_task(what, total=total)
-        yield lambda steps=1: shown.advance(task, steps)
+
+        def advance(steps: int) -> None:
+            shown.advance(task, steps)
+
+        yield advance

@@ -84,7 +84,9 @@ def sentence(decision: Record) -> str:
 def _test_note(metrics: Record) -> str:
     images = f"{metrics['test_images']} test images"
     if metrics["test_is_val"]:
-        return f"The {images} are the validation split, for the layout has no test split: read these scores as optimistic."
+        return (
+            f"The {images} are the validation split, for the layout has no test split: read these scores as optimistic."
+        )
     return f"The {images} were used for nothing else."
 
 
@@ -107,14 +109,17 @@ def _cell(value: Any) -> str:
 
 
 def _image(path: Path) -> str:
-    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{content}">'
 
 
 def _leaderboard(evaluated: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(evaluated / "leaderboard.csv", dtype={"candidate": str})
     except (OSError, ValueError):
-        raise StageError(f"{evaluated / 'leaderboard.csv'} is missing or broken; run `segline evaluate` again") from None
+        raise StageError(
+            f"{evaluated / 'leaderboard.csv'} is missing or broken; run `segline evaluate` again"
+        ) from None
 
 
 def _read(path: Path) -> Record:

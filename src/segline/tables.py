@@ -26,17 +26,15 @@ def options(package: str) -> dict[str, dict[str, Any]]:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    return {
-        name: _keyword_only(folder / f"{origin[target]}.py", target) for name, target in _entries(body).items()
-    }
+    return {name: _keyword_only(folder / f"{origin[target]}.py", target) for name, target in _entries(body).items()}
 
 
 def _entries(body: list[ast.stmt]) -> dict[str, str]:
     """The keys of the table and the names that they stand for."""
-    table = next(
-        node.value for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
-    )
-    return {ast.literal_eval(key): ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True) if key}
+    table = next(node.value for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
+    return {
+        ast.literal_eval(key): ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True) if key
+    }
 
 
 def _keyword_only(file: Path, target: str) -> dict[str, Any]:

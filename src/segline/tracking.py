@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import subprocess
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
 import numpy as np
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -138,7 +139,8 @@ class Tracker:
         known = [version for version in self._versions() if version.tags.get(KEY) == key]
         if known:
             return known[0]
-        with mlflow.start_run(run_id=run):
+        with mlflow.start_run(run_id=run), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no input example: the signature is given
             model = mlflow.pyfunc.log_model(
                 name="model",
                 loader_module="segline.inference.pyfunc",

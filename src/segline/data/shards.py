@@ -5,9 +5,10 @@ A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-000
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ class Split:
     def _maps(self) -> list[tuple[Images, Labels]]:
         names = sorted(self.folder.glob("images-*.npy"))
         return [
-            (np.load(name, mmap_mode="r"), np.load(name.with_name(name.name.replace("images", "labels")), mmap_mode="r"))
+            (
+                np.load(name, mmap_mode="r"),
+                np.load(name.with_name(name.name.replace("images", "labels")), mmap_mode="r"),
+            )
             for name in names
         ]
 
@@ -99,7 +103,7 @@ class Description:
 def write_shard(folder: Path, number: int, images: Images, labels: Labels) -> None:
     """Write one shard of a split; the images last, so that a shard with images is whole."""
     for name, values in (("labels", labels), ("images", images)):
-        write_file(folder / f"{name}-{number:05d}.npy", lambda path, values=values: _save(path, values))
+        write_file(folder / f"{name}-{number:05d}.npy", partial(_save, values=values))
 
 
 def content_hash(folder: Path) -> str:
@@ -110,6 +114,18 @@ def content_hash(folder: Path) -> str:
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def read_description(labelled: Path) -> Description:
+    """What label says of its shards.
+
+    Raises:
+        StageError: it is missing.
+    """
+    try:
+        return Description.from_dict(json.loads((labelled / "dataset.json").read_text()))
+    except (OSError, ValueError):
+        raise StageError(f"{labelled / 'dataset.json'} is missing or broken; run `segline label` again") from None
 
 
 def open_split(labelled: Path, name: str) -> Split:

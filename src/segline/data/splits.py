@@ -30,7 +30,7 @@ def assign(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> dict[str,
 
 def _by_group(groups: pd.Series, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Deal each group, in random order, to the split that lacks the most pairs."""
-    members = {str(name): positions.tolist() for name, positions in groups.groupby(groups).indices.items()}
+    members = {str(name): np.flatnonzero(groups == name).tolist() for name in groups.unique()}
     wanted = {name: share * len(groups) for name, share in shares.items() if share > 0}
     if len(members) < len(wanted):
         raise DataError(

@@ -82,7 +82,7 @@ def load_models(folder: Path, bundle: Bundle) -> list[nn.Module]:
     for member in bundle.members:
         model = MODELS[member.model](len(bundle.classes), **_offline(member.options))
         model.load_state_dict(load_file(folder / member.weights))
-        models.append(model.eval().to(device))
+        models.append(model.eval().to(device).to(memory_format=torch.channels_last))
     return models
 
 

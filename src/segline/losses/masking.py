@@ -19,9 +19,7 @@ def one_hot(target: Integer[Tensor, "b h w"], classes: int) -> Float[Tensor, "b 
     return planes.float() * mask.unsqueeze(1)
 
 
-def pixel_cross_entropy(
-    logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]
-) -> Float[Tensor, "b h w"]:
+def pixel_cross_entropy(logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     """Cross-entropy of each pixel in single precision, zero where ignored."""
     return F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORED, reduction="none")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segline.metrics.confusion import Counts, mean_iou
 
@@ -31,9 +32,9 @@ def compare(challenger: Counts, champion: Counts, *, resamples: int, confidence:
     images = len(challenger)
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
     gains = _miou(drawn, challenger) - _miou(drawn, champion)
-    whole = [float(mean_iou(counts.sum(0))) for counts in (challenger, champion)]
-    return Comparison(*whole, gain=whole[0] - whole[1], lower_bound=float(np.quantile(gains, 1 - confidence)))
+    mine, theirs = (float(mean_iou(counts.sum(0))) for counts in (challenger, champion))
+    return Comparison(mine, theirs, mine - theirs, float(np.quantile(gains, 1 - confidence)))
 
 
-def _miou(drawn: Counts, counts: Counts) -> np.ndarray:
+def _miou(drawn: Counts, counts: Counts) -> NDArray[np.float64]:
     return mean_iou(np.tensordot(drawn, counts, axes=1))

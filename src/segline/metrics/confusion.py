@@ -61,7 +61,9 @@ def _parts(counts: Counts) -> tuple[Counts, Counts, Counts]:
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    ratio = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=ratio, where=np.asarray(whole) > 0)
+    return ratio
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

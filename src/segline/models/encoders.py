@@ -22,5 +22,7 @@ def pyramid(name: str, *, pretrained: bool) -> tuple[nn.Module, list[int]]:
         if not pretrained:
             raise
         reason = str(error).splitlines()[0]
-        raise TrainingError(f"no pretrained weights for {name} ({reason}); go online once, or set pretrained: false") from None
+        raise TrainingError(
+            f"no pretrained weights for {name} ({reason}); go online once, or set pretrained: false"
+        ) from None
     return encoder, encoder.feature_info.channels()

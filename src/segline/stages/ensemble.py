@@ -4,22 +4,24 @@ Members are added one by one, each time the one that helps most (Caruana et al. 
 selection), for as long as the validation mIoU gains.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segline.data.shards import Split, open_split
+from segline.data.shards import Split, open_split, read_description
 from segline.inference.bundle import load_models, read_bundle, write_bundle
 from segline.inference.predict import count_split, predict_split
 from segline.metrics.confusion import Counts, confusion, mean_iou, scores
 from segline.outputs import write_json, writing
 from segline.params import Ensemble, Params
 from segline.progress import bar, say
-from segline.stages.evaluate import Candidate, load_candidate, read_leaderboard, write_counts
-from segline.stages.train import read_description
+from segline.stages.evaluate import read_leaderboard, write_counts
 
+SCRATCH = "probabilities"
 Probabilities = NDArray[np.float16]
 
 
@@ -27,20 +29,18 @@ def run(params: Params, *, labelled: Path, trained: Path, evaluated: Path, out: 
     """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop."""
     description = read_description(labelled)
     classes, size = len(description.classes), params.evaluate.batch_size
-    candidates = _pool(trained, evaluated, params.ensemble.pool)
+    pool = [trained / name for name in read_leaderboard(evaluated)["candidate"].head(params.ensemble.pool)]
     with writing(out) as work:
         val = open_split(labelled, "val")
-        planes = _predict_all(candidates, val, classes, size, work / "scratch")
+        planes = _predict_all(pool, val, size, work / SCRATCH)
         chosen, gains = select(planes, val, params.ensemble, size)
-        for name in planes:
-            (work / "scratch" / f"{name}.npy").unlink()
-        (work / "scratch").rmdir()
+        shutil.rmtree(work / SCRATCH)
         parts = [(trained / name, read_bundle(trained / name)) for name in chosen]
         bundle = write_bundle(work / "model", parts)
         test = open_split(labelled, "test")
         counts = count_split(load_models(work / "model", bundle), test, classes=classes, batch_size=size)
         write_counts(work / "test_counts.npz", counts, test)
-        metrics = {
+        metrics: dict[str, Any] = {
             "members": chosen,
             "val_miou_by_size": gains,
             "test": scores(counts.sum(0), description.names),
@@ -83,32 +83,23 @@ def _count_mean(planes: list[Probabilities], split: Split, batch_size: int) -> C
     return total
 
 
-def _pool(trained: Path, evaluated: Path, size: int) -> list[Candidate]:
-    """The candidates that lead evaluate's leaderboard."""
-    names = read_leaderboard(evaluated)["candidate"].head(size)
-    return [load_candidate(trained / name) for name in names]
-
-
-def _predict_all(
-    candidates: list[Candidate], split: Split, classes: int, batch_size: int, scratch: Path
-) -> dict[str, Probabilities]:
+def _predict_all(folders: list[Path], split: Split, batch_size: int, scratch: Path) -> dict[str, Probabilities]:
     """Each candidate's probabilities on a split, memory-mapped so that their number does not matter."""
     scratch.mkdir()
-    with bar("predicting", len(candidates) * len(split)) as advance:
-        return {
-            candidate.name: _predict(candidate, split, classes, batch_size, scratch, advance)
-            for candidate in candidates
-        }
+    with bar("predicting", len(folders) * len(split)) as advance:
+        return {folder.name: _predict(folder, split, batch_size, scratch, advance) for folder in folders}
 
 
 def _predict(
-    candidate: Candidate, split: Split, classes: int, batch_size: int, scratch: Path, advance: Callable[[int], None]
+    folder: Path, split: Split, batch_size: int, scratch: Path, advance: Callable[[int], None]
 ) -> Probabilities:
+    bundle = read_bundle(folder)
+    models = load_models(folder, bundle)
     height, width = split.take([0])[1].shape[1:]
-    shape = (len(split), classes, height, width)
-    planes = np.lib.format.open_memmap(scratch / f"{candidate.name}.npy", "w+", np.float16, shape)
+    shape = (len(split), len(bundle.classes), height, width)
+    planes = np.lib.format.open_memmap(scratch / f"{folder.name}.npy", "w+", np.float16, shape)
     start = 0
-    for labels, predicted in predict_split(candidate.models, split, batch_size):
+    for labels, predicted in predict_split(models, split, batch_size):
         planes[start : start + len(labels)] = predicted.cpu().numpy()
         start += len(labels)
         advance(len(labels))

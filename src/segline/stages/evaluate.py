@@ -1,56 +1,64 @@
 """Evaluate: every candidate on the validation split: metrics, counts per image, pictures, curves, leaderboard."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from numpy.typing import NDArray
 
-from segline.data.shards import Description, Split, open_split
+from segline.data.shards import Description, Split, open_split, read_description
 from segline.errors import StageError
 from segline.inference.bundle import load_models, read_bundle
 from segline.inference.predict import count_split, probabilities
 from segline.metrics.confusion import Counts, scores
 from segline.outputs import write_file, write_json, writing
-from segline.params import Evaluate, Params
+from segline.params import Params
 from segline.pictures import draw_comparison, draw_curves
 from segline.progress import bar, say
-from segline.stages.train import HISTORY, read_description
+from segline.stages.trial import HISTORY
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A trained candidate, loaded."""
+class Seen:
+    """What a candidate made of the split: its counts (n, k, k), and label maps of the pictured crops."""
 
-    name: str
-    folder: Path
-    models: list[nn.Module]
+    counts: Counts
+    maps: list[NDArray[np.integer]]
 
 
 def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
-    """Write ``metrics.json``, ``leaderboard.csv``, ``counts/``, ``curves/``, ``curves.png`` and ``pictures/``."""
+    """Write ``metrics.json``, ``leaderboard.csv``, ``counts/``, ``curves/``, ``curves.png`` and ``pictures/``.
+
+    Raises:
+        StageError: there are no candidates.
+    """
     description = read_description(labelled)
     split = open_split(labelled, "val")
-    candidates = load_candidates(trained)
+    pictured = np.unique(np.linspace(0, len(split) - 1, params.evaluate.pictures).round().astype(int))
+    folders = candidate_folders(trained)
     with writing(out) as work:
-        counts = _count(candidates, split, len(description.classes), params.evaluate)
-        for name, matrix in counts.items():
-            write_counts(work / "counts" / f"{name}.npz", matrix, split)
-        metrics = {name: scores(matrix.sum(0), description.names) for name, matrix in counts.items()}
+        with bar("evaluating", len(folders) * len(split)) as advance:
+            seen = {
+                folder.name: _look(folder, split, pictured, params.evaluate.batch_size, advance) for folder in folders
+            }
+        for name, entry in seen.items():
+            write_counts(work / "counts" / f"{name}.npz", entry.counts, split)
+        metrics = {name: scores(entry.counts.sum(0), description.names) for name, entry in seen.items()}
         write_json(work / "metrics.json", metrics)
         board = leaderboard(metrics)
         board.to_csv(work / "leaderboard.csv", index=False, float_format="%.6f")
-        _write_curves(candidates, work)
-        _write_pictures(candidates, split, description, params.evaluate.pictures, work / "pictures")
+        _write_curves(folders, work)
+        _write_pictures(seen, split, pictured, description, work / "pictures")
     best = board.iloc[0]
     say(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/pictures")
 
 
-def load_candidates(trained: Path) -> list[Candidate]:
-    """All candidates that train wrote, sorted by name.
+def candidate_folders(trained: Path) -> list[Path]:
+    """The folders of all candidates that train wrote, sorted by name.
 
     Raises:
         StageError: there is none.
@@ -58,12 +66,7 @@ def load_candidates(trained: Path) -> list[Candidate]:
     folders = sorted(path for path in trained.iterdir() if path.is_dir())
     if not folders:
         raise StageError(f"{trained} holds no candidates; run `segline train` again")
-    return [load_candidate(folder) for folder in folders]
-
-
-def load_candidate(folder: Path) -> Candidate:
-    """A candidate from its folder."""
-    return Candidate(folder.name, folder, load_models(folder, read_bundle(folder)))
+    return folders
 
 
 def leaderboard(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -91,41 +94,40 @@ def read_leaderboard(evaluated: Path) -> pd.DataFrame:
 def write_counts(path: Path, counts: Counts, split: Split) -> None:
     """The confusion matrix of every crop, with its key and group."""
     index = split.index
-    content = {"counts": counts, "key": index["key"].to_numpy(str), "group": index["group"].to_numpy(str)}
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as stream:
-            np.savez_compressed(stream, **content)
+            np.savez_compressed(
+                stream, counts=counts, key=index["key"].to_numpy(str), group=index["group"].to_numpy(str)
+            )
 
     write_file(path, save)
 
 
-def _count(candidates: list[Candidate], split: Split, classes: int, settings: Evaluate) -> dict[str, Counts]:
-    with bar("evaluating", len(candidates) * len(split)) as advance:
-        return {
-            candidate.name: count_split(
-                candidate.models, split, classes=classes, batch_size=settings.batch_size, progress=advance
-            )
-            for candidate in candidates
-        }
+def _look(
+    folder: Path, split: Split, pictured: NDArray[np.integer], batch_size: int, advance: Callable[[int], None]
+) -> Seen:
+    """Load one candidate, and let it go again when it has predicted the split."""
+    bundle = read_bundle(folder)
+    models = load_models(folder, bundle)
+    counts = count_split(models, split, classes=len(bundle.classes), batch_size=batch_size, progress=advance)
+    images = (split.take([position])[0] for position in pictured)
+    return Seen(counts, [probabilities(models, image).argmax(1)[0].cpu().numpy() for image in images])
 
 
-def _write_curves(candidates: list[Candidate], work: Path) -> None:
+def _write_curves(folders: list[Path], work: Path) -> None:
     (work / "curves").mkdir()
-    histories = {candidate.name: pd.read_csv(candidate.folder / HISTORY) for candidate in candidates}
-    for candidate in candidates:
-        shutil.copyfile(candidate.folder / HISTORY, work / "curves" / f"{candidate.name}.csv")
-    draw_curves(histories, work / "curves.png")
+    for folder in folders:
+        shutil.copyfile(folder / HISTORY, work / "curves" / f"{folder.name}.csv")
+    draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / "curves.png")
 
 
 def _write_pictures(
-    candidates: list[Candidate], split: Split, description: Description, count: int, folder: Path
+    seen: dict[str, Seen], split: Split, pictured: NDArray[np.integer], description: Description, folder: Path
 ) -> None:
-    """Image, truth and every candidate side by side, for crops spread evenly over the split."""
+    """Image, label and every candidate side by side, for crops spread evenly over the split."""
     folder.mkdir()
-    for position in np.unique(np.linspace(0, len(split) - 1, count).round().astype(int)):
+    for number, position in enumerate(pictured):
         images, labels = split.take([position])
-        maps = {"label": labels[0]}
-        for candidate in candidates:
-            maps[candidate.name] = probabilities(candidate.models, images).argmax(1)[0].cpu().numpy()
+        maps = {"label": labels[0]} | {name: entry.maps[number] for name, entry in seen.items()}
         draw_comparison(images[0], maps, description.classes, folder / f"{split.index['key'].iloc[position]}.png")

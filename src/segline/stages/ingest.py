@@ -121,7 +121,7 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return 0, 0
 
 

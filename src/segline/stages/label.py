@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.data.crops import cut, max_foreground_corner
 from segline.classes import IGNORED, LabelClass
+from segline.data.crops import cut, max_foreground_corner
 from segline.data.layouts import Layout, read_image
 from segline.data.manifest import Manifest, read_manifest
 from segline.data.shards import Description, content_hash, write_shard
@@ -93,9 +93,9 @@ def class_map(layout: Layout, wanted: dict[str, list[str]]) -> ClassMap:
     return ClassMap(classes, background, table)
 
 
-def make_crop(image: NDArray[np.uint8], raw: NDArray[np.integer], mapping: ClassMap, side: int) -> tuple[
-    tuple[int, int], NDArray[np.uint8], NDArray[np.uint8]
-]:
+def make_crop(
+    image: NDArray[np.uint8], raw: NDArray[np.integer], mapping: ClassMap, side: int
+) -> tuple[tuple[int, int], NDArray[np.uint8], NDArray[np.uint8]]:
     """The corner, image (side, side, 3) and class ids (side, side) of the crop with the most foreground."""
     ids = mapping.table[raw]
     foreground = ids != IGNORED

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segline import tracking
-from segline.data.shards import Description, open_split
+from segline.data.shards import Description, open_split, read_description
 from segline.errors import StageError, TrackingError
 from segline.inference.bundle import bundle_hash, load_models, read_bundle
 from segline.inference.predict import count_split
@@ -22,7 +22,6 @@ from segline.outputs import write_json, writing
 from segline.params import Params
 from segline.progress import say
 from segline.report import sentence, write_report
-from segline.stages.train import read_description
 
 DECISION = "segline.decision"
 
@@ -41,9 +40,7 @@ class Decision:
     dataset: str
 
 
-def run(
-    params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tracking_uri: str, out: Path
-) -> None:
+def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tracking_uri: str, out: Path) -> None:
     """Write ``decision.json`` and ``report.html``; move the aliases in the registry.
 
     Raises:
@@ -131,7 +128,7 @@ def _count_champion(
     if [entry.name for entry in bundle.classes] != description.names:
         raise TrackingError(
             f"champion {params.name} v{champion.number} has the classes {', '.join(e.name for e in bundle.classes)}, "
-            f"the data have {', '.join(description.names)}; give `name` in params.yaml another value for the new classes"
+            f"the data have {', '.join(description.names)}; give `name` in params.yaml another value"
         )
     return count_split(
         load_models(folder, bundle),

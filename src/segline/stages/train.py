@@ -3,30 +3,20 @@
 A killed run continues: finished trials are kept, the others go on from their last epoch.
 """
 
-import csv
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from io import StringIO
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from segline import tracking
-from segline.data.shards import Description, open_split
-from segline.errors import StageError
-from segline.inference.bundle import FILE, Bundle, Member
-from segline.losses import LOSSES, WeightedSum
-from segline.models import MODELS
-from segline.outputs import source_hash, write_json, write_text, writing
+from segline.data.shards import Description, read_description
+from segline.outputs import source_hash, writing
 from segline.params import Choice, Params, Train, as_json
 from segline.progress import bar, say
-from segline.training import engine
 from segline.training.search import run_trials
 
-HISTORY = "history.csv"
-CODE = ("models", "losses", "metrics", "data.augment", "data.shards", "training.engine", "stages.train", "params")
+CODE = ("models", "losses", "metrics", "data.augment", "data.shards", "training.engine", "stages.trial", "params")
 
 
 @dataclass(frozen=True)
@@ -77,16 +67,19 @@ def run(params: Params, *, labelled: Path, tracking_uri: str, out: Path) -> None
             )
             for name, model, loss in cells(params.train)
         ]
-        _train_all([trial for trial in trials if not (trial.folder / FILE).is_file()], params.train)
-        for trial in trials:
-            (trial.folder / engine.CHECKPOINT).unlink(missing_ok=True)
+        _train_all([trial for trial in trials if not is_finished(trial.folder)], params.train)
     say(f"train: {len(trials)} candidates in {out}: {', '.join(trial.name for trial in trials)}")
 
 
 def fingerprint(params: Params, description: Description) -> str:
     """What the candidates depend on: parameters, seed, data, code and torch."""
-    parts = (as_json(params.train), params.seed, description.content_hash, source_hash(*CODE), torch.__version__)
+    parts = (as_json(params.train), params.seed, description.content_hash, source_hash(*CODE), version("torch"))
     return tracking.key(*parts)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a candidate is whole: its description is written last."""
+    return (folder / "model.json").is_file()
 
 
 def cells(settings: Train) -> list[tuple[str, Choice, tuple[Choice, ...]]]:
@@ -98,18 +91,6 @@ def cells(settings: Train) -> list[tuple[str, Choice, tuple[Choice, ...]]]:
             twins = sum(known.partition(".")[0] == name for known in named)
             named[f"{name}.{twins + 1}" if twins else name] = (model, loss)
     return [(name, model, loss) for name, (model, loss) in named.items()]
-
-
-def read_description(labelled: Path) -> Description:
-    """What label says of its shards.
-
-    Raises:
-        StageError: it is missing.
-    """
-    try:
-        return Description.from_dict(json.loads((labelled / "dataset.json").read_text()))
-    except (OSError, ValueError):
-        raise StageError(f"{labelled / 'dataset.json'} is missing or broken; run `segline label` again") from None
 
 
 def _train_all(trials: list[Trial], settings: Train) -> None:
@@ -124,61 +105,15 @@ def _train_all(trials: list[Trial], settings: Train) -> None:
                 say(f"train: {record['trial']} done, validation mIoU {record['val_miou']:.3f}")
 
         run_trials(
-            trials, train_trial, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, on_record=on_record
+            trials, _train_trial, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, on_record=on_record
         )
 
 
-def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
-    """Train one cell, yielding every epoch's record; the bundle's description is written last."""
-    torch.set_num_threads(trial.settings.cpus_per_trial)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(trial.seed)
-    description = read_description(trial.labelled)
-    tracker = tracking.Tracker(trial.tracking_uri, trial.experiment)
-    record = tracker.begin(
-        tracking.key(trial.key, trial.name), trial.name, _cell(trial), trial.tags, trial.parent_run
-    )
-    history: list[dict[str, float]] = []
-    with tracker.closing(record):
-        for epoch in engine.fit(_engine_run(trial, description), trial.folder):
-            history.append(asdict(epoch))
-            tracker.log_history(record, history)
-            yield {"trial": trial.name, **asdict(epoch)}
-        _write_candidate(trial, description, history)
+def _train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
+    """Torch is imported in the trial's process alone, which saves this one the seconds."""
+    from segline.stages.trial import train_trial
 
-
-def _engine_run(trial: Trial, description: Description) -> engine.Run:
-    device = torch.device("cuda" if trial.settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
-    terms = [(term.weight, LOSSES[term.name](description.background, **term.options)) for term in trial.loss]
-    return engine.Run(
-        model=MODELS[trial.model.name](len(description.classes), **trial.model.options),
-        loss=WeightedSum(terms),
-        train=open_split(trial.labelled, "train"),
-        val=open_split(trial.labelled, "val"),
-        classes=len(description.classes),
-        settings=trial.settings,
-        seed=trial.seed,
-        device=device,
-    )
-
-
-def _write_candidate(trial: Trial, description: Description, history: list[dict[str, float]]) -> None:
-    text = StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(trial.folder / HISTORY, text.getvalue())
-    member = Member(trial.name, trial.model.name, trial.model.options, engine.WEIGHTS)
-    write_json(trial.folder / FILE, asdict(Bundle(description.classes, description.background, (member,))))
-
-
-def _cell(trial: Trial) -> dict[str, Any]:
-    """What MLflow shows as the parameters of a trial."""
-    settings = asdict(trial.settings)
-    cell = {"model": trial.model.name, "loss": " + ".join(term.name for term in trial.loss), "seed": trial.seed}
-    options = {f"model.{key}": value for key, value in trial.model.options.items()}
-    options |= {f"loss.{term.name}.{key}": value for term in trial.loss for key, value in term.options.items()}
-    return cell | options | {key: value for key, value in settings.items() if key not in ("models", "losses")}
+    yield from train_trial(trial)
 
 
 def _facts(params: Params, description: Description) -> dict[str, str]:

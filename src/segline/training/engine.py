@@ -54,10 +54,8 @@ class Run:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.model.to(self.device, memory_format=torch.channels_last)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), weight_decay=self.settings.weight_decay, fused=True
-        )
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=self.settings.weight_decay, fused=True)
         self.history: list[Epoch] = []
 
     @property

@@ -1,5 +1,6 @@
 """Ray Tune over a list of trials: as many at once as the machine or cluster has room for."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -11,10 +12,14 @@ from segline.errors import TrainingError
 # one, at RAY_ADDRESS, brings its own mode of authentication.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 } | ({} if "RAY_ADDRESS" in os.environ else {"RAY_AUTH_MODE": "disabled"})
+
+# Records are all that passes through Ray's object store; the shards are memory-mapped.
+OBJECT_STORE_BYTES = 200 * 2**20
 
 Trial = Any
 Record = dict[str, Any]
@@ -51,6 +56,7 @@ def run_trials(
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(run), {"cpu": cpus, "gpu": gpus}),
                 param_space={"trial": tune.grid_search(trials)},
+                tune_config=tune.TuneConfig(reuse_actors=True),
                 run_config=tune.RunConfig(storage_path=storage, verbose=0, callbacks=[_forward_to(on_record)]),
             )
             results = tuner.fit()
@@ -63,16 +69,18 @@ def run_trials(
 
 def _connect(ray: Any, cpus: int, gpus: float) -> None:
     """Join the cluster at RAY_ADDRESS, or start one on this machine."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
+        ray.init(**quiet)
     else:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
+        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
     there = ray.cluster_resources()
     for what, wanted in (("CPU", cpus), ("GPU", gpus)):
         if there.get(what, 0) < wanted:
             ray.shutdown()
             raise TrainingError(
-                f"train.{what.lower()}s_per_trial: got {wanted}, but the Ray cluster has {there.get(what, 0):g}; lower it"
+                f"train.{what.lower()}s_per_trial: got {wanted}, but Ray has {there.get(what, 0):g}; lower it"
             )
 
 
@@ -90,7 +98,15 @@ def _forward_to(on_record: Callable[[Record], None]) -> Any:
     from ray import tune
 
     class Forward(tune.Callback):
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Record, **info: Any) -> None:
-            on_record(result)
+        """Hands every record on; Tune pickles its callbacks, and what a display holds cannot be."""
 
-    return Forward()
+        def __init__(self, hand_on: Callable[[Record], None]) -> None:
+            self.hand_on = hand_on
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Record, **info: Any) -> None:
+            self.hand_on(result)
+
+    return Forward(on_record)

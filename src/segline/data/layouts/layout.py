@@ -71,10 +71,12 @@ def read_indices(path: Path) -> NDArray[np.integer]:
     """A one-channel or palette label file as its values, shape (h, w).
 
     Raises:
-        OSError: the file cannot be decoded, or has several channels.
+        OSError: the file cannot be decoded, has several channels, or values beyond 16 bits.
     """
     with Image.open(path) as image:
         values = np.asarray(image)
     if values.ndim != 2:
         raise OSError(f"a label map has one channel, this file has {values.shape[-1]}")
+    if values.dtype.kind not in "bui" or values.min() < 0 or values.max() > 65535:
+        raise OSError("a label map holds whole numbers from 0 to 65535, this file holds others")
     return values if values.dtype == np.uint8 else values.astype(np.uint16)

@@ -1,8 +1,9 @@
 """WAD: the CVPR 2018 Workshop on Autonomous Driving segmentation data (Seed S0, section 3).
 
 ``train_color/<name>.jpg`` goes with ``train_label/<name>_instanceIds.png``, 16 bit, class * 1000 + instance;
-0 and 255 are background. ``train_video_list/*.txt`` names the frames of each drive; without these lists the
-date and camera in the file name (``170908_061502408_Camera_5``) stand for the drive.
+a group that was not separated has its bare id (161 to 168), and 0 and 255 are background.
+``train_video_list/*.txt`` names the frames of each drive; without these lists the date and camera in the file
+name (``170908_061502408_Camera_5``) stand for the drive.
 """
 
 from pathlib import Path, PureWindowsPath
@@ -40,7 +41,9 @@ def find_pairs(root: Path) -> list[Pair]:
         raise DataError(f"{root}: no train_color/*.jpg; expected the wad layout (train_color/, train_label/)")
     alone = sorted(images.keys() ^ labels.keys())
     if alone:
-        raise DataError(f"{root}: {len(alone)} images or labels have no partner, the first is {alone[0]!r}; add or remove")
+        raise DataError(
+            f"{root}: {len(alone)} images or labels have no partner, the first is {alone[0]!r}; add or remove"
+        )
     drives = _drives(root)
     return [
         Pair(
@@ -69,9 +72,10 @@ def _drive_in_name(key: str) -> str:
 
 
 def _table() -> NDArray[np.uint8]:
-    class_of = dict.fromkeys(UNMOVABLE, 0) | MOVABLE | GROUPS
-    high = [(raw, class_of[raw // 1000]) for raw in range(1000, 65536) if raw // 1000 in class_of]
-    return value_table([(0, 0), (255, 0), *high])
+    """class * 1000 + instance, or the bare class id of what has no instances: groups and the background."""
+    class_of = dict.fromkeys(UNMOVABLE, 0) | MOVABLE | GROUPS | {255: 0}
+    separate = [(raw, class_of[raw // 1000]) for raw in range(1000, 65536) if raw // 1000 in class_of]
+    return value_table([*class_of.items(), *separate])
 
 
 WAD = Layout(classes=CLASSES, background=0, find=find_pairs, read_label=read_indices, table=_table())

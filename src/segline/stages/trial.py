@@ -1,0 +1,72 @@
+"""One cell of the grid, in its own process: it trains, tells MLflow, and leaves a bundle with its history."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict
+from io import StringIO
+from typing import Any
+
+import torch
+
+from segline import tracking
+from segline.data.shards import Description, open_split, read_description
+from segline.inference.bundle import FILE, Bundle, Member
+from segline.losses import LOSSES, WeightedSum
+from segline.models import MODELS
+from segline.outputs import write_json, write_text
+from segline.stages.train import Trial
+from segline.training import engine
+
+HISTORY = "history.csv"
+
+
+def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
+    """Train one cell, yielding every epoch's record; the bundle's description is written last."""
+    torch.set_num_threads(trial.settings.cpus_per_trial)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(trial.seed)
+    description = read_description(trial.labelled)
+    tracker = tracking.Tracker(trial.tracking_uri, trial.experiment)
+    record = tracker.begin(tracking.key(trial.key, trial.name), trial.name, _cell(trial), trial.tags, trial.parent_run)
+    history: list[dict[str, float]] = []
+    with tracker.closing(record):
+        for epoch in engine.fit(_engine_run(trial, description), trial.folder):
+            history.append(asdict(epoch))
+            tracker.log_history(record, history)
+            yield {"trial": trial.name, **asdict(epoch)}
+        _write_candidate(trial, description, history)
+
+
+def _engine_run(trial: Trial, description: Description) -> engine.Run:
+    device = torch.device("cuda" if trial.settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
+    terms = [(term.weight, LOSSES[term.name](description.background, **term.options)) for term in trial.loss]
+    return engine.Run(
+        model=MODELS[trial.model.name](len(description.classes), **trial.model.options),
+        loss=WeightedSum(terms),
+        train=open_split(trial.labelled, "train"),
+        val=open_split(trial.labelled, "val"),
+        classes=len(description.classes),
+        settings=trial.settings,
+        seed=trial.seed,
+        device=device,
+    )
+
+
+def _write_candidate(trial: Trial, description: Description, history: list[dict[str, float]]) -> None:
+    text = StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(trial.folder / HISTORY, text.getvalue())
+    member = Member(trial.name, trial.model.name, trial.model.options, engine.WEIGHTS)
+    (trial.folder / engine.CHECKPOINT).unlink()
+    write_json(trial.folder / FILE, asdict(Bundle(description.classes, description.background, (member,))))
+
+
+def _cell(trial: Trial) -> dict[str, Any]:
+    """What MLflow shows as the parameters of a trial."""
+    settings = asdict(trial.settings)
+    cell = {"model": trial.model.name, "loss": " + ".join(term.name for term in trial.loss), "seed": trial.seed}
+    options = {f"model.{key}": value for key, value in trial.model.options.items()}
+    options |= {f"loss.{term.name}.{key}": value for term in trial.loss for key, value in term.options.items()}
+    return cell | options | {key: value for key, value in settings.items() if key not in ("models", "losses")}

@@ -150,6 +150,7 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     loaded = params.load(arguments.params)
     folders = {name: getattr(arguments, name) for name in stage.inputs}
     _require(folders)
+    _spare(folders, arguments.out)
     tracking = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
     import_module(f"segline.stages.{arguments.command}").run(loaded, **folders, **tracking, out=arguments.out)
 
@@ -164,6 +165,12 @@ def _require(folders: dict[str, Path]) -> None:
     for name, folder in folders.items():
         if not folder.is_dir():
             raise StageError(f"--{name} {folder} is not there; run `segline {INPUTS[name]}` or `dvc repro` first")
+
+
+def _spare(folders: dict[str, Path], out: Path) -> None:
+    for name, folder in folders.items():
+        if folder.resolve().is_relative_to(out.resolve()):
+            raise StageError(f"--out {out} would replace --{name} {folder}; give another folder")
 
 
 def _explain(stage: str) -> str:

@@ -19,7 +19,7 @@ class Range:
     high: float = math.inf
 
     def __str__(self) -> str:
-        return f"at least {self.low:g}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
+        return f"at least {_plain(self.low)}" if math.isinf(self.high) else f"{_plain(self.low)} to {_plain(self.high)}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ NAMES: dict[Any, str] = {
     float: "a number",
     str: "text",
     bool: "true or false",
-    dict[str, list[str]]: "a mapping of text to lists of text",
+    dict[str, dict[str, list[str]]]: "a mapping of layouts to mappings of classes",
 }
 
 
@@ -64,6 +64,11 @@ def describe(annotation: Any) -> tuple[str, str, str]:
     return unit, _expected(kind, notes), next((note for note in notes if isinstance(note, str)), "")
 
 
+def _plain(bound: float) -> str:
+    """A whole number in full, any other short."""
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
+
+
 def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     if get_origin(annotation) is Annotated:
         kind, *notes = get_args(annotation)
@@ -89,6 +94,6 @@ def _fits(value: object, kind: Any, notes: tuple[Any, ...]) -> bool:
             _fits(key, inner[0], ()) and _fits(item, inner[1], ()) for key, item in value.items()
         )
     value = as_declared(value, kind)
-    if type(value) is not kind:
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         return False
     return all(note.low <= value <= note.high for note in notes if isinstance(note, Range))  # type: ignore[operator]

@@ -33,6 +33,8 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
     Raises:
         StageError: another process is writing ``out``.
     """
+    if out.is_file() or Path.cwd().is_relative_to(out.resolve()):
+        raise StageError(f"{out} is a file, or holds the folder you are in; give --out a folder that may be replaced")
     work = out.with_name(out.name + ".partial")
     with _lock(out):
         mark = work / FINGERPRINT

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from string import Template
@@ -45,7 +46,8 @@ def print_summary(*, evaluated: Path, ensembled: Path, promoted: Path) -> None:
         table.add_column(heading, justify="right" if number else "left")
     for row in board.itertuples(index=False):
         table.add_row(row[0], *(f"{value:.3f}" for value in row[1:]))
-    console = Console()
+    # A pipe has no width; 80 columns would cut long names.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(table)
     test = metrics["test"]
     print(f"ensemble {' + '.join(metrics['members'])}: test mIoU {test['miou']:.3f}. {_test_note(metrics)}")

@@ -131,12 +131,8 @@ def test_another_seed_gives_other_streets(streets: Path, tmp_path: Path) -> None
     assert not set(other.values()) & set(digests(streets).values())
 
 
-@pytest.mark.parametrize(
-    "lose", [lambda name: "label" in name, lambda name: "color" in name, lambda name: True]
-)
-def test_a_run_that_was_cut_off_is_completed(
-    streets: Path, tmp_path: Path, lose: Callable[[str], bool]
-) -> None:
+@pytest.mark.parametrize("lose", [lambda name: "label" in name, lambda name: "color" in name, lambda name: True])
+def test_a_run_that_was_cut_off_is_completed(streets: Path, tmp_path: Path, lose: Callable[[str], bool]) -> None:
     write(tmp_path)
     for index, name in enumerate(digests(tmp_path)):
         if lose(name) and index % 5 == 0:

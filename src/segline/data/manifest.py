@@ -37,8 +37,8 @@ class Origin:
     Attributes:
         source: as the user gave it.
         layout: a name in ``LAYOUTS``.
-        root: the folder that the rows' paths start from; ``files`` stands for the one beside the manifest
-            of ingest, where files are kept that could not be read in place.
+        root: the folder that the rows' paths start from; empty for the folder beside the manifest of ingest,
+            where files are kept that could not be read in place.
     """
 
     source: str
@@ -67,7 +67,7 @@ class Manifest:
 
     def root(self, ingested: Path) -> Path:
         """The folder that the rows' paths start from, given the folder that ingest wrote."""
-        return ingested / FETCHED if self.origin.root == FETCHED else Path(self.origin.root)
+        return Path(self.origin.root) if self.origin.root else ingested / FETCHED
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -33,7 +33,7 @@ class Split:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row per crop: key, group, top, left."""
-        return pd.read_csv(self.folder / "index.csv", dtype={"key": str, "group": str})
+        return pd.read_csv(self.folder / "index.csv", dtype={"key": str, "group": str}, keep_default_na=False)
 
     @cached_property
     def _maps(self) -> list[tuple[Images, Labels]]:
@@ -124,7 +124,7 @@ def read_description(labelled: Path) -> Description:
     """
     try:
         return Description.from_dict(json.loads((labelled / "dataset.json").read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise StageError(f"{labelled / 'dataset.json'} is missing or broken; run `segline label` again") from None
 
 

@@ -12,7 +12,7 @@ def assign(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> dict[str,
     """The row positions of each split.
 
     A layout's own split is kept when it has train and val; the validation split is then also the test set
-    if the layout has no test. Otherwise whole groups are shared out.
+    if the layout has no test. Otherwise whole groups are shared out, without those of an official test split.
 
     Args:
         rows: the manifest's rows, with the columns ``group`` and ``split``.
@@ -20,22 +20,27 @@ def assign(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> dict[str,
         seed: of the order in which groups are dealt.
 
     Raises:
-        DataError: a split that has a share would be empty.
+        DataError: a split would be empty.
     """
     official = {name: np.flatnonzero(rows["split"] == name).tolist() for name in SPLITS}
     if official["train"] and official["val"]:
         return official | {"test": official["test"] or official["val"]}
-    return _by_group(rows["group"], shares, seed)
+    if not official["test"]:
+        return _by_group(rows["group"], shares, seed)
+    rest = np.flatnonzero(rows["split"] != "test")
+    dealt = _by_group(rows["group"].iloc[rest], {name: shares[name] for name in ("train", "val")}, seed)
+    return {name: [int(rest[position]) for position in dealt[name]] for name in dealt} | {"test": official["test"]}
 
 
 def _by_group(groups: pd.Series, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Deal each group, in random order, to the split that lacks the most pairs."""
     members = {str(name): np.flatnonzero(groups == name).tolist() for name in groups.unique()}
-    wanted = {name: share * len(groups) for name, share in shares.items() if share > 0}
+    whole = sum(shares.values())
+    wanted = {name: share / whole * len(groups) for name, share in shares.items() if share > 0}
     if len(members) < len(wanted):
         raise DataError(
             f"{len(members)} group(s) cannot fill {len(wanted)} splits ({', '.join(wanted)}) without one being on two "
-            "sides; add drives or patients, or set a share of label.split to 0"
+            "sides; add drives or patients"
         )
     dealt: dict[str, list[int]] = {name: [] for name in SPLITS}
     names = sorted(members)

@@ -11,11 +11,13 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from segline.losses.bounding_box import BoundingBox
+from segline.losses.class_weight_schedule import ClassWeightSchedule
 from segline.losses.cross_entropy import CrossEntropy
 from segline.losses.dice import Dice
 
 LOSSES: dict[str, type[nn.Module]] = {
     "bounding_box": BoundingBox,
+    "class_weight_schedule": ClassWeightSchedule,
     "cross_entropy": CrossEntropy,
     "dice": Dice,
 }

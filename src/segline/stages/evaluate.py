@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from segline.data.shards import Description, Split, open_split, read_description
 from segline.errors import StageError
-from segline.inference.bundle import load_models, read_bundle
+from segline.inference.bundle import HISTORY, load_models, read_bundle
 from segline.inference.predict import count_split, probabilities
 from segline.metrics.confusion import Counts, scores
 from segline.outputs import write_file, write_json, writing
 from segline.params import Params
 from segline.pictures import draw_comparison, draw_curves
 from segline.progress import bar, say
-from segline.stages.trial import HISTORY
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def _open_source(settings: Ingest, seed: int, out: Path) -> tuple[Origin, Path]:
         if settings.layout != "wad":
             raise SourceError(f"ingest.layout: got {settings.layout!r}, but {SYNTHETIC} scenes have the layout 'wad'")
         _write_streets(settings, seed, out / FETCHED)
-        return Origin(source=source, layout=settings.layout, root=FETCHED), out / FETCHED
+        return Origin(source=source, layout=settings.layout, root=""), out / FETCHED
     if ":" in source.split("/")[0]:
         raise SourceError(f"ingest.source: {source!r} is of an unknown kind; give a folder, or {SYNTHETIC}")
     root = Path(source)
@@ -103,7 +103,7 @@ def _rows(pairs: list[Pair], root: Path, out: Path) -> pd.DataFrame:
 
 def _row(pair: Pair, root: Path, known: dict[str, dict[str, object]]) -> tuple[dict[str, object], dict[str, object]]:
     image, label = root / pair.image, root / pair.label
-    stamp: dict[str, object] = {"image": pair.image, "root": str(root)}
+    stamp: dict[str, object] = {"image": pair.image, "label": pair.label, "root": str(root)}
     for name, path in (("image", image), ("label", label)):
         stat = path.stat()
         stamp |= {f"{name}_bytes": stat.st_size, f"{name}_ns": stat.st_mtime_ns}
@@ -113,7 +113,7 @@ def _row(pair: Pair, root: Path, known: dict[str, dict[str, object]]) -> tuple[d
     else:
         height, width = _size(image)
         stamp |= {"image_sha256": file_hash(image), "label_sha256": file_hash(label), "height": height, "width": width}
-    return asdict(pair) | {key: stamp[key] for key in COLUMNS if key in stamp and key != "image"}, stamp
+    return asdict(pair) | {key: stamp[key] for key in COLUMNS if key in stamp and key not in ("image", "label")}, stamp
 
 
 def _size(path: Path) -> tuple[int, int]:

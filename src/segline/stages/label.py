@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
 from segline.data.crops import cut, max_foreground_corner
-from segline.data.layouts import Layout, read_image
+from segline.data.layouts import read_image
 from segline.data.manifest import Manifest, read_manifest
 from segline.data.shards import Description, content_hash, write_shard
 from segline.data.splits import SPLITS, assign
@@ -48,7 +48,7 @@ def run(params: Params, *, ingested: Path, validated: Path, out: Path) -> None:
         DataError: the class map names an unknown class, or the groups cannot be split.
     """
     manifest = read_manifest(validated)
-    mapping = class_map(manifest.layout, params.label.class_map)
+    mapping = class_map(manifest, params.label.class_maps)
     splits = assign(manifest.rows, asdict(params.label.split), params.seed)
     with writing(out) as work:
         pixels = {
@@ -68,20 +68,25 @@ def run(params: Params, *, ingested: Path, validated: Path, out: Path) -> None:
     _report(description, splits)
 
 
-def class_map(layout: Layout, wanted: dict[str, list[str]]) -> ClassMap:
+def class_map(manifest: Manifest, maps: dict[str, dict[str, list[str]]]) -> ClassMap:
     """The layout's own classes, or new ones made of them; classes that no new one names are ignored.
 
     Raises:
-        DataError: a class that the layout does not have, or one that is named twice.
+        DataError: a class that the layout does not have, one that is named twice, or a new one of none.
     """
+    layout, wanted = manifest.layout, maps.get(manifest.origin.layout)
     if not wanted:
         return ClassMap(layout.classes, layout.background, layout.table)
+    where = f"label.class_maps.{manifest.origin.layout}"
     known = list(layout.names)
+    for new, names in wanted.items():
+        if not names:
+            raise DataError(f"{where}: {new!r}: got no classes, expected some of {', '.join(known)}")
     named = [name for names in wanted.values() for name in names]
     for name in named:
         if name not in known or named.count(name) > 1:
             problem = "names it twice" if name in known else f"has no such class; it has {', '.join(known)}"
-            raise DataError(f"label.class_map: {name!r}: the map or layout {problem}")
+            raise DataError(f"{where}: {name!r}: the map or layout {problem}")
     table = layout.table.copy()
     table[layout.table < len(known)] = IGNORED
     for new_id, names in enumerate(wanted.values()):
@@ -125,7 +130,11 @@ def _write_split(
 
 def _crops(manifest: Manifest, positions: list[int], mapping: ClassMap, side: int, root: Path) -> Iterator[Crop]:
     def crop(row: dict[str, str]) -> Crop:
-        image, raw = read_image(root / row["image"]), manifest.layout.read_label(root / row["label"])
+        try:
+            image, raw = read_image(root / row["image"]), manifest.layout.read_label(root / row["label"])
+        except OSError as error:
+            message = f"{root}: pair {row['key']} cannot be read any more ({error}); run `segline ingest` again"
+            raise DataError(message) from None
         return Crop(row["key"], row["group"], *make_crop(image, raw, mapping, side))
 
     with ThreadPoolExecutor() as pool:

@@ -16,7 +16,17 @@ from segline.params import Choice, Params, Train, as_json
 from segline.progress import bar, say
 from segline.training.search import run_trials
 
-CODE = ("models", "losses", "metrics", "data.augment", "data.shards", "training.engine", "stages.trial", "params")
+CODE = (
+    "models",
+    "losses",
+    "metrics",
+    "data.augment",
+    "data.shards",
+    "training.engine",
+    "inference.bundle",
+    "stages.trial",
+    "params",
+)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,12 @@ import torch
 
 from segline import tracking
 from segline.data.shards import Description, open_split, read_description
-from segline.inference.bundle import FILE, Bundle, Member
+from segline.inference.bundle import FILE, HISTORY, Bundle, Member
 from segline.losses import LOSSES, WeightedSum
 from segline.models import MODELS
 from segline.outputs import write_json, write_text
 from segline.stages.train import Trial
 from segline.training import engine
-
-HISTORY = "history.csv"
 
 
 def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ Labels are 0 to 10; 11 is void and ignored. The file name carries the drive (``0
 from pathlib import Path
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import Layout, Pair, read_indices, value_table
+from segline.data.layouts.layout import Layout, Pair, read_indices, read_lines, value_table
 from segline.errors import DataError
 
 CLASSES = (
@@ -32,12 +32,8 @@ def find_pairs(root: Path) -> list[Pair]:
     there = {split: path for split, path in lists.items() if path.is_file()}
     if not there:
         raise DataError(f"{root}: no train.txt, val.txt or test.txt; expected the camvid layout as SegNet released it")
-    pairs = [_pair(line, split, path, root) for split, path in there.items() for line in _lines(path)]
+    pairs = [_pair(line, split, path, root) for split, path in there.items() for line in read_lines(path)]
     return sorted(pairs, key=lambda pair: pair.key)
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()]
 
 
 def _pair(line: str, split: str, path: Path, root: Path) -> Pair:

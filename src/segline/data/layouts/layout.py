@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segline.classes import LabelClass
+from segline.errors import DataError
 
 UNKNOWN = 254
 """Stands in a layout's table for raw values that it does not know."""
@@ -59,6 +60,14 @@ def value_table(classes: Iterable[tuple[int, int]]) -> NDArray[np.uint8]:
     for raw, class_id in classes:
         table[raw] = class_id
     return table
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that are not blank. Raises DataError when it is no text."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text; write the list again") from None
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import LabelClass
-from segline.data.layouts.layout import Layout, Pair, read_indices, value_table
+from segline.data.layouts.layout import Layout, Pair, read_indices, read_lines, value_table
 from segline.errors import DataError
 
 CLASSES = (
@@ -26,7 +26,7 @@ CLASSES = (
     LabelClass("tricycle", (86, 180, 233)),
 )
 # The data set's own ids. A group (id + 128) is a crowd of objects that were not separated.
-MOVABLE = {33: 1, 34: 2, 35: 3, 36: 4, 38: 5, 39: 6, 40: 7}
+MOVABLE = {33: 1, 34: 2, 35: 3, 36: 4, 37: 4, 38: 5, 39: 6, 40: 7}
 GROUPS = {value + 128: class_id for value, class_id in MOVABLE.items()}
 # Ids of things that do not move; S0 section 5.7 found them merged into the background.
 UNMOVABLE = (0, 1, 17, 49, 50, 65, 66, 67, 81, 82, 83, 84, 85, 86, 97, 98, 99, 100, 113)
@@ -61,8 +61,7 @@ def _drives(root: Path) -> dict[str, str]:
     return {
         PureWindowsPath(line.split()[-1]).name.removesuffix(LABEL_SUFFIX): file.stem.removesuffix("_image_list_train")
         for file in sorted((root / "train_video_list").glob("*.txt"))
-        for line in file.read_text().splitlines()
-        if line.strip()
+        for line in read_lines(file)
     }
 
 

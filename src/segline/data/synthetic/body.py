@@ -197,9 +197,7 @@ def draw_tyre(canvas: Canvas, pose: Pose, forward: float, side: float, radius: f
     canvas.shell(ring(pose, forward, side, radius) + ring(pose, forward, inner, radius), RUBBER, 0.7)
 
 
-def draw_hubs(
-    canvas: Canvas, pose: Pose, axles: Sequence[float], side: float, radius: float, colour: Colour
-) -> None:
+def draw_hubs(canvas: Canvas, pose: Pose, axles: Sequence[float], side: float, radius: float, colour: Colour) -> None:
     """The wheels on the flank that shows: a dark arch, the tyre, the rim."""
     light = flank_light(canvas, pose, 1 if side > 0 else -1)
     for axle in axles:

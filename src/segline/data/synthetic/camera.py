@@ -121,9 +121,7 @@ def cut_near(points: Sequence[Point]) -> list[Point]:
             kept.append(start)
         if (start[1] >= NEAR) != (end[1] >= NEAR):
             share = (NEAR - start[1]) / (end[1] - start[1])
-            kept.append(
-                (start[0] + share * (end[0] - start[0]), NEAR, start[2] + share * (end[2] - start[2]))
-            )
+            kept.append((start[0] + share * (end[0] - start[0]), NEAR, start[2] + share * (end[2] - start[2])))
     return kept
 
 

@@ -135,9 +135,7 @@ def _draw_load(canvas: Canvas, pose: Pose, load: Loft, rng: np.random.Generator)
             draw_flank(canvas, pose, load, side, line, darker(paint, 0.72))
     rear = load.rear
     for lateral in (-1.08, -0.02, 1.03):
-        draw_panel(
-            canvas, pose, rear, (lateral, lateral + 0.05), (1.0, min(load.top, 3.2) - 0.3), darker(paint, 0.6)
-        )
+        draw_panel(canvas, pose, rear, (lateral, lateral + 0.05), (1.0, min(load.top, 3.2) - 0.3), darker(paint, 0.6))
     draw_panel(canvas, pose, rear, (-1.15, 1.15), (0.62, 0.92), TRIM)
     draw_pair(canvas, pose, rear, (0.8, 1.1), (0.7, 0.88), REAR_LAMP, glow=0.3)
     draw_panel(canvas, pose, rear, (-0.25, 0.25), (0.68, 0.84), (200, 180, 60))

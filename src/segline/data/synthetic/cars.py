@@ -137,9 +137,7 @@ def _draw_car_ends(canvas: Canvas, pose: Pose, body: Loft, rng: np.random.Genera
     rear, front, half, belt = body.rear, body.front, body.half, body.belt
     braking = 0.8 if canvas.weather.lamps or rng.random() < 0.25 else 0.15
     draw_panel(canvas, pose, rear, (-half, half), (0.28, 0.46), TRIM)
-    draw_pair(
-        canvas, pose, rear, (half * 0.58, half * 0.97), (belt - 0.3, belt - 0.12), REAR_LAMP, glow=braking
-    )
+    draw_pair(canvas, pose, rear, (half * 0.58, half * 0.97), (belt - 0.3, belt - 0.12), REAR_LAMP, glow=braking)
     draw_panel(canvas, pose, rear, (-0.24, 0.24), (0.56, 0.68), PLATE)
     draw_panel(canvas, pose, front, (-half * 0.5, half * 0.5), (0.48, 0.66), TRIM)
     draw_panel(canvas, pose, front, (-half * 0.85, half * 0.85), (0.28, 0.4), TRIM)

@@ -10,9 +10,7 @@ from segline.data.synthetic.cycles import draw_parked_bicycle, draw_parked_motor
 from segline.data.synthetic.people import draw_person
 
 
-def _draw_members(
-    canvas: Canvas, paint: Painter, poses: list[Pose], group_of: int, rng: np.random.Generator
-) -> None:
+def _draw_members(canvas: Canvas, paint: Painter, poses: list[Pose], group_of: int, rng: np.random.Generator) -> None:
     """Paint the members far to near; each has its own luck, so that it looks the same from all sides."""
     members = sorted(zip(poses, rng.spawn(len(poses)), strict=True), key=lambda member: -member[0].ahead)
     with canvas.group(group_of + GROUP_OFFSET):
@@ -23,10 +21,7 @@ def _draw_members(
 def draw_crowd(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
     """Nine people close together, waiting."""
     turns = rng.uniform(-0.8, 0.8, 9).tolist()
-    poses = [
-        pose.moved(0.6 * (n // 3) - 0.6, 0.5 * (n % 3) - 0.5 + 0.1 * turn, turn)
-        for n, turn in enumerate(turns)
-    ]
+    poses = [pose.moved(0.6 * (n // 3) - 0.6, 0.5 * (n % 3) - 0.5 + 0.1 * turn, turn) for n, turn in enumerate(turns)]
     _draw_members(canvas, draw_person, poses, PERSON, rng)
 
 

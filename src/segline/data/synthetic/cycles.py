@@ -126,9 +126,7 @@ def _nose(canvas: Canvas, pose: Pose, paint: Colour) -> None:
     canvas.limb(pose.point(0.44, 0, 0.9), pose.point(0.42, 0, 1.02), 0.12, 0.06, darker(paint, 0.7))
     for side in (-1, 1):
         canvas.limb(pose.point(0.42, 0, 1.02), pose.point(0.36, side * 0.33, 1.04), 0.03, 0.03, RUBBER)
-        canvas.limb(
-            pose.point(0.36, side * 0.3, 1.04), pose.point(0.34, side * 0.36, 1.22), 0.012, 0.012, STEEL
-        )
+        canvas.limb(pose.point(0.36, side * 0.3, 1.04), pose.point(0.34, side * 0.36, 1.22), 0.012, 0.012, STEEL)
         canvas.ball(pose.point(0.34, side * 0.37, 1.24), 0.055, STEEL)
     if canvas.beside(pose)[0] > 0.6:
         canvas.ball(pose.point(0.52, 0, 0.9), 0.085, HEADLAMP)

@@ -42,9 +42,7 @@ def name_frames(folder: Path, seed: int, drive: int, frames: int) -> DriveFiles:
     """The files of a drive: one date and camera, times one interval apart, never those of another drive."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, drive, 2**31])))
     hour = 3 + 5 * (drive % DRIVES_PER_DAY)
-    begin = FIRST_DAY + timedelta(
-        days=drive // DRIVES_PER_DAY, hours=hour, milliseconds=int(rng.integers(3_600_000))
-    )
+    begin = FIRST_DAY + timedelta(days=drive // DRIVES_PER_DAY, hours=hour, milliseconds=int(rng.integers(3_600_000)))
     camera, interval = int(rng.integers(5, 7)), draw_drive(seed, drive).interval
     names = []
     for frame in range(frames):

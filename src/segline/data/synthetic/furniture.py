@@ -128,9 +128,7 @@ def draw_shelter(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: flo
         canvas.limb(pose.point(along, 0, 0), pose.point(along, 0, 2.4), 0.05, 0.05, POLE, 0.8)
     frame = ((-1.8, 0.4), (-1.8, 2.1), (-0.5, 2.1), (-0.5, 0.4))
     canvas.face([pose.point(x, 0, z) for x, z in frame], (120, 124, 126))
-    canvas.face(
-        [pose.point(x * 0.97 - 0.03, 0, 0.1 + z * 0.93) for x, z in frame], poster, glow=0.4, solid=False
-    )
+    canvas.face([pose.point(x * 0.97 - 0.03, 0, 0.1 + z * 0.93) for x, z in frame], poster, glow=0.4, solid=False)
     draw_loft(canvas, pose, Loft([(-2.1, 2.4), (-2.1, 2.55), (2.1, 2.55), (2.1, 2.4)], 0.7), (92, 96, 100))
 
 
@@ -139,7 +137,5 @@ def draw_plant(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float
     canvas.begin(BACKGROUND)
     leaves, light = pick(rng, LEAVES), canvas.weather.brightness((0.0, -0.5, 0.4))
     draw_loft(canvas, pose, box(-0.3, 0.3, 0.3, 0.0, 0.45), (134, 118, 104))
-    rim = [
-        pose.point(0.42 * math.cos(t), 0.42 * math.sin(t), 0.5) for t in (math.pi * k / 4 for k in range(8))
-    ]
+    rim = [pose.point(0.42 * math.cos(t), 0.42 * math.sin(t), 0.5) for t in (math.pi * k / 4 for k in range(8))]
     canvas.shell([*rim, pose.point(0, 0, 1.9)], leaves, light)

@@ -10,9 +10,7 @@ from segline.data.synthetic.light import Weather
 
 Floats = NDArray[np.float32]
 ASPHALT, PAVEMENT, KERB, PAINT, JOINT = range(5)
-ALBEDO = np.array(
-    [(106, 107, 109), (160, 155, 148), (182, 180, 174), (232, 232, 224), (134, 129, 124)], np.float32
-)
+ALBEDO = np.array([(106, 107, 109), (160, 155, 148), (182, 180, 174), (232, 232, 224), (134, 129, 124)], np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]) -> Floats:
@@ -56,9 +54,7 @@ def paint_ground(picture: Image.Image, camera: Camera, drive: Drive) -> Floats:
     across, along, distance = _survey(camera)
     material = Image.fromarray(_materials(drive.street, across, along)).convert("P")
     weather, size = drive.weather, material.size
-    light = weather.brightness((0, 0, 1)) + (
-        0.6 * np.exp(-distance / 16.0) if weather.lamps else 0.0 * distance
-    )
+    light = weather.brightness((0, 0, 1)) + (0.6 * np.exp(-distance / 16.0) if weather.lamps else 0.0 * distance)
     peak = 1.15 * float(light.max())
     inks = ALBEDO * (0.72 if weather.wet else 1.0) * np.array(weather.tint, np.float32) * peak
     material.putpalette(np.clip(inks, 0, 255).astype(np.uint8).tobytes())
@@ -111,9 +107,7 @@ def _markings(street: Street, across: Floats, along: Floats) -> NDArray[np.bool_
     lines = np.zeros(across.shape, bool)
     for lane in range(1 - street.lanes_left, street.lanes_right + 1):
         if lane != 0:
-            lines |= (
-                np.abs(across - (OURS if lane > 0 else -OURS) - LANE * (lane - (lane > 0))) < 0.075
-            ) & dash
+            lines |= (np.abs(across - (OURS if lane > 0 else -OURS) - LANE * (lane - (lane > 0))) < 0.075) & dash
     centre = np.abs(np.abs(across + OURS) - 0.14) < 0.06
     strips = np.abs(across - street.right + street.strip) < 0.07
     strips |= np.abs(across - street.left - street.strip) < 0.07
@@ -131,9 +125,7 @@ def _paint_crossing(material: NDArray[np.uint8], street: Street, across: Floats,
     zebra = (along > start - 3.6) & (along < start - 0.6)
     material[road & (along > start - 4.8) & (along < start)] = ASPHALT
     material[road & zebra & (across % 1.0 < 0.5)] = PAINT
-    material[
-        (across > -OURS) & (across < street.right - street.strip) & (np.abs(along - start + 4.6) < 0.2)
-    ] = PAINT
+    material[(across > -OURS) & (across < street.right - street.strip) & (np.abs(along - start + 4.6) < 0.2)] = PAINT
 
 
 def wetness(camera: Camera, drive: Drive, distance: Floats) -> Image.Image:

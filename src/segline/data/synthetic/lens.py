@@ -31,9 +31,7 @@ def _shows(picture: Image.Image, lamp: Lamp) -> bool:
     """Whether nothing has been painted over the lamp."""
     (x, y), _, ink = lamp
     column, row = int(x), int(y)
-    return (
-        0 <= column < picture.width and 0 <= row < picture.height and picture.getpixel((column, row)) == ink
-    )
+    return 0 <= column < picture.width and 0 <= row < picture.height and picture.getpixel((column, row)) == ink
 
 
 def _glare(size: tuple[int, int], lamps: list[Lamp], finer: int) -> Image.Image:

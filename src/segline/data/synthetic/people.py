@@ -57,9 +57,7 @@ class Figure:
         self.light = canvas.weather.brightness((0.0, -0.8, 0.3))
         self.near = 1 if canvas.beside(pose)[1] > 0 else -1
 
-    def limb(
-        self, start: Joint, end: Joint, thick: float, thin: float, colour: Colour, dim: float = 1.0
-    ) -> None:
+    def limb(self, start: Joint, end: Joint, thick: float, thin: float, colour: Colour, dim: float = 1.0) -> None:
         """A rod between two joints, in metres of a figure of full stature."""
         size = self.looks.stature
         ends = [self.pose.point(*(value * size for value in joint)) for joint in (start, end)]
@@ -70,9 +68,7 @@ class Figure:
         for side in (-self.near, self.near):
             (x, y, z), (u, v, w) = hip, neck
             dim = 1.0 if side == self.near else 0.9
-            self.limb(
-                (u, v + side * 0.09, w - 0.1), (x, y + side * 0.05, z), 0.125, 0.11, self.looks.top, dim
-            )
+            self.limb((u, v + side * 0.09, w - 0.1), (x, y + side * 0.05, z), 0.125, 0.11, self.looks.top, dim)
 
     def head(self, centre: Joint, helmet: Colour | None = None) -> None:
         """Neck, face and hair, or a helmet."""

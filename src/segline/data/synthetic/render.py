@@ -100,10 +100,7 @@ def _shade(mask: Image.Image, camera: Camera, thing: Thing, reach: tuple[float, 
     long, wide = thing.kind.length / 2, thing.kind.width / 2
     if thing.kind.height > 4 and reach == (0.0, 0.0):
         long = wide = 0.3  # under a tree or a mast there is only its foot
-    foot = [
-        thing.pose.point(x, y, 0.0)[:2]
-        for x, y in ((-long, -wide), (long, -wide), (long, wide), (-long, wide))
-    ]
+    foot = [thing.pose.point(x, y, 0.0)[:2] for x, y in ((-long, -wide), (long, -wide), (long, wide), (-long, wide))]
     shape = hull([*foot, *((x + reach[0], y + reach[1]) for x, y in foot)])
     outline = camera.outline([(x, y, 0.0) for x, y in shape])
     if outline:

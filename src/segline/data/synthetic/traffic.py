@@ -113,9 +113,7 @@ class Thing:
     @property
     def nearest(self) -> float:
         """The distance of its nearest point."""
-        return self.pose.ahead - self.extent(
-            abs(math.cos(self.pose.heading)), abs(math.sin(self.pose.heading))
-        )
+        return self.pose.ahead - self.extent(abs(math.cos(self.pose.heading)), abs(math.sin(self.pose.heading)))
 
     def extent(self, along: float, aside: float) -> float:
         """Half the box's size in a direction given by the cosines with its length and its width."""

@@ -1,0 +1,84 @@
+"""The ensemble on the test split beside two guesses that look at no shape.
+
+    python benchmarks/baselines.py [--labelled data/label] [--ensembled data/ensemble]
+
+All three are scored on the same crops in one run, in seconds. "All background" predicts the most frequent class of
+the training split everywhere. "Colour lookup" predicts for every pixel the most probable class of its colour,
+counted on the training split in 16 x 16 x 16 bins: no threshold on colour can do better. Expect the ensemble well
+above both.
+"""
+
+import argparse
+import platform
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from segline.classes import IGNORED
+from segline.data.shards import Split, open_split, read_description
+from segline.inference.bundle import load_models, read_bundle
+from segline.inference.predict import count_split
+from segline.metrics.confusion import Counts, confusion, scores
+
+BINS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labelled", type=Path, default=Path("data/label"))
+    parser.add_argument("--ensembled", type=Path, default=Path("data/ensemble"))
+    arguments = parser.parse_args()
+    description = read_description(arguments.labelled)
+    train, test = (open_split(arguments.labelled, name) for name in ("train", "test"))
+    colours = class_of_colour(train, len(description.classes))
+    frequent = int(np.argmax(description.pixels["train"]))
+    folder = arguments.ensembled / "model"
+    models = load_models(folder, read_bundle(folder))
+    counts = {
+        f"all {description.names[frequent]}": count(test, np.full_like(colours, frequent), len(description.classes)),
+        "colour lookup": count(test, colours, len(description.classes)),
+        "ensemble": count_split(models, test, classes=len(description.classes), batch_size=16).sum(0),
+    }
+    show(counts, description.names, len(test))
+
+
+def bins(images: np.ndarray) -> np.ndarray:
+    """The colour bin of every pixel: (n, h, w, 3) to (n, h, w)."""
+    red, green, blue = np.moveaxis(images // (256 // BINS), -1, 0).astype(np.int64)
+    return (red * BINS + green) * BINS + blue
+
+
+def class_of_colour(split: Split, classes: int) -> np.ndarray:
+    """The most frequent class of each colour bin; the most frequent of all where a bin is empty."""
+    seen = np.zeros((BINS**3, classes), np.int64)
+    for images, labels in split.batches(64):
+        valid = labels != IGNORED
+        np.add.at(seen, (bins(images)[valid], labels[valid]), 1)
+    return np.where(seen.any(1), seen.argmax(1), seen.sum(0).argmax())
+
+
+def count(split: Split, table: np.ndarray, classes: int) -> Counts:
+    return sum(confusion(labels, table[bins(images)], classes).sum(0) for images, labels in split.batches(64))
+
+
+def show(counts: dict[str, Counts], names: list[str], crops: int) -> None:
+    found = {guess: scores(matrix, names) for guess, matrix in counts.items()}
+    table = Table(title=f"test mIoU and IoU per class, {crops} crops")
+    for heading in ("", "mIoU", "pixel accuracy", *names):
+        table.add_column(heading, justify="right" if heading else "left")
+    for guess, values in found.items():
+        numbers = [values["miou"], values["pixel_accuracy"], *values["iou"].values()]
+        table.add_row(guess, *(f"{number:.3f}" for number in numbers))
+    console = Console(width=120)
+    console.print(table)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    print(f"{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}, commit {commit}")
+
+
+if __name__ == "__main__":
+    main()

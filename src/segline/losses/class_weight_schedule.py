@@ -1,0 +1,58 @@
+"""Cross-entropy with class weights that follow each batch (Seed S0, section 4.2.1)."""
+
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from segline.fields import Range
+from segline.losses.masking import mean_over_valid, one_hot, pixel_cross_entropy
+
+
+class ClassWeightSchedule(nn.Module):
+    r"""Cross-entropy whose pixels are weighted by the prevalence of their class in the batch.
+
+    .. math:: W_k = \frac{N}{K N_k}, \qquad W_{background} = \alpha_{bg} \frac{N_{bg}}{N}
+
+    N pixels count, N_k of them in class k; K classes occur. The weights come before the mean over the pixels
+    that count (S0, section 4.2.1, which leaves the factor of the inverse prevalence open: here the classes
+    share the loss equally). Ignored pixels add nothing; if all are ignored the loss is zero.
+
+    >>> logits, target = torch.zeros(1, 2, 1, 4), torch.tensor([[[0, 1, 0, 0]]])
+    >>> weights = batch_weights(target, 2, background=0, alpha_bg=0.5)
+    >>> weights
+    tensor([0.3750, 2.0000])
+    """
+
+    def __init__(
+        self,
+        background: int | None,
+        *,
+        alpha_bg: Annotated[float, Range(0, 1), "scales the background's weight; S0 tunes 0.01 to 0.5"] = 0.5,
+    ) -> None:
+        super().__init__()
+        self.background = background
+        self.alpha_bg = alpha_bg
+
+    def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
+        """The loss of a batch."""
+        weights = batch_weights(target, logits.shape[1], self.background, self.alpha_bg)
+        return mean_over_valid(spread(weights, target) * pixel_cross_entropy(logits, target), target)
+
+
+def batch_weights(
+    target: Integer[Tensor, "b h w"], classes: int, background: int | None, alpha_bg: float
+) -> Float[Tensor, " k"]:
+    """The weight of each class in this batch; zero for a class that does not occur."""
+    pixels = one_hot(target, classes).sum((0, 2, 3))
+    total, present = pixels.sum().clamp(min=1), (pixels > 0).sum()
+    weights = torch.where(pixels > 0, total / (present * pixels.clamp(min=1)), 0.0)
+    if background is not None:
+        weights[background] = alpha_bg * pixels[background] / total
+    return weights
+
+
+def spread(weights: Float[Tensor, " k"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """The weight of every pixel's class; any for an ignored one."""
+    return weights[target.long().clamp(max=len(weights) - 1)]

@@ -1,0 +1,106 @@
+"""The manifest keeps what was written, and its hash depends on the data alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from segline.data.layouts import LAYOUTS
+from segline.data.manifest import COLUMNS, NAME, Manifest, Origin, read_manifest, write_manifest
+from segline.errors import StageError
+
+
+@pytest.fixture
+def manifest():
+    rows = [
+        {
+            "key": f"key{number}",
+            "image": f"images/{number}.jpg",
+            "label": f"labels/{number}.png",
+            "group": "NA" if number else "007",
+            "split": "",
+            "height": 4,
+            "width": 5 + number,
+            "image_bytes": 2**40,
+            "label_bytes": 7,
+            "image_sha256": f"{number:064x}",
+            "label_sha256": f"{number + 10:064x}",
+        }
+        for number in range(3)
+    ]
+    origin = Origin(source="/data/straße", layout="wad", root="/data/straße")
+    return Manifest(rows=pd.DataFrame(rows).astype(COLUMNS), origin=origin)
+
+
+def edited(manifest, column, value, row=1):
+    rows = manifest.rows.copy()
+    rows.loc[row, column] = value
+    return replace(manifest, rows=rows)
+
+
+def test_what_is_written_is_read_again(manifest, tmp_path):
+    write_manifest(tmp_path, manifest)
+    read = read_manifest(tmp_path)
+    pd.testing.assert_frame_equal(read.rows, manifest.rows)
+    assert read.origin == manifest.origin
+    assert read.content_hash == manifest.content_hash
+    assert read.layout is LAYOUTS["wad"]
+
+
+def test_two_writes_are_the_same_bytes_and_further_columns_are_left_out(manifest, tmp_path):
+    for folder, rows in (("a", manifest.rows), ("b", manifest.rows.assign(note="x"))):
+        write_manifest(tmp_path / folder, replace(manifest, rows=rows))
+    assert (tmp_path / "a" / NAME).read_bytes() == (tmp_path / "b" / NAME).read_bytes()
+
+
+@pytest.mark.parametrize("column", ["key", "group", "split", "image_sha256", "label_sha256"])
+def test_the_hash_sees_the_data(manifest, column):
+    assert edited(manifest, column, "other").content_hash != manifest.content_hash
+
+
+def test_the_hash_sees_layout_and_number_of_rows(manifest):
+    hashes = {
+        manifest.content_hash,
+        replace(manifest, origin=replace(manifest.origin, layout="camvid")).content_hash,
+        replace(manifest, rows=manifest.rows[:2]).content_hash,
+        replace(manifest, rows=manifest.rows[::-1]).content_hash,
+    }
+    assert len(hashes) == 4
+
+
+def test_the_hash_does_not_see_where_the_data_lie(manifest):
+    moved = replace(manifest, origin=replace(manifest.origin, source="/new", root="/new"))
+    for column in ("image", "label"):
+        moved = edited(moved, column, "elsewhere")
+    assert moved.content_hash == manifest.content_hash
+
+
+@pytest.mark.parametrize(
+    ("origin", "root"),
+    [
+        (Origin("/data/a", "wad", "/data/a"), Path("/data/a")),
+        (Origin("a/b", "wad", "a/b"), Path("a/b")),
+        (Origin("synthetic:", "wad", ""), Path("ingested/files")),
+        # A user's own folder may have this name too.
+        (Origin("files", "wad", "files"), Path("files")),
+    ],
+)
+def test_the_root_is_the_source_or_the_files_that_ingest_wrote(manifest, origin, root):
+    assert replace(manifest, origin=origin).root(Path("ingested")) == root
+
+
+def test_a_missing_broken_or_foreign_manifest_is_one_line(manifest, tmp_path):
+    def refusal():
+        with pytest.raises(StageError) as caught:
+            read_manifest(tmp_path)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "missing" in refusal()
+    (tmp_path / NAME).write_bytes(b"no parquet")
+    assert "broken" in refusal()
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / NAME)
+    assert "ingest" in refusal()
+    write_manifest(tmp_path, replace(manifest, origin=replace(manifest.origin, layout="of the future")))
+    assert "ingest" in refusal()

@@ -1,0 +1,307 @@
+"""Promote on a real registry, with models whose quality is known: they cut the red channel at a threshold."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from segline.classes import LabelClass
+from segline.data.augment import MEAN, STD
+from segline.data.shards import Description, content_hash, open_split, write_shard
+from segline.errors import StageError, TrackingError
+from segline.inference.bundle import Bundle, Member, load_models, write_bundle
+from segline.inference.predict import count_split
+from segline.metrics.confusion import scores
+from segline.models.unet import UNet
+from segline.outputs import write_json
+from segline.params import Params
+from segline.params import Promote as Settings
+from segline.stages import promote
+from segline.stages.evaluate import leaderboard, write_counts
+from segline.tracking import CHALLENGER, CHAMPION, Tracker
+
+CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
+PARAMS = Params(name="lamps", promote=Settings(resamples=200))
+BEST, GOOD, POOR = 128, 160, 220
+
+
+def write_labelled(folder, seed=0, classes=CLASSES):
+    """Ten test crops of noise; what is brighter than 128 is bright."""
+    images = np.random.default_rng(seed).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    write_shard(folder / "test", 0, images, (images[..., 0] >= BEST).astype(np.uint8))
+    rows = pd.DataFrame({"key": [f"crop{number}" for number in range(10)], "group": "g", "top": 0, "left": 0})
+    rows.to_csv(folder / "test" / "index.csv", index=False)
+    description = Description(classes, 0, 16, content_hash(folder), "source", {"test": [1, 1]}, False)
+    write_json(folder / "dataset.json", description.to_dict())
+    return folder
+
+
+def cutting(threshold):
+    """A U-Net that passes red through and calls a pixel bright from the threshold on."""
+    model = UNet(2, width=1, depth=1)
+    state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    for name in state:
+        if name.endswith((".1.weight", "running_var")):
+            state[name].fill_(1)
+    passed = ((torch.arange(256) / 255 - MEAN[0]) / STD[0]).numpy()
+    for name, channel in (("encoder.0.0.0", 0), ("encoder.0.1.0", 0), ("decoder.0.0.0", 1), ("decoder.0.1.0", 0)):
+        state[f"{name}.weight"][0, channel, 1, 1] = 1
+    state["encoder.0.0.1.bias"].fill_(3)
+    state["head.weight"][1] = 1
+    state["head.bias"][1] = -float(passed[threshold - 1] + passed[threshold]) / 2 - 3
+    return state
+
+
+def write_ensembled(folder, labelled, threshold):
+    """What ensemble writes for a bundle of one such model."""
+    part = folder / "part"
+    part.mkdir(parents=True)
+    save_file(cutting(threshold), part / "weights.safetensors")
+    member = Member(f"cut{threshold}", "unet", {"width": 1, "depth": 1}, "weights.safetensors")
+    bundle = write_bundle(folder / "model", [(part, Bundle(CLASSES, 0, (member,)))])
+    split = open_split(labelled, "test")
+    counts = count_split(load_models(folder / "model", bundle), split, classes=2, batch_size=4)
+    write_counts(folder / "test_counts.npz", counts, split)
+    test = scores(counts.sum(0), [entry.name for entry in CLASSES])
+    write_json(
+        folder / "metrics.json",
+        {"members": [member.candidate], "test": test, "test_is_val": False, "test_images": len(split)},
+    )
+    return folder
+
+
+def plain_miou(labelled, threshold):
+    images, labels = open_split(labelled, "test").take(range(10))
+    bright, truth = images[..., 0] >= threshold, labels == 1
+    return float(np.mean([(a & b).sum() / (a | b).sum() for a, b in ((bright, truth), (~bright, ~truth))]))
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    return write_labelled(tmp_path / "label")
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    folder = tmp_path / "evaluate"
+    (folder / "pictures").mkdir(parents=True)
+    board = leaderboard({"cut": {"miou": 0.5, "mean_dice": 0.6, "pixel_accuracy": 0.7}})
+    board.to_csv(folder / "leaderboard.csv", index=False)
+    for name in ("curves.png", "pictures/crop0.png"):
+        Image.new("RGB", (4, 4)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def promoting(tmp_path, labelled, evaluated, tracking_uri):
+    """Promote the model with this threshold; returns the text of the decision and its content."""
+
+    def run(threshold, *, labelled=labelled, params=PARAMS):
+        ensembled = tmp_path / f"ensemble-{labelled.name}-{threshold}"
+        if not ensembled.exists():
+            write_ensembled(ensembled, labelled, threshold)
+        out = tmp_path / "promote"
+        promote.run(
+            params, labelled=labelled, evaluated=evaluated, ensembled=ensembled, tracking_uri=tracking_uri, out=out
+        )
+        text = (out / "decision.json").read_text()
+        return text, json.loads(text)
+
+    return run
+
+
+@pytest.fixture
+def tracker(tracking_uri):
+    return Tracker(tracking_uri, PARAMS.name)
+
+
+def holders(tracker):
+    """The numbers of champion and challenger."""
+    return tuple(holder and holder.number for holder in map(tracker.holder, (CHAMPION, CHALLENGER)))
+
+
+def versions(tracker):
+    found = tracker.client.search_model_versions(f"name = '{PARAMS.name}'")
+    return {int(version.version): version for version in found}
+
+
+def runs(tracker):
+    return tracker.client.search_runs([tracker.experiment_id])
+
+
+def test_the_models_are_as_good_as_their_threshold_says(tmp_path, labelled):
+    for threshold in (BEST, GOOD, POOR):
+        folder = write_ensembled(tmp_path / str(threshold), labelled, threshold)
+        test = json.loads((folder / "metrics.json").read_text())["test"]
+        assert test["miou"] == pytest.approx(plain_miou(labelled, threshold))
+    assert plain_miou(labelled, BEST) == 1 > plain_miou(labelled, GOOD) > plain_miou(labelled, POOR)
+
+
+def test_the_first_becomes_champion(promoting, tracker, labelled, tmp_path, tracking_uri, capsys):
+    _, decision = promoting(GOOD)
+    assert decision == {
+        "promoted": True,
+        "reason": "it is the first",
+        "version": 1,
+        "against": None,
+        "test_miou": pytest.approx(plain_miou(labelled, GOOD)),
+        "champion_test_miou": None,
+        "lower_bound": None,
+        "dataset": json.loads((labelled / "dataset.json").read_text())["content_hash"],
+        "model": "lamps",
+        "tracking_uri": tracking_uri,
+    }
+    assert holders(tracker) == (1, None)
+    (record,) = runs(tracker)
+    assert record.info.status == "FINISHED"
+    assert record.data.params == {"members": f"cut{GOOD}"}
+    assert record.data.metrics["test_miou"] == pytest.approx(plain_miou(labelled, GOOD))
+    assert sorted(path.name for path in (tmp_path / "promote").iterdir()) == ["decision.json", "report.html"]
+    assert "lamps version 1 is champion: it is the first" in capsys.readouterr().out
+
+
+def test_the_same_again_changes_nothing(promoting, tracker):
+    first, _ = promoting(GOOD)
+    again, _ = promoting(GOOD)
+    assert again == first
+    assert holders(tracker) == (1, None)
+    assert list(versions(tracker)) == [1]
+    assert len(runs(tracker)) == 1
+
+
+def test_a_worse_one_stays_challenger(promoting, tracker, labelled):
+    promoting(GOOD)
+    text, decision = promoting(POOR)
+    assert not decision["promoted"]
+    assert (decision["version"], decision["against"]) == (2, 1)
+    assert decision["test_miou"] == pytest.approx(plain_miou(labelled, POOR))
+    assert decision["champion_test_miou"] == pytest.approx(plain_miou(labelled, GOOD))
+    assert decision["lower_bound"] < 0
+    assert holders(tracker) == (1, 2)
+    assert promoting(POOR)[0] == text
+    assert holders(tracker) == (1, 2)
+
+
+def test_a_better_one_becomes_champion_and_names_the_one_before(promoting, tracker):
+    promoting(POOR)
+    text, decision = promoting(GOOD)
+    assert decision["promoted"]
+    assert decision["lower_bound"] > 0
+    assert holders(tracker) == (2, None)
+    assert versions(tracker)[2].tags["segline.previous_champion"] == "1"
+    assert promoting(GOOD)[0] == text
+    assert holders(tracker) == (2, None)
+    assert versions(tracker)[2].tags["segline.previous_champion"] == "1"
+
+
+def test_an_earlier_challenger_makes_way(promoting, tracker):
+    for threshold, expected in ((GOOD, (1, None)), (POOR, (1, 2)), (BEST, (3, None))):
+        promoting(threshold)
+        assert holders(tracker) == expected
+
+
+@pytest.mark.parametrize(("champion", "challenger"), [(GOOD, BEST), (GOOD, POOR), (POOR, None)])
+def test_cut_off_after_the_decision_it_decides_the_same_again(
+    promoting, tracker, tmp_path, monkeypatch, champion, challenger
+):
+    """The tag with the decision is written, the alias has not moved; nothing is counted a second time."""
+    if challenger:
+        promoting(champion)
+    threshold = challenger or champion
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "point", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promoting(threshold)
+    number = max(versions(tracker))
+    decided = json.loads(versions(tracker)[number].tags[promote.DECISION])
+    assert number not in holders(tracker)
+    monkeypatch.setattr(promote, "compare", None)
+    _, decision = promoting(threshold)
+    assert {key: decision[key] for key in decided} == decided
+    assert holders(tracker) == ((number, None) if decision["promoted"] else (1, number))
+    assert len(versions(tracker)) == len(runs(tracker)) == number
+
+
+def test_cut_off_after_the_alias_moved_it_decides_the_same_again(promoting, tracker, monkeypatch):
+    promoting(POOR)
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "write_report", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promoting(BEST)
+    assert holders(tracker) == (2, None)
+    _, decision = promoting(BEST)
+    assert (decision["promoted"], decision["version"], decision["against"]) == (True, 2, 1)
+    assert holders(tracker) == (2, None)
+
+
+def test_it_is_decided_anew_against_another_champion(promoting, tracker):
+    promoting(GOOD)
+    promoting(POOR)
+    promoting(BEST)
+    _, decision = promoting(GOOD)
+    assert (decision["promoted"], decision["version"], decision["against"]) == (False, 1, 3)
+    assert holders(tracker) == (3, 1)
+
+
+def test_it_is_decided_anew_with_other_settings(promoting, tracker):
+    """Of a gain so small that it is proven to 50 percent, and not to 99.9."""
+    promoting(GOOD)
+    strict = replace(PARAMS, promote=Settings(resamples=2000, confidence=0.9999))
+    assert not promoting(GOOD - 1, params=strict)[1]["promoted"]
+    assert promoting(GOOD - 1, params=replace(PARAMS, promote=Settings(resamples=2000, confidence=0.5)))[1]["promoted"]
+    assert holders(tracker) == (2, None)
+
+
+def test_a_champion_made_by_hand_is_not_called_challenger(promoting, tracker):
+    promoting(GOOD)
+    promoting(POOR)
+    tracker.point(CHAMPION, tracker.holder(CHALLENGER))
+    tracker.drop(CHALLENGER)
+    _, decision = promoting(POOR)
+    assert decision["promoted"]
+    assert holders(tracker) == (2, None)
+
+
+def test_the_champion_is_counted_on_todays_images(promoting, tracker, tmp_path):
+    promoting(GOOD)
+    other = write_labelled(tmp_path / "later", seed=1)
+    _, decision = promoting(POOR, labelled=other)
+    assert decision["champion_test_miou"] == pytest.approx(plain_miou(other, GOOD))
+    assert decision["test_miou"] == pytest.approx(plain_miou(other, POOR))
+
+
+def test_new_data_make_a_new_version_of_the_same_model(promoting, tracker, tmp_path):
+    promoting(GOOD)
+    _, decision = promoting(GOOD, labelled=write_labelled(tmp_path / "later", seed=1))
+    assert (decision["promoted"], decision["version"], decision["lower_bound"]) == (False, 2, 0)
+    assert holders(tracker) == (1, 2)
+
+
+def test_other_classes_are_refused(promoting, tracker, tmp_path):
+    promoting(GOOD)
+    classes = (CLASSES[0], LabelClass("lamp", (255, 255, 255)))
+    other = write_labelled(tmp_path / "other", classes=classes)
+    message = r"champion lamps v1 has the classes dark, bright, the data have dark, lamp; give `name` in params\.yaml"
+    with pytest.raises(TrackingError, match=message):
+        promoting(POOR, labelled=other)
+    assert holders(tracker)[0] == 1
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "test_counts.npz", "model/model.json"])
+def test_what_ensemble_left_out_is_named(promoting, labelled, tmp_path, name):
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", labelled, GOOD)
+    (folder / name).unlink()
+    with pytest.raises(StageError, match=f"{name} is missing or broken"):
+        promoting(GOOD)
+
+
+def test_the_decision_is_kept_with_the_version(promoting, tracker):
+    promoting(GOOD)
+    _, decision = promoting(POOR)
+    kept = promote.Decision(**json.loads(versions(tracker)[2].tags[promote.DECISION]))
+    assert asdict(kept) == {key: decision[key] for key in asdict(kept)}

@@ -1,0 +1,236 @@
+"""The engine on a tiny split: it repeats itself bit for bit, survives interruption, and learns."""
+
+import math
+from dataclasses import replace
+from itertools import islice, pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from segline.classes import IGNORED
+from segline.data.augment import MEAN, STD
+from segline.data.shards import Split, write_shard
+from segline.errors import TrainingError
+from segline.losses import LOSSES
+from segline.models import MODELS
+from segline.params import Augment, Train
+from segline.training.engine import CHECKPOINT, WEIGHTS, Run, fit
+
+CLASSES = 3
+STILL = Augment(flip=0.0, scale=0.0, shift=0.0, rotate=0.0, colour=0.0)
+MOVING = Augment(colour=0.0)
+SETTINGS = Train(epochs=4, batch_size=4, learning_rate=3e-3)
+
+
+def write_split(folder, crops, seed):
+    """Crops whose class is told by the brightness of the pixel; two shards, a few ignored pixels."""
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(0, CLASSES, (crops, 4, 4)).repeat(8, 1).repeat(8, 2)
+    images = (60 + 60 * blocks[..., None] + generator.integers(-15, 15, (crops, 32, 32, 3))).astype(np.uint8)
+    labels = blocks.astype(np.uint8)
+    labels[:, 0, :4] = IGNORED
+    for number, start in enumerate(range(0, crops, 4)):
+        write_shard(folder, number, images[start : start + 4], labels[start : start + 4])
+    names = [f"crop{number}" for number in range(crops)]
+    pd.DataFrame({"key": names, "group": "g", "top": 0, "left": 0}).to_csv(folder / "index.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled")
+    write_split(folder / "train", 6, seed=0)
+    write_split(folder / "val", 3, seed=1)
+    return Split(folder / "train"), Split(folder / "val")
+
+
+def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=None):
+    torch.manual_seed(seed)
+    return Run(
+        model=model or MODELS["unet"](CLASSES, width=4, depth=2),
+        loss=LOSSES[loss](0),
+        train=splits[0],
+        val=splits[1],
+        classes=CLASSES,
+        settings=settings,
+        seed=seed,
+        device=torch.device("cpu"),
+    )
+
+
+def same_weights(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(splits, tmp_path_factory):
+    """History, last weights and best weights of a run that was left alone."""
+    folder, run = tmp_path_factory.mktemp("undisturbed"), new_run(splits)
+    return list(fit(run, folder)), run.model.state_dict(), load_file(folder / WEIGHTS)
+
+
+def test_the_same_seed_gives_the_same_bits(splits, tmp_path, undisturbed):
+    run = new_run(splits)
+    assert list(fit(run, tmp_path)) == undisturbed[0]
+    assert same_weights(run.model.state_dict(), undisturbed[1])
+    assert same_weights(load_file(tmp_path / WEIGHTS), undisturbed[2])
+
+
+def test_another_seed_gives_others(splits, tmp_path, undisturbed):
+    assert list(fit(new_run(splits, seed=8), tmp_path)) != undisturbed[0]
+
+
+@pytest.mark.parametrize("epochs", range(1, 5))
+def test_a_run_cut_after_any_epoch_ends_with_the_same_bits(splits, tmp_path, undisturbed, epochs):
+    cut = fit(new_run(splits), tmp_path)
+    assert list(islice(cut, epochs)) == undisturbed[0][:epochs]
+    cut.close()
+    (tmp_path / f".{CHECKPOINT}.123.tmp").write_bytes(b"torn")
+    resumed = new_run(splits, model=MODELS["unet"](CLASSES, width=4, depth=2))
+    assert list(fit(resumed, tmp_path)) == undisturbed[0]
+    assert same_weights(resumed.model.state_dict(), undisturbed[1])
+    assert same_weights(load_file(tmp_path / WEIGHTS), undisturbed[2])
+
+
+def test_a_run_cut_after_every_epoch_ends_with_the_same_bits(splits, tmp_path, undisturbed):
+    for epochs in range(1, 6):
+        run = new_run(splits, model=MODELS["unet"](CLASSES, width=4, depth=2))
+        history = list(islice(fit(run, tmp_path), epochs))
+    assert history == undisturbed[0]
+    assert same_weights(run.model.state_dict(), undisturbed[1])
+
+
+def test_a_run_killed_before_the_checkpoint_repeats_the_epoch(splits, tmp_path, undisturbed, monkeypatch):
+    """The best weights of the epoch are written already, its checkpoint is not."""
+    run = new_run(splits)
+    epochs = fit(run, tmp_path)
+    next(epochs)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", lambda content, path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            next(epochs)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    resumed = new_run(splits, model=MODELS["unet"](CLASSES, width=4, depth=2))
+    assert list(fit(resumed, tmp_path)) == undisturbed[0]
+    assert same_weights(load_file(tmp_path / WEIGHTS), undisturbed[2])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "rising"), [(10, 0.1, 2), (10, 0.25, 5), (3, 0.0, 1), (4, 1.0, 8), (1, 0.5, 1)]
+)
+def test_the_rate_rises_linearly_then_falls_by_a_half_cosine(splits, tmp_path, epochs, warmup, rising):
+    settings = replace(SETTINGS, epochs=epochs, warmup=warmup, learning_rate=0.02, precision="fp32")
+    run = new_run(splits, settings=settings, model=nn.Conv2d(3, CLASSES, 1))
+    rates = []
+    run.optimiser.register_step_pre_hook(lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"]))
+    history = list(fit(run, tmp_path))
+    steps = 2 * epochs
+    expected = [0.02 * (step + 1) / rising for step in range(rising)]
+    expected += [0.01 * (1 + math.cos(math.pi * done / (steps - rising))) for done in range(steps - rising)]
+    assert rates == pytest.approx(expected)
+    assert max(rates) == pytest.approx(0.02)
+    assert [record.learning_rate for record in history] == pytest.approx(expected[1::2])
+
+
+def plain_training(splits, settings, seed):
+    """The same training without channels_last, fused steps, autocast or augmentation: weights and mean losses."""
+    torch.manual_seed(seed)
+    model = MODELS["unet"](CLASSES, width=4, depth=2)
+    images, labels = splits[0].take(range(6))
+    inputs = torch.from_numpy(((images / 255 - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+    target = torch.from_numpy(labels).long()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings.weight_decay)
+    rising, steps = 1, 2 * settings.epochs
+    rates = [1.0] + [0.5 * (1 + math.cos(math.pi * done / (steps - rising))) for done in range(steps - rising)]
+    losses = []
+    for epoch in range(settings.epochs):
+        order = np.random.default_rng([seed, epoch + 1]).permutation(6)
+        losses.append(0.0)
+        for batch, chosen in enumerate((order[:4], order[4:])):
+            optimiser.param_groups[0]["lr"] = settings.learning_rate * rates[2 * epoch + batch]
+            loss = nn.functional.cross_entropy(model(inputs[chosen]), target[chosen], ignore_index=IGNORED)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses[-1] += loss.item() * len(chosen) / 6
+    return model.state_dict(), losses
+
+
+def test_training_is_that_of_a_plain_loop(splits, tmp_path):
+    settings = replace(SETTINGS, epochs=3, precision="fp32", augment=STILL, warmup=0.1)
+    run = new_run(splits, settings=settings)
+    history = list(fit(run, tmp_path))
+    weights, losses = plain_training(splits, settings, seed=7)
+    assert [record.train_loss for record in history] == pytest.approx(losses, rel=1e-3)
+    for name, value in run.model.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-2, atol=1e-3, check_stride=False)
+
+
+def test_validation_is_that_of_a_loop_over_the_whole_split(splits, tmp_path):
+    run = new_run(splits, settings=replace(SETTINGS, epochs=1, batch_size=2, precision="fp32"))
+    (record,) = fit(run, tmp_path)
+    images, labels = splits[1].take(range(3))
+    inputs = torch.from_numpy(((images / 255 - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = run.model.eval()(inputs)
+        losses = [float(run.loss(logits[rows], torch.from_numpy(labels[rows]))) for rows in (slice(0, 2), slice(2, 3))]
+    predicted, there = logits.argmax(1).numpy(), labels != IGNORED
+    ious = [
+        ((predicted == k) & (labels == k)).sum() / (((predicted == k) & there) | (labels == k)).sum()
+        for k in range(CLASSES)
+    ]
+    assert record.val_loss == pytest.approx((2 * losses[0] + losses[1]) / 3, rel=1e-5)
+    assert record.val_miou == pytest.approx(np.mean(ious))
+    assert record.val_pixel_accuracy == pytest.approx((predicted == labels)[there].mean())
+
+
+def test_the_best_weights_are_those_of_the_first_best_epoch(splits, tmp_path, monkeypatch):
+    """Validation is told what to say, so that the best epoch is neither the first nor the last."""
+    mious = iter([0.2, 0.5, 0.5, 0.4])
+    monkeypatch.setattr("segline.training.engine._validate", lambda run: (1.0, next(mious), 0.5))
+    run = new_run(splits)
+    after = [{name: value.clone() for name, value in run.model.state_dict().items()} for _ in fit(run, tmp_path)]
+    best = load_file(tmp_path / WEIGHTS)
+    assert [same_weights(best, weights) for weights in after] == [False, True, False, False]
+
+
+def test_a_loss_that_is_no_number_names_the_step(splits, tmp_path):
+    class Breaking(nn.Module):
+        calls = 0
+
+        def forward(self, logits, target):
+            self.calls += 1
+            return logits.mean() * (math.nan if self.calls == 2 else 1)
+
+    run = new_run(splits)
+    run.loss = Breaking()
+    with pytest.raises(TrainingError, match=r"the loss became nan at step 1; lower train\.learning_rate"):
+        list(fit(run, tmp_path))
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(("model", "options"), [("unet", {"width": 4}), ("unet_resnet34", {})])
+def test_a_last_batch_of_one_trains(splits, tmp_path, model, options):
+    settings = replace(SETTINGS, epochs=1, batch_size=5)
+    run = new_run(splits, settings=settings, model=MODELS[model](CLASSES, **options))
+    assert run.steps_per_epoch == 2
+    (record,) = fit(run, tmp_path)
+    assert math.isfinite(record.train_loss)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "dice", "bounding_box"])
+def test_it_learns_an_easy_problem(splits, tmp_path, loss, precision):
+    settings = replace(SETTINGS, epochs=15, batch_size=2, learning_rate=0.02, precision=precision, augment=MOVING)
+    history = list(fit(new_run(splits, settings=settings, loss=loss), tmp_path))
+    assert history[-1].train_loss < 0.5 * history[0].train_loss
+    assert history[-1].val_miou > 0.9
+
+
+def test_epochs_are_numbered_from_one(undisturbed):
+    assert [record.epoch for record in undisturbed[0]] == [1, 2, 3, 4]
+    assert all(later.train_loss != earlier.train_loss for earlier, later in pairwise(undisturbed[0]))

@@ -43,8 +43,8 @@ class Choice:
 class Synthetic:
     """The street scenes of the source ``synthetic:``."""
 
-    drives: Annotated[int, Range(3, 1000), "drives, each with its own street, weather and light"] = 48
-    frames_per_drive: Annotated[int, Range(1, 10_000), "consecutive frames of a drive"] = 5
+    drives: Annotated[int, Range(3, 1000), "drives, each with its own street, weather and light"] = 80
+    frames_per_drive: Annotated[int, Range(1, 10_000), "consecutive frames of a drive"] = 3
     height: Annotated[int, Range(96, 2710), Unit("px"), "height of a frame"] = 240
     width: Annotated[int, Range(128, 3384), Unit("px"), "width of a frame"] = 300
     missing_label_share: Annotated[float, Share, "share of frames in which one object has no label"] = 0.03
@@ -95,10 +95,10 @@ class Augment:
     """Random changes of a training batch."""
 
     flip: Annotated[float, Share, "probability of a horizontal flip"] = 0.5
-    scale: Annotated[float, Range(0, 0.9), "largest relative zoom in or out"] = 0.2
-    shift: Annotated[float, Share, "largest shift as a share of the side"] = 0.1
-    rotate: Annotated[float, Range(0, 180), Unit("degrees"), "largest rotation"] = 5.0
-    colour: Annotated[float, Share, "largest relative change of brightness and contrast"] = 0.3
+    scale: Annotated[float, Range(0, 0.9), "largest relative zoom in or out"] = 0.1
+    shift: Annotated[float, Share, "largest shift as a share of the side"] = 0.05
+    rotate: Annotated[float, Range(0, 180), Unit("degrees"), "largest rotation"] = 2.0
+    colour: Annotated[float, Share, "largest relative change of brightness and contrast"] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +110,11 @@ class Train:
         Choice(name="unet", options={"width": 16}),
     )
     losses: tuple[tuple[Choice, ...], ...] = (
-        (Choice(name="bounding_box", options={"beta_bg": 0.05}),),
+        (Choice(name="bounding_box", options={"beta_bg": 0.05, "class_weights": False}),),
         (Choice(name="dice"),),
     )
     epochs: Annotated[int, Range(1, 100_000), "passes over the training split"] = 10
-    batch_size: Annotated[int, Range(1, 4096), "images in a step"] = 8
+    batch_size: Annotated[int, Range(1, 4096), "images in a step"] = 4
     learning_rate: Annotated[float, Range(1e-8, 10), "peak of the cosine schedule"] = 2e-3
     weight_decay: Annotated[float, Range(0, 1), "of AdamW"] = 1e-2
     warmup: Annotated[float, Share, "share of the steps in which the rate rises"] = 0.1

@@ -51,7 +51,7 @@ def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=No
     torch.manual_seed(seed)
     return Run(
         model=model or MODELS["unet"](CLASSES, width=4, depth=2),
-        loss=LOSSES[loss](0),
+        loss=LOSSES[loss](None),
         train=splits[0],
         val=splits[1],
         classes=CLASSES,
@@ -223,7 +223,7 @@ def test_a_last_batch_of_one_trains(splits, tmp_path, model, options):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "dice", "bounding_box"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_it_learns_an_easy_problem(splits, tmp_path, loss, precision):
     settings = replace(SETTINGS, epochs=15, batch_size=2, learning_rate=0.02, precision=precision, augment=MOVING)
     history = list(fit(new_run(splits, settings=settings, loss=loss), tmp_path))

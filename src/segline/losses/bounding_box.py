@@ -12,11 +12,11 @@ from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
 
 
 class BoundingBox(nn.Module):
-    r"""Class-weighted cross-entropy whose pixels outside the foreground's box are multiplied by :math:`\beta_{bg}`.
+    r"""Cross-entropy whose pixels outside the foreground's box are multiplied by :math:`\beta_{bg}`.
 
-    One box per image holds all of its foreground pixels. The class weights are those of
-    :class:`~segline.losses.class_weight_schedule.ClassWeightSchedule`; all weights come before the mean over the
-    pixels that count (S0, section 4.2.2). An image without foreground has no box, and none of its pixels is
+    One box per image holds all of its foreground pixels. It goes on top of the class weights of
+    :class:`~segline.losses.class_weight_schedule.ClassWeightSchedule`, if ``class_weights`` is set; all weights come
+    before the mean over the pixels that count (S0, section 4.2.2). An image without foreground has no box, and none of its pixels is
     weighted down. Ignored pixels are not foreground and add nothing.
 
     >>> inside_box(torch.tensor([[[0, 1, 0, 1, 0]]]).bool()).int()
@@ -28,11 +28,13 @@ class BoundingBox(nn.Module):
         background: int | None,
         *,
         beta_bg: Annotated[float, Range(0, 1), "weight outside the box; S0 tunes 0.01 to 0.2, best 0.05"] = 0.05,
-        alpha_bg: Annotated[float, Range(0, 1), "scales the background's weight; S0 tunes 0.01 to 0.5"] = 0.5,
+        class_weights: Annotated[bool, "weight the classes by their prevalence in the batch, as S0 does"] = True,
+        alpha_bg: Annotated[float, Range(0, 1), "scales the background's class weight; S0 tunes 0.01 to 0.5"] = 0.5,
     ) -> None:
         super().__init__()
         self.background = background
         self.beta_bg = beta_bg
+        self.class_weights = class_weights
         self.alpha_bg = alpha_bg
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
@@ -40,9 +42,10 @@ class BoundingBox(nn.Module):
         foreground = valid(target)
         if self.background is not None:
             foreground = foreground & (target != self.background)
-        by_class = spread(batch_weights(target, logits.shape[1], self.background, self.alpha_bg), target)
-        by_place = torch.where(inside_box(foreground), 1.0, self.beta_bg)
-        return mean_over_valid(by_class * by_place * pixel_cross_entropy(logits, target), target)
+        weights = torch.where(inside_box(foreground), 1.0, self.beta_bg)
+        if self.class_weights:
+            weights *= spread(batch_weights(target, logits.shape[1], self.background, self.alpha_bg), target)
+        return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)
 
 
 def inside_box(foreground: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:

@@ -16,8 +16,8 @@ class BoundingBox(nn.Module):
 
     One box per image holds all of its foreground pixels. It goes on top of the class weights of
     :class:`~segline.losses.class_weight_schedule.ClassWeightSchedule`, if ``class_weights`` is set; all weights come
-    before the mean over the pixels that count (S0, section 4.2.2). An image without foreground has no box, and none of its pixels is
-    weighted down. Ignored pixels are not foreground and add nothing.
+    before the mean over the pixels that count (S0, section 4.2.2). An image without foreground has no box, and none
+    of its pixels is weighted down. Ignored pixels are not foreground and add nothing.
 
     >>> inside_box(torch.tensor([[[0, 1, 0, 1, 0]]]).bool()).int()
     tensor([[[0, 1, 1, 1, 0]]], dtype=torch.int32)

@@ -113,8 +113,8 @@ class Train:
         (Choice(name="bounding_box", options={"beta_bg": 0.05, "class_weights": False}),),
         (Choice(name="dice"),),
     )
-    epochs: Annotated[int, Range(1, 100_000), "passes over the training split"] = 10
-    batch_size: Annotated[int, Range(1, 4096), "images in a step"] = 4
+    epochs: Annotated[int, Range(1, 100_000), "passes over the training split"] = 8
+    batch_size: Annotated[int, Range(1, 4096), "images in a step"] = 8
     learning_rate: Annotated[float, Range(1e-8, 10), "peak of the cosine schedule"] = 2e-3
     weight_decay: Annotated[float, Range(0, 1), "of AdamW"] = 1e-2
     warmup: Annotated[float, Share, "share of the steps in which the rate rises"] = 0.1

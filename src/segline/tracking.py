@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+# MLflow reads these when it is imported. Its own patience with a server that is away is four minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 import mlflow
 import numpy as np
@@ -34,6 +36,8 @@ KEY = "segline.key"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 MOMENT = 0
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What a registry answers when it has no such model, and when the model has no such alias."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,12 @@ class Tracker:
         Raises:
             TrackingError: the server or database cannot be reached.
         """
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).resolve().parent.mkdir(parents=True, exist_ok=True)
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.uri)
         try:
+            if self.uri.startswith("sqlite:///"):
+                Path(self.uri.removeprefix("sqlite:///")).resolve().parent.mkdir(parents=True, exist_ok=True)
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         except Exception as error:
@@ -94,12 +98,13 @@ class Tracker:
         """The id of the run with this key, begun now or before."""
         runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
         if runs:
-            self.client.update_run(runs[0].info.run_id, status="RUNNING")
-            return str(runs[0].info.run_id)
-        marks = {KEY: key, **tags, **({"mlflow.parentRunId": parent} if parent else {})}
-        run = self.client.create_run(self.experiment_id, run_name=name, tags=marks)
-        self.client.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
-        return str(run.info.run_id)
+            run = str(runs[0].info.run_id)
+            self.client.update_run(run, status="RUNNING")
+        else:
+            marks = {KEY: key, **tags, **({"mlflow.parentRunId": parent} if parent else {})}
+            run = str(self.client.create_run(self.experiment_id, run_name=name, tags=marks).info.run_id)
+        self.client.log_batch(run, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+        return run
 
     def log_history(self, run: str, history: Sequence[dict[str, float]]) -> None:
         """Write the epochs (each with its number under ``epoch``) that the run does not have yet."""
@@ -156,7 +161,10 @@ class Tracker:
         """The version that holds an alias, or None."""
         try:
             found = self.client.get_model_version_by_alias(self.experiment, alias)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                reason = _first_line(error)
+                raise TrackingError(f"--tracking-uri {self.uri} did not say who is {alias} ({reason})") from None
             return None
         return Version(int(found.version), dict(found.tags))
 
@@ -206,8 +214,8 @@ def code_version() -> dict[str, str]:
 
 def _signature() -> ModelSignature:
     """Images of any number and size in, class ids of the same size out."""
-    images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "images")
-    labels = TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "class_ids")
+    images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
+    labels = TensorSpec(np.dtype(np.uint8), (-1, -1, -1))
     return ModelSignature(inputs=Schema([images]), outputs=Schema([labels]))
 
 

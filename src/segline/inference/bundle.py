@@ -67,13 +67,13 @@ def read_bundle(folder: Path) -> Bundle:
     """
     try:
         content = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+        return Bundle(
+            classes=tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"]),
+            background=content["background"],
+            members=tuple(Member(**member) for member in content["members"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
         raise StageError(f"{folder / FILE} is missing or broken; run the stage that writes it again") from None
-    return Bundle(
-        classes=tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"]),
-        background=content["background"],
-        members=tuple(Member(**member) for member in content["members"]),
-    )
 
 
 def load_models(folder: Path, bundle: Bundle) -> list[nn.Module]:

@@ -1,5 +1,6 @@
 """Is one model better than another on the same images? The paired bootstrap (Efron and Tibshirani 1993, ch. 16)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,9 @@ def compare(challenger: Counts, champion: Counts, *, resamples: int, confidence:
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
     gains = _miou(drawn, challenger) - _miou(drawn, champion)
     mine, theirs = (float(mean_iou(counts.sum(0))) for counts in (challenger, champion))
-    return Comparison(mine, theirs, mine - theirs, float(np.quantile(gains, 1 - confidence)))
+    scored = gains[~np.isnan(gains)]
+    bound = float(np.quantile(scored, 1 - confidence)) if len(scored) else math.nan
+    return Comparison(mine, theirs, mine - theirs, bound)
 
 
 def _miou(drawn: Counts, counts: Counts) -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ def _parts(counts: Counts) -> tuple[Counts, Counts, Counts]:
     return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
 
 
-def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+def _ratio(part: NDArray[Any] | np.number[Any], whole: NDArray[Any] | np.number[Any]) -> NDArray[np.float64]:
     ratio = np.full(np.shape(whole), np.nan)
     np.divide(part, whole, out=ratio, where=np.asarray(whole) > 0)
     return ratio

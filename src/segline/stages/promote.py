@@ -19,7 +19,7 @@ from segline.inference.predict import count_split
 from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
 from segline.outputs import write_json, writing
-from segline.params import Params
+from segline.params import Params, as_json
 from segline.progress import say
 from segline.report import sentence, write_report
 
@@ -38,6 +38,7 @@ class Decision:
     champion_test_miou: float | None
     lower_bound: float | None
     dataset: str
+    settings: str
 
 
 def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tracking_uri: str, out: Path) -> None:
@@ -51,7 +52,7 @@ def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tra
     tracker = tracking.Tracker(tracking_uri, params.name)
     with writing(out) as work:
         version = _register(tracker, challenger, description, _test_scores(ensembled))
-        decision = _settled(tracker, version, description) or _decide(
+        decision = _settled(tracker, version, description, params) or _decide(
             tracker, version, description, labelled, ensembled, params
         )
         tracker.tag(version, {DECISION: asdict(decision)})
@@ -75,15 +76,23 @@ def _register(
         return tracker.register(record, key, bundle, facts)
 
 
-def _settled(tracker: tracking.Tracker, version: tracking.Version, description: Description) -> Decision | None:
+def _settled(
+    tracker: tracking.Tracker, version: tracking.Version, description: Description, params: Params
+) -> Decision | None:
     """The decision that an earlier run made of this version, if nothing has changed since."""
     if DECISION not in version.tags:
         return None
     decision = Decision(**json.loads(version.tags[DECISION]))
     champion = tracker.holder(tracking.CHAMPION)
     number = champion.number if champion else None
-    same_rival = number in (decision.against, version.number)
-    return decision if same_rival and decision.dataset == description.content_hash else None
+    same_rival = number == decision.against or (decision.promoted and number == version.number)
+    same_question = (decision.dataset, decision.settings) == (description.content_hash, _settings(params))
+    return decision if same_rival and same_question else None
+
+
+def _settings(params: Params) -> str:
+    """What a decision depends on beside the data and the models."""
+    return tracking.key(as_json(params.promote), params.seed)
 
 
 def _decide(
@@ -99,7 +108,8 @@ def _decide(
     champion = tracker.holder(tracking.CHAMPION)
     if champion is None or champion.number == version.number:
         reason = "it is the first" if champion is None else "it is champion already"
-        return Decision(True, reason, version.number, None, miou, None, None, description.content_hash)
+        asked = (description.content_hash, _settings(params))
+        return Decision(True, reason, version.number, None, miou, None, None, *asked)
     theirs = _count_champion(tracker, champion, description, labelled, params)
     settings = params.promote
     found = compare(mine, theirs, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
@@ -116,6 +126,7 @@ def _decide(
         champion_test_miou=found.champion,
         lower_bound=found.lower_bound,
         dataset=description.content_hash,
+        settings=_settings(params),
     )
 
 

@@ -35,7 +35,9 @@ from segline.errors import TrackingError
 KEY = "segline.key"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+SQLITE = "sqlite:///"
 MOMENT = 0
+"""When every metric was measured, to MLflow: the same record twice is then one record."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """What a registry answers when it has no such model, and when the model has no such alias."""
 
@@ -55,6 +57,16 @@ class Tracker:
     uri: str
     experiment: str
 
+    @property
+    def database(self) -> Path | None:
+        """The file of a local database; None for a server."""
+        return Path(self.uri.removeprefix(SQLITE)).resolve() if self.uri.startswith(SQLITE) else None
+
+    @property
+    def address(self) -> str:
+        """The URI as it holds in any working directory."""
+        return f"{SQLITE}{self.database}" if self.database else self.uri
+
     @cached_property
     def client(self) -> MlflowClient:
         """The connection, made when it is first needed.
@@ -64,11 +76,11 @@ class Tracker:
         """
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_tracking_uri(self.address)
         try:
-            if self.uri.startswith("sqlite:///"):
-                Path(self.uri.removeprefix("sqlite:///")).resolve().parent.mkdir(parents=True, exist_ok=True)
-            client = MlflowClient(self.uri)
+            if self.database:
+                self.database.parent.mkdir(parents=True, exist_ok=True)
+            client = MlflowClient(self.address)
             client.search_experiments(max_results=1)
         except Exception as error:
             raise TrackingError(f"--tracking-uri {self.uri} cannot be reached ({_first_line(error)})") from None
@@ -90,9 +102,7 @@ class Tracker:
 
     def _artifacts(self) -> str | None:
         """Beside a local database; a server decides for itself."""
-        if not self.uri.startswith("sqlite:///"):
-            return None
-        return (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
+        return (self.database.parent / "artifacts").as_uri() if self.database else None
 
     def begin(self, key: str, name: str, params: dict[str, Any], tags: dict[str, str], parent: str = "") -> str:
         """The id of the run with this key, begun now or before."""

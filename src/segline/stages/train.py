@@ -70,7 +70,7 @@ def run(params: Params, *, labelled: Path, tracking_uri: str, out: Path) -> None
                 labelled=labelled.resolve(),
                 folder=(work / name).resolve(),
                 key=key,
-                tracking_uri=tracking_uri,
+                tracking_uri=tracker.address,
                 experiment=params.name,
                 parent_run=parent,
                 tags=tags,

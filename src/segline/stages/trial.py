@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from segline import tracking
 from segline.data.shards import Description, open_split, read_description
+from segline.errors import TrainingError
 from segline.inference.bundle import FILE, HISTORY, Bundle, Member
 from segline.losses import LOSSES, WeightedSum
 from segline.models import MODELS
@@ -27,12 +29,21 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     tracker = tracking.Tracker(trial.tracking_uri, trial.experiment)
     record = tracker.begin(tracking.key(trial.key, trial.name), trial.name, _cell(trial), trial.tags, trial.parent_run)
     history: list[dict[str, float]] = []
-    with tracker.closing(record):
+    with tracker.closing(record), _named(trial):
         for epoch in engine.fit(_engine_run(trial, description), trial.folder):
             history.append(asdict(epoch))
             tracker.log_history(record, history)
             yield {"trial": trial.name, **asdict(epoch)}
         _write_candidate(trial, description, history)
+
+
+@contextmanager
+def _named(trial: Trial) -> Iterator[None]:
+    """An error says which candidate it happened to."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"{trial.name}: {error}") from None
 
 
 def _engine_run(trial: Trial, description: Description) -> engine.Run:

@@ -2,24 +2,27 @@
 
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from segline.errors import TrainingError
+from segline.errors import SeglineError, TrainingError
 
-# Ray reads these when it is imported. A cluster of our own listens on loopback only and ends with us; a foreign
-# one, at RAY_ADDRESS, brings its own mode of authentication.
+# Ray reads these when it is imported.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-} | ({} if "RAY_ADDRESS" in os.environ else {"RAY_AUTH_MODE": "disabled"})
+}
 
 # Records are all that passes through Ray's object store; the shards are memory-mapped.
 OBJECT_STORE_BYTES = 200 * 2**20
+
+# How a trial's error ends, as Ray tells it.
+ERROR_PREFIX = f"{TrainingError.__module__}.{TrainingError.__name__}: "
 
 Trial = Any
 Record = dict[str, Any]
@@ -45,8 +48,7 @@ def run_trials(
     Raises:
         TrainingError: a trial failed; the others have been run to their end.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    _prepare()
     import ray
     from ray import tune
 
@@ -62,15 +64,33 @@ def run_trials(
             results = tuner.fit()
     finally:
         ray.shutdown()
-    failed = [str(error).strip().splitlines()[-1] for error in results.errors]
-    if failed:
-        raise TrainingError(f"{len(failed)} of {len(trials)} trials failed: {'; '.join(failed)}")
+    _raise(list(results.errors), len(trials))
+
+
+def _raise(errors: list[Exception], trials: int) -> None:
+    """One line for what users can mend; anything else is our own fault and keeps its traceback."""
+    for error in errors:
+        if not isinstance(error, SeglineError):
+            raise error
+    if errors:
+        reasons = "; ".join(str(error).strip().splitlines()[-1] for error in errors)
+        raise TrainingError(f"{len(errors)} of {trials} trials failed: {reasons.replace(ERROR_PREFIX, '')}")
+
+
+def _prepare() -> None:
+    """Settle what Ray reads when it is imported.
+
+    Ray listens on every interface of the machine, so a cluster of our own demands a token that no one else has; a
+    foreign one, at RAY_ADDRESS, brings its own mode of authentication.
+    """
+    own = {} if "RAY_ADDRESS" in os.environ else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in {**SETTINGS, **own}.items():
+        os.environ.setdefault(name, value)
 
 
 def _connect(ray: Any, cpus: int, gpus: float) -> None:
     """Join the cluster at RAY_ADDRESS, or start one on this machine."""
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if "RAY_ADDRESS" in os.environ:
         ray.init(**quiet)
     else:

@@ -11,10 +11,11 @@ import os
 import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 # MLflow reads these when it is imported. Its own patience with a server that is away is four minutes.
@@ -78,8 +79,8 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.address)
         try:
-            if self.database:
-                self.database.parent.mkdir(parents=True, exist_ok=True)
+            if self.database and not self.database.exists():
+                _make_database(self.database)
             client = MlflowClient(self.address)
             client.search_experiments(max_results=1)
         except Exception as error:
@@ -205,6 +206,16 @@ class Tracker:
     def _versions(self) -> list[Version]:
         found = self.client.search_model_versions(f"name = '{self.experiment}'")
         return [Version(int(version.version), dict(version.tags)) for version in found]
+
+
+def _make_database(path: Path) -> None:
+    """Make an empty MLflow database that is whole from its first moment: a kill amid its many steps breaks it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        MlflowClient(f"{SQLITE}{fresh}").search_experiments(max_results=1)
+        with suppress(FileExistsError):
+            os.link(fresh, path)
 
 
 def key(*parts: object) -> str:

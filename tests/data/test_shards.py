@@ -15,6 +15,7 @@ DESCRIPTION = Description(
     background=None,
     side=SIDE,
     content_hash="c",
+    source="/data",
     source_hash="s",
     pixels={"train": [1, 2], "val": [0, 0], "test": []},
     test_is_val=False,

@@ -71,6 +71,7 @@ class Description:
         background: the id that is not foreground, or None.
         side: of the crops, in px.
         content_hash: SHA-256 over all shards; equal data and parameters, equal hash.
+        source: of the images, as the user gave it.
         source_hash: the content hash of the manifest that it was made from.
         pixels: split -> labelled pixels of each class.
         test_is_val: the layout has no test split, so the validation split is tested on.
@@ -80,6 +81,7 @@ class Description:
     background: int | None
     side: int
     content_hash: str
+    source: str
     source_hash: str
     pixels: dict[str, list[int]]
     test_is_val: bool

@@ -60,6 +60,7 @@ def run(params: Params, *, ingested: Path, validated: Path, out: Path) -> None:
             background=mapping.background,
             side=params.label.crop,
             content_hash=content_hash(work),
+            source=manifest.origin.source,
             source_hash=manifest.content_hash,
             pixels=pixels,
             test_is_val=bool(splits["test"]) and splits["test"] == splits["val"],

@@ -57,7 +57,7 @@ def run(params: Params, *, labelled: Path, tracking_uri: str, out: Path) -> None
     description = read_description(labelled)
     key = fingerprint(params, description)
     tracker = tracking.Tracker(tracking_uri, params.name)
-    tags = _facts(params, description)
+    tags = _facts(description)
     parent = tracker.begin(key, f"grid-{key[:8]}", {"train": as_json(params.train)}, tags)
     with writing(out, fingerprint=key) as work, tracker.closing(parent):
         trials = [
@@ -126,10 +126,10 @@ def _train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     yield from train_trial(trial)
 
 
-def _facts(params: Params, description: Description) -> dict[str, str]:
+def _facts(description: Description) -> dict[str, str]:
     return {
         "segline.dataset": description.content_hash,
-        "segline.source": params.ingest.source,
+        "segline.source": description.source,
         "segline.source_hash": description.source_hash,
         **tracking.code_version(),
     }

@@ -8,14 +8,16 @@ from segline.data.crops import cut, max_foreground_corner
 
 
 def fullest_window(foreground, side):
-    """The first window in reading order with the most foreground, by counting each."""
+    """The window with the most foreground, then nearest to the centre, by looking at each in reading order."""
     height, width = foreground.shape
-    best, corner = -1, None
+    best, corner = (-1, 0.0), None
     for top in range(max(height - side, 0) + 1):
         for left in range(max(width - side, 0) + 1):
             count = int(np.count_nonzero(foreground[top : top + side, left : left + side]))
-            if count > best:
-                best, corner = count, (top, left)
+            middle = (top + min(side, height) / 2, left + min(side, width) / 2)
+            far = (middle[0] - height / 2) ** 2 + (middle[1] - width / 2) ** 2
+            if (count, -far) > best:
+                best, corner = (count, -far), (top, left)
     return corner
 
 
@@ -32,14 +34,15 @@ def test_the_corner_is_that_of_the_fullest_window(shape, side, density):
 @pytest.mark.parametrize(
     ("marked", "side", "corner"),
     [
-        ([], 2, (0, 0)),
+        ([], 2, (2, 2)),
+        ([], 3, (1, 1)),
         ([(5, 5)], 2, (4, 4)),
         ([(0, 4), (4, 0)], 2, (0, 3)),
-        ([(2, 1), (2, 4)], 2, (1, 0)),
-        ([(2, 1), (2, 4), (2, 5)], 2, (1, 4)),
+        ([(2, 1), (2, 4)], 2, (2, 1)),
+        ([(2, 1), (2, 4), (2, 5)], 2, (2, 4)),
     ],
 )
-def test_of_equally_full_windows_the_first_in_reading_order_wins(marked, side, corner):
+def test_of_equally_full_windows_the_one_nearest_to_the_centre_wins(marked, side, corner):
     foreground = np.zeros((6, 6), bool)
     for place in marked:
         foreground[place] = True

@@ -9,7 +9,8 @@ from segline.classes import IGNORED
 def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> tuple[int, int]:
     """The top-left corner of the square window with the most foreground pixels; exact.
 
-    Every window is counted with a summed-area table. Of equally full windows the first in reading order wins.
+    Every window is counted with a summed-area table. Of equally full windows the one nearest to the image's centre
+    wins, then the first in reading order; so data without a background class are cropped around their centre.
 
     Args:
         foreground: shape (h, w).
@@ -20,7 +21,9 @@ def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> tuple[int
     sums = np.zeros((height + 1, width + 1), np.int64)
     sums[1:, 1:] = foreground.cumsum(0, dtype=np.int64).cumsum(1)
     counts = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    top, left = np.unravel_index(int(counts.argmax()), counts.shape)
+    fullest = np.argwhere(counts == counts.max())
+    from_centre = np.square(2 * fullest - (height - rows, width - columns)).sum(1)
+    top, left = fullest[from_centre.argmin()]
     return int(top), int(left)
 
 

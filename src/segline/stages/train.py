@@ -11,6 +11,7 @@ from typing import Any
 
 from segline import tracking
 from segline.data.shards import Description, read_description
+from segline.errors import TrainingError
 from segline.outputs import source_hash, writing
 from segline.params import Choice, Params, Train, as_json
 from segline.progress import bar, say
@@ -78,6 +79,9 @@ def run(params: Params, *, labelled: Path, tracking_uri: str, out: Path) -> None
             for name, model, loss in cells(params.train)
         ]
         _train_all([trial for trial in trials if not is_finished(trial.folder)], params.train)
+        unfinished = [trial.name for trial in trials if not is_finished(trial.folder)]
+        if unfinished:
+            raise TrainingError(f"the search ended before {', '.join(unfinished)}; the same command continues")
     say(f"train: {len(trials)} candidates in {out}: {', '.join(trial.name for trial in trials)}")
 
 

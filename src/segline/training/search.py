@@ -16,6 +16,8 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune's own handler ends the search as if it were done.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 # Records are all that passes through Ray's object store; the shards are memory-mapped.

@@ -68,14 +68,14 @@ def count(split: Split, table: np.ndarray, classes: int) -> Counts:
 
 def show(counts: dict[str, Counts], names: list[str], crops: int) -> None:
     found = {guess: scores(matrix, names) for guess, matrix in counts.items()}
-    table = Table(title=f"test mIoU and IoU per class, {crops} crops")
-    for heading in ("", "mIoU", "pixel accuracy", *names):
-        table.add_column(heading, justify="right" if heading else "left")
-    for guess, values in found.items():
-        numbers = [values["miou"], values["pixel_accuracy"], *values["iou"].values()]
-        table.add_row(guess, *(f"{number:.3f}" for number in numbers))
-    console = Console(width=120)
-    console.print(table)
+    table = Table(title=f"test split, {crops} crops: IoU")
+    table.add_column("")
+    for guess in found:
+        table.add_column(guess, justify="right")
+    table.add_row("mean (mIoU)", *(f"{values['miou']:.3f}" for values in found.values()), end_section=True)
+    for name in names:
+        table.add_row(name, *(f"{values['iou'][name]:.3f}" for values in found.values()))
+    Console().print(table)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}, commit {commit}")
 

@@ -62,7 +62,9 @@ def kill(process):
 
 def contents(folder):
     return {
-        path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != outputs.MARK
     }
 
 
@@ -133,9 +135,7 @@ def test_a_killed_writer_leaves_the_old_folder_and_its_finished_pieces(out):
     kill(start(HOLDER, out))
     assert contents(out) == {"file": "old"}
     with writing(out, fingerprint="same") as work:
-        assert {name: text for name, text in contents(work).items() if name != outputs.FINGERPRINT} == {
-            "piece": "of the killed one"
-        }
+        assert contents(work) == {"piece": "of the killed one"}
     assert contents(out) == {"piece": "of the killed one"}
 
 
@@ -165,6 +165,24 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(out, monkeypatch):
         kill(process)
     write(out, file="mine")
     assert contents(out) == {"file": "mine"}
+
+
+def test_what_segline_did_not_write_is_never_replaced(out):
+    out.mkdir(parents=True)
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(StageError, match="did not write"):
+        write(out, file="new")
+    assert contents(out) == {"thesis.txt": "years of work"}
+
+
+def test_a_link_to_a_folder_stays_a_link(out, tmp_path):
+    out.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    for text in ("first", "second"):
+        write(link, file=text)
+        assert contents(out) == {"file": text}
+    assert link.is_symlink()
 
 
 def test_writers_of_different_folders_do_not_wait(out, monkeypatch):

@@ -71,6 +71,11 @@ def main(words: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"segline {arguments.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return StageError.exit_code
     return 0
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from segline.errors import StageError
 
-FINGERPRINT = ".fingerprint"
+MARK = ".segline"
+"""In every folder that a stage wrote; it holds the fingerprint."""
 PATIENCE_S = 20.0
 
 
@@ -31,13 +32,13 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
             left are kept; without one the folder always starts empty.
 
     Raises:
-        StageError: another process is writing ``out``.
+        StageError: another process is writing ``out``, or ``out`` holds what no stage wrote.
     """
-    if out.is_file() or Path.cwd().is_relative_to(out.resolve()):
-        raise StageError(f"{out} is a file, or holds the folder you are in; give --out a folder that may be replaced")
+    out = out.resolve()
+    _refuse_foreign(out)
     work = out.with_name(out.name + ".partial")
     with _lock(out):
-        mark = work / FINGERPRINT
+        mark = work / MARK
         if not fingerprint or not mark.is_file() or mark.read_text() != fingerprint:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
@@ -45,8 +46,15 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
         for torn in work.rglob(".*.tmp"):
             torn.unlink()
         yield work
-        mark.unlink()
         _replace_folder(work, out)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Replacing a folder deletes it, so it has to be one that a stage wrote."""
+    if out.is_file() or Path.cwd().is_relative_to(out):
+        raise StageError(f"{out} is a file, or holds the folder you are in; give --out a folder that may be replaced")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise StageError(f"{out} holds files that segline did not write; move them or give --out another folder")
 
 
 def write_text(path: Path, text: str) -> None:

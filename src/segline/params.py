@@ -208,10 +208,11 @@ class _Loader(yaml.SafeLoader):
     """YAML as DVC reads it: ``1e-3`` is a number, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in keys if keys.count(key) > 1]
         if twice:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {twice.pop()!r} is given twice")
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {twice[0]!r} is given twice")
+        self.flatten_mapping(node)
         return super().construct_mapping(node, deep)
 
 

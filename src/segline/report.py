@@ -52,7 +52,8 @@ def print_summary(*, evaluated: Path, ensembled: Path, promoted: Path) -> None:
     test = metrics["test"]
     print(f"ensemble {' + '.join(metrics['members'])}: test mIoU {test['miou']:.3f}. {_test_note(metrics)}")
     print(f"{sentence(decision)}\n")
-    print(f"runs and registry:  mlflow ui --backend-store-uri {decision['tracking_uri']}")
+    uri = decision["tracking_uri"]
+    print(f"runs and registry:  {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
     print(f"report:             {promoted / 'report.html'}")
 
 

@@ -79,6 +79,8 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.address)
         try:
+            if self.database and self.database.is_dir():
+                raise TrackingError(f"{self.database} is a folder, expected the file of a database")
             if self.database and not self.database.exists():
                 _make_database(self.database)
             client = MlflowClient(self.address)

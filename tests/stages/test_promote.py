@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from segline.classes import LabelClass
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Description, content_hash, open_split, write_shard
+from segline.data.shards import Description, content_hash, open_split, read_description, write_shard
 from segline.errors import StageError, TrackingError
 from segline.inference.bundle import Bundle, Member, load_models, write_bundle
 from segline.inference.predict import count_split
@@ -36,7 +36,7 @@ def write_labelled(folder, seed=0, classes=CLASSES):
     write_shard(folder / "test", 0, images, (images[..., 0] >= BEST).astype(np.uint8))
     rows = pd.DataFrame({"key": [f"crop{number}" for number in range(10)], "group": "g", "top": 0, "left": 0})
     rows.to_csv(folder / "test" / "index.csv", index=False)
-    description = Description(classes, 0, 16, content_hash(folder), "source", {"test": [1, 1]}, False)
+    description = Description(classes, 0, 16, content_hash(folder), "here", "source", {"test": [1, 1]}, False)
     write_json(folder / "dataset.json", description.to_dict())
     return folder
 
@@ -68,10 +68,8 @@ def write_ensembled(folder, labelled, threshold):
     counts = count_split(load_models(folder / "model", bundle), split, classes=2, batch_size=4)
     write_counts(folder / "test_counts.npz", counts, split)
     test = scores(counts.sum(0), [entry.name for entry in CLASSES])
-    write_json(
-        folder / "metrics.json",
-        {"members": [member.candidate], "test": test, "test_is_val": False, "test_images": len(split)},
-    )
+    metrics = {"members": [member.candidate], "test": test, "test_is_val": False, "test_images": len(split)}
+    write_json(folder / "metrics.json", metrics | {"dataset": read_description(labelled).content_hash})
     return folder
 
 
@@ -162,7 +160,11 @@ def test_the_first_becomes_champion(promoting, tracker, labelled, tmp_path, trac
     assert record.info.status == "FINISHED"
     assert record.data.params == {"members": f"cut{GOOD}"}
     assert record.data.metrics["test_miou"] == pytest.approx(plain_miou(labelled, GOOD))
-    assert sorted(path.name for path in (tmp_path / "promote").iterdir()) == ["decision.json", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "promote").iterdir()) == [
+        ".segline",
+        "decision.json",
+        "report.html",
+    ]
     assert "lamps version 1 is champion: it is the first" in capsys.readouterr().out
 
 
@@ -290,6 +292,14 @@ def test_other_classes_are_refused(promoting, tracker, tmp_path):
     with pytest.raises(TrackingError, match=message):
         promoting(POOR, labelled=other)
     assert holders(tracker)[0] == 1
+
+
+def test_scores_of_other_images_are_refused(promoting, labelled, tmp_path):
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", labelled, GOOD)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write_json(folder / "metrics.json", metrics | {"dataset": "of other images"})
+    with pytest.raises(StageError, match="tested on other data"):
+        promoting(GOOD)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "test_counts.npz", "model/model.json"])

@@ -18,7 +18,7 @@ from segline.stages.train import cells
 
 PARAMS = {
     "name": "tiny",
-    "train": {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice", "cross_entropy"], "epochs": 20},
+    "train": {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice", "cross_entropy"], "epochs": 150},
 }
 
 
@@ -65,7 +65,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(labelled):
     assert again.returncode == 0, told
     assert "2 candidates" in shown
     for name in ("unet-dice", "unet-cross_entropy"):
-        assert len((data / "train" / name / "history.csv").read_text().splitlines()) == 21
+        assert len((data / "train" / name / "history.csv").read_text().splitlines()) == 151
 
 
 def test_twins_of_the_grid_have_names_of_their_own():

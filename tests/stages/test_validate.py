@@ -87,6 +87,7 @@ def test_good_pairs_all_pass(root, capsys):
     assert quarantined(out) == {}
     assert failed(out) == {}
     assert sorted(path.name for path in out.iterdir()) == [
+        ".segline",
         "docs",
         "manifest.parquet",
         "quarantine.csv",

@@ -134,11 +134,15 @@ def open_split(labelled: Path, name: str) -> Split:
     """A split of the folder that label wrote.
 
     Raises:
-        StageError: it is not there.
+        StageError: it is not there, or not whole.
     """
     split = Split(labelled / name)
-    if not (split.folder / "index.csv").is_file():
-        raise StageError(f"{split.folder} holds no shards; run `segline label` first")
+    try:
+        whole = len(split) == sum(len(labels) for _, labels in split._maps) > 0
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        raise StageError(f"{split.folder} lacks shards or has a broken one; run `segline label` again")
     return split
 
 

@@ -33,7 +33,7 @@ def assign(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> dict[str,
 
 
 def _by_group(groups: pd.Series, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
-    """Deal each group, in random order, to the split that lacks the most pairs."""
+    """Deal each group, the largest first and equal ones in random order, to the split that lacks the most pairs."""
     members = {str(name): np.flatnonzero(groups == name).tolist() for name in groups.unique()}
     whole = sum(shares.values())
     wanted = {name: share / whole * len(groups) for name, share in shares.items() if share > 0}
@@ -44,7 +44,8 @@ def _by_group(groups: pd.Series, shares: dict[str, float], seed: int) -> dict[st
         )
     dealt: dict[str, list[int]] = {name: [] for name in SPLITS}
     names = sorted(members)
-    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    order = sorted(shuffled, key=lambda name: -len(members[name]))
     for left, group in zip(range(len(order), 0, -1), order, strict=True):
         empty = [name for name in wanted if not dealt[name]]
         open_splits = empty if left <= len(empty) else list(wanted)

@@ -44,6 +44,7 @@ def run(params: Params, *, labelled: Path, trained: Path, evaluated: Path, out: 
             "members": chosen,
             "val_miou_by_size": gains,
             "test": scores(counts.sum(0), description.names),
+            "dataset": description.content_hash,
             "test_is_val": description.test_is_val,
             "test_images": len(test),
         }

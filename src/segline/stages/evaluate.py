@@ -42,7 +42,8 @@ def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
     with writing(out) as work:
         with bar("evaluating", len(folders) * len(split)) as advance:
             seen = {
-                folder.name: _look(folder, split, pictured, params.evaluate.batch_size, advance) for folder in folders
+                folder.name: _look(folder, split, description, pictured, params.evaluate.batch_size, advance)
+                for folder in folders
             }
         for name, entry in seen.items():
             write_counts(work / "counts" / f"{name}.npz", entry.counts, split)
@@ -104,10 +105,17 @@ def write_counts(path: Path, counts: Counts, split: Split) -> None:
 
 
 def _look(
-    folder: Path, split: Split, pictured: NDArray[np.integer], batch_size: int, advance: Callable[[int], None]
+    folder: Path,
+    split: Split,
+    description: Description,
+    pictured: NDArray[np.integer],
+    batch_size: int,
+    advance: Callable[[int], None],
 ) -> Seen:
     """Load one candidate, and let it go again when it has predicted the split."""
     bundle = read_bundle(folder)
+    if [entry.name for entry in bundle.classes] != description.names:
+        raise StageError(f"{folder} was trained on other classes than the data have; run `segline train` again")
     models = load_models(folder, bundle)
     counts = count_split(models, split, classes=len(bundle.classes), batch_size=batch_size, progress=advance)
     images = (split.take([position])[0] for position in pictured)

@@ -53,11 +53,11 @@ def _open_source(settings: Ingest, seed: int, out: Path) -> tuple[Origin, Path]:
             raise SourceError(f"ingest.layout: got {settings.layout!r}, but {SYNTHETIC} scenes have the layout 'wad'")
         _write_streets(settings, seed, out / FETCHED)
         return Origin(source=source, layout=settings.layout, root=""), out / FETCHED
-    if ":" in source.split("/")[0]:
+    if not source or ":" in source.split("/")[0]:
         raise SourceError(f"ingest.source: {source!r} is of an unknown kind; give a folder, or {SYNTHETIC}")
     root = Path(source)
     if not root.is_dir():
-        what = "is a file" if root.exists() else "is not there"
+        what = "is a file" if root.exists() else f"is not there, and is not {SYNTHETIC}"
         raise SourceError(f"ingest.source: {source} {what} (looked from {Path.cwd()}); give the folder with the data")
     if not any(root.iterdir()):
         raise SourceError(f"ingest.source: {source} is empty; put the data there or give another folder")
@@ -69,6 +69,8 @@ def _write_streets(settings: Ingest, seed: int, folder: Path) -> None:
     wanted = settings.synthetic
     recipe = f"{as_json(wanted)} seed {seed} code {source_hash('data.synthetic')}"
     mark = folder / "recipe.txt"
+    if not mark.is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise StageError(f"{folder} holds files that segline did not draw; move them or give --out another folder")
     if not mark.is_file() or mark.read_text() != recipe:
         rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -102,6 +104,17 @@ def _rows(pairs: list[Pair], root: Path, out: Path) -> pd.DataFrame:
 
 
 def _row(pair: Pair, root: Path, known: dict[str, dict[str, object]]) -> tuple[dict[str, object], dict[str, object]]:
+    """The manifest's row of a pair, and its stamp for the next run."""
+    try:
+        return _read_row(pair, root, known)
+    except OSError as error:
+        where = f"{root}: {error.filename or pair.key}"
+        raise SourceError(f"{where} cannot be read ({error.strerror}); mend or remove it") from None
+
+
+def _read_row(
+    pair: Pair, root: Path, known: dict[str, dict[str, object]]
+) -> tuple[dict[str, object], dict[str, object]]:
     image, label = root / pair.image, root / pair.label
     stamp: dict[str, object] = {"image": pair.image, "label": pair.label, "root": str(root)}
     for name, path in (("image", image), ("label", label)):

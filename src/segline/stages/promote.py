@@ -18,7 +18,7 @@ from segline.inference.bundle import bundle_hash, load_models, read_bundle
 from segline.inference.predict import count_split
 from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
-from segline.outputs import write_json, writing
+from segline.outputs import source_hash, write_json, writing
 from segline.params import Params, as_json
 from segline.progress import say
 from segline.report import sentence, write_report
@@ -48,10 +48,13 @@ def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tra
         TrackingError: the registry cannot be reached, or its champion has other classes.
     """
     description = read_description(labelled)
+    tested = _test_metrics(ensembled)
+    if tested["dataset"] != description.content_hash:
+        raise StageError(f"{ensembled} was tested on other data than {labelled}; run `segline ensemble` again")
     challenger = ensembled / "model"
     tracker = tracking.Tracker(tracking_uri, params.name)
     with writing(out) as work:
-        version = _register(tracker, challenger, description, _test_scores(ensembled))
+        version = _register(tracker, challenger, description, tested["test"])
         decision = _settled(tracker, version, description, params) or _decide(
             tracker, version, description, labelled, ensembled, params
         )
@@ -92,7 +95,7 @@ def _settled(
 
 def _settings(params: Params) -> str:
     """What a decision depends on beside the data and the models."""
-    return tracking.key(as_json(params.promote), params.seed)
+    return tracking.key(as_json(params.promote), params.seed, source_hash("metrics", "inference", "stages.promote"))
 
 
 def _decide(
@@ -173,8 +176,9 @@ def read_counts(path: Path) -> Counts:
         raise StageError(f"{path} is missing or broken; run the stage that writes it again") from None
 
 
-def _test_scores(ensembled: Path) -> dict[str, Any]:
+def _test_metrics(ensembled: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((ensembled / "metrics.json").read_text())["test"])
+        metrics = dict(json.loads((ensembled / "metrics.json").read_text()))
+        return {key: metrics[key] for key in ("test", "dataset")}
     except (OSError, ValueError, KeyError):
         raise StageError(f"{ensembled / 'metrics.json'} is missing or broken; run `segline ensemble` again") from None

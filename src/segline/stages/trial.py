@@ -77,5 +77,6 @@ def _cell(trial: Trial) -> dict[str, Any]:
     settings = asdict(trial.settings)
     cell = {"model": trial.model.name, "loss": " + ".join(term.name for term in trial.loss), "seed": trial.seed}
     options = {f"model.{key}": value for key, value in trial.model.options.items()}
-    options |= {f"loss.{term.name}.{key}": value for term in trial.loss for key, value in term.options.items()}
+    for term in trial.loss:
+        options |= {f"loss.{term.name}.{key}": value for key, value in {**term.options, "weight": term.weight}.items()}
     return cell | options | {key: value for key, value in settings.items() if key not in ("models", "losses")}

@@ -35,7 +35,7 @@ LABEL_SUFFIX = "_instanceIds.png"
 
 def find_pairs(root: Path) -> list[Pair]:
     """Pair ``train_color`` with ``train_label`` by name."""
-    images = {path.stem: path for path in (root / "train_color").glob("*.jpg")}
+    images = {path.stem: path for path in (root / "train_color").glob("*") if path.suffix.lower() == ".jpg"}
     labels = {path.name.removesuffix(LABEL_SUFFIX): path for path in (root / "train_label").glob(f"*{LABEL_SUFFIX}")}
     if not images:
         raise DataError(f"{root}: no train_color/*.jpg; expected the wad layout (train_color/, train_label/)")

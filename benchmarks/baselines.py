@@ -9,7 +9,7 @@ above both.
 """
 
 import argparse
-import platform
+import os
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -77,7 +77,14 @@ def show(counts: dict[str, Counts], names: list[str], crops: int) -> None:
         table.add_row(name, *(f"{values['iou'][name]:.3f}" for values in found.values()))
     Console().print(table)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    print(f"{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}, commit {commit}")
+    print(f"{date.today()}, {os.cpu_count()} x {processor()}, torch {torch.__version__}, commit {commit}")
+
+
+def processor() -> str:
+    """The processor's name as Linux tells it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown processor"
 
 
 if __name__ == "__main__":

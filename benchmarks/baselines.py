@@ -9,13 +9,11 @@ above both.
 """
 
 import argparse
-import os
-import subprocess
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import stamp
 from rich.console import Console
 from rich.table import Table
 
@@ -76,15 +74,7 @@ def show(counts: dict[str, Counts], names: list[str], crops: int) -> None:
     for name in names:
         table.add_row(name, *(f"{values['iou'][name]:.3f}" for values in found.values()))
     Console().print(table)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    print(f"{date.today()}, {os.cpu_count()} x {processor()}, torch {torch.__version__}, commit {commit}")
-
-
-def processor() -> str:
-    """The processor's name as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
+    print(f"{stamp()}, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -29,3 +30,65 @@ def tracking_uri(empty_store, tmp_path):
     (tmp_path / "mlflow").mkdir()
     shutil.copyfile(empty_store, tmp_path / "mlflow" / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """The address of an S3 server in a process of its own."""
+    from servers import s3_process
+
+    with s3_process(tmp_path_factory.mktemp("s3") / "log") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def s3(s3_server, tmp_path_factory):
+    """The same server through one that can fail, in the environment of one who may use it."""
+    from servers import forget_client, forward, serving
+
+    from segline import storage
+
+    nothing = tmp_path_factory.mktemp("aws") / "nothing"
+    nothing.touch()
+    with serving(forward(s3_server)) as faulty, pytest.MonkeyPatch.context() as changed:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            changed.delenv(name)
+        for name, value in {
+            "ENDPOINT_URL": faulty.address,
+            "ACCESS_KEY_ID": "somebody",
+            "SECRET_ACCESS_KEY": "secret",
+            "DEFAULT_REGION": "us-east-1",
+            "CONFIG_FILE": str(nothing),
+            "SHARED_CREDENTIALS_FILE": str(nothing),
+            "EC2_METADATA_DISABLED": "true",
+        }.items():
+            changed.setenv(f"AWS_{name}", value)
+        changed.setattr(storage, "FIRST_PAUSE_S", 0.001)
+        yield faulty
+        forget_client()
+
+
+@pytest.fixture(scope="module")
+def s3_client(s3, s3_server):
+    """boto3's own client, straight to the server."""
+    import boto3
+
+    client = boto3.session.Session().client("s3", endpoint_url=s3_server)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(s3, s3_client):
+    """A function that makes a bucket with a name's objects, ``bucket({key: bytes})`` -> its name."""
+    s3.faults, s3.asked = [], []
+
+    def put(objects, name=""):
+        if not name:
+            name = f"bucket-{time.monotonic_ns()}"
+            s3_client.create_bucket(Bucket=name)
+        for key, content in objects.items():
+            s3_client.put_object(Bucket=name, Key=key, Body=content)
+        return name
+
+    return put

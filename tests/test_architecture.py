@@ -31,6 +31,7 @@ BREACHES = [
     ("stages.promote", "mlflow"),
     ("stages.validate", "great_expectations"),
     ("stages.train", "ray"),
+    ("stages.ingest", "boto3"),
     ("cli", "torch"),
 ]
 

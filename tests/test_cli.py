@@ -12,7 +12,7 @@ import pytest
 from segline import __version__, cli
 from segline.cli import FOLDERS, INPUTS, STAGES, main
 from segline.errors import DataError, ParamsError, SeglineError, SourceError, StageError, TrackingError, TrainingError
-from segline.params import Params
+from segline.params import Choice, Params
 
 HEAVY = ("torch", "pandas", "numpy", "PIL", "pyarrow", "ray", "mlflow", "matplotlib", "great_expectations", "timm")
 LIST_IMPORTS = """
@@ -53,7 +53,7 @@ def help_of(stage, capsys):
 def leaves(section, prefix=""):
     for entry in fields(section):
         value = getattr(section, entry.name)
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, Choice):
             yield from leaves(value, f"{prefix}{entry.name}.")
         else:
             yield f"{prefix}{entry.name}", value
@@ -128,10 +128,11 @@ def test_folders_and_parameters_reach_the_stage(stage, monkeypatch, tmp_path):
     for folder in folders.values():
         folder.mkdir()
     words = [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
-    tracking = {"tracking_uri": "sqlite:///x.db"} if STAGES[stage].tracked else {}
-    words += ["--tracking-uri", "sqlite:///x.db"] if tracking else []
+    more = {"tracking_uri": "sqlite:///x.db"} if STAGES[stage].tracked else {}
+    more |= {"exclusions": tmp_path / "list.csv"} if STAGES[stage].excludes else {}
+    words += [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     assert main([stage, "--params", '{"seed": 3}', *words, "--out", str(tmp_path / "out")]) == 0
-    assert called == [(Params(seed=3), {**folders, **tracking, "out": tmp_path / "out"})]
+    assert called == [(Params(seed=3), {**folders, **more, "out": tmp_path / "out"})]
 
 
 MISSING = [(stage, name) for stage in STAGES for name in STAGES[stage].inputs]

@@ -32,7 +32,10 @@ def folders(tmp_path):
     rows = [(LONG, 0.61234, 0.7, 0.9), ("unet-dice", 0.5, 0.6, 0.8)]
     board = pd.DataFrame(rows, columns=["candidate", "miou", "mean_dice", "pixel_accuracy"])
     board.to_csv(evaluated / "leaderboard.csv", index=False)
-    for name in ("curves", 'pictures/a"onerror=b <i>', "pictures/b"):
+    (evaluated / "unlabelled").mkdir()
+    (evaluated / "unlabelled.csv").write_text("key,class\n" + "frame,car\n" * 7)
+    suspects = [f"unlabelled/{rank:03d}-frame" for rank in range(1, 8)]
+    for name in ("curves", 'pictures/a"onerror=b <i>', "pictures/b", *suspects):
         Image.new("RGB", (3, 2)).save(evaluated / f"{name}.png")
     scores = {"miou": 0.375, "mean_dice": 0.45, "pixel_accuracy": 0.8, "iou": NAMES, "dice": NAMES}
     metrics = {"members": [LONG, "<script>"], "test": scores, "test_is_val": False, "test_images": 17}
@@ -58,18 +61,25 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def page(folders, tmp_path):
-    path = tmp_path / "report.html"
-    report.write_report(
-        path, evaluated=folders["evaluated"], ensembled=folders["ensembled"], decision=DECISION | {"model": "<u>"}
-    )
-    return Page(path.read_text())
+def write(folders, tmp_path):
+    def write_and_read():
+        path = tmp_path / "report.html"
+        decision = DECISION | {"model": "<u>"}
+        report.write_report(path, evaluated=folders["evaluated"], ensembled=folders["ensembled"], decision=decision)
+        return Page(path.read_text())
+
+    return write_and_read
+
+
+@pytest.fixture
+def page(write):
+    return write()
 
 
 def test_the_report_needs_nothing_beside_it(page):
     assert not set(page.tags) & {"script", "link", "iframe", "object", "base"}
     sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "data")]
-    assert len(sources) == 3
+    assert len(sources) == 3 + 4
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not any(word in text for text in page.texts for word in ("@import", "url("))
 
@@ -90,6 +100,32 @@ def test_scores_are_shown_and_an_absent_class_says_so(page):
     assert cells[cells.index("mean") + 1 :][:2] == ["0.375", "0.450"]
     # The first LONG is the leaderboard's.
     assert cells[cells.index(LONG) + 1 :][:3] == ["0.612", "0.700", "0.900"]
+
+
+def test_what_is_probably_unlabelled_is_counted_and_the_surest_are_shown(page):
+    shown = " ".join(page.texts)
+    assert "sees 7 objects that the labels do not have" in shown
+    assert "unlabelled.csv" in shown
+    assert "exclusions.csv" in shown
+    suspects = [value for name, value in page.attributes if name == "alt" and value.endswith("-frame")]
+    assert suspects == ["001-frame", "002-frame", "003-frame", "004-frame"]
+
+
+@pytest.mark.parametrize(("rows", "said"), [("", "sees no object that"), ("frame,car\n", "sees 1 object that")])
+def test_one_or_no_unlabelled_object_is_a_sentence_too(folders, write, rows, said):
+    (folders["evaluated"] / "unlabelled.csv").write_text("key,class\n" + rows)
+    assert said in " ".join(write().texts)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"class\ncar\n", b"\xff\xfe\xfa"])
+def test_a_missing_or_broken_list_of_the_unlabelled_is_one_line(folders, write, content):
+    path = folders["evaluated"] / "unlabelled.csv"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StageError, match="missing or broken") as caught:
+        write()
+    assert str(path) in str(caught.value)
 
 
 def test_the_summary_says_what_a_run_came_to(folders, capsys):

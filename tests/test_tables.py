@@ -9,7 +9,9 @@ from segline import tables
 from segline.data.layouts import LAYOUTS
 from segline.fields import fault
 
-PARTS = pytest.mark.parametrize(("package", "table"), [("models", "MODELS"), ("losses", "LOSSES")])
+PARTS = pytest.mark.parametrize(
+    ("package", "table"), [("models", "MODELS"), ("losses", "LOSSES"), ("data.layouts", "LAYOUTS")]
+)
 
 
 def keyword_only(entry):
@@ -36,5 +38,7 @@ def test_every_option_has_a_default_that_fits_and_says_what_it_means(package, ta
             assert any(isinstance(note, str) for note in known.annotation.__metadata__), (entry, known)
 
 
-def test_layouts_are_those_of_the_imported_table():
-    assert tables.options("data.layouts") == {name: {} for name in LAYOUTS}
+def test_the_classes_of_a_layout_are_those_of_its_legend():
+    for name, layout in LAYOUTS.items():
+        known = tables.class_names(name)
+        assert known == (() if layout().legend_file else layout().legend("").names), name

@@ -11,7 +11,17 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from segline.errors import TrackingError
-from segline.tracking import CHALLENGER, CHAMPION, KEY, Tracker, Version, code_version, key
+from segline.tracking import (
+    CHALLENGER,
+    CHAMPION,
+    KEY,
+    STATISTICS,
+    Tracker,
+    Version,
+    champion_statistics,
+    code_version,
+    key,
+)
 
 
 @pytest.fixture
@@ -158,6 +168,47 @@ def test_a_server_in_trouble_is_not_an_absent_champion(tracker, bundle, monkeypa
     monkeypatch.setattr(type(tracker.client), "get_model_version_by_alias", trouble)
     with pytest.raises(TrackingError, match="no room left"):
         tracker.holder(CHAMPION)
+
+
+def attach_statistics(tracker, folder, content, key="key"):
+    folder.mkdir(exist_ok=True)
+    (folder / STATISTICS).write_text(content)
+    tracker.attach(begin(tracker, key), folder / STATISTICS)
+
+
+def test_the_champions_statistics_come_back(tracker, bundle, tracking_uri, tmp_path):
+    out = tmp_path / "fetched"
+    out.mkdir()
+    assert champion_statistics(tracking_uri, "streets", out) is None
+    first, second = registered(tracker, bundle), registered(tracker, bundle, "other")
+    tracker.point(CHAMPION, second)
+    assert champion_statistics(tracking_uri, "streets", out) is None
+    for content in ("of before", "of the second", "of the second"):
+        attach_statistics(tracker, tmp_path / "kept", content, "other")
+    attach_statistics(tracker, tmp_path / "kept", "of the first")
+    number, file = champion_statistics(tracking_uri, "streets", out)
+    assert (number, file, file.read_text()) == (2, out / STATISTICS, "of the second")
+    tracker.point(CHAMPION, first)
+    assert champion_statistics(tracking_uri, "streets", out)[1].read_text() == "of the first"
+    assert champion_statistics(tracking_uri, "fields", out) is None
+
+
+def test_without_a_registry_there_are_no_statistics_and_none_is_made(tmp_path):
+    path = tmp_path / "none" / "mlflow.db"
+    assert champion_statistics(f"sqlite:///{path}", "streets", tmp_path) is None
+    assert not path.parent.exists()
+
+
+def test_lost_artifacts_are_told(tracker, bundle, tracking_uri, tmp_path, monkeypatch):
+    attach_statistics(tracker, tmp_path / "kept", "here")
+    tracker.point(CHAMPION, registered(tracker, bundle))
+
+    def trouble(*_):
+        raise MlflowException("the bucket is away")
+
+    monkeypatch.setattr(type(tracker.client), "list_artifacts", trouble)
+    with pytest.raises(TrackingError, match=r"did not give statistics\.parquet \(the bucket is away\)"):
+        champion_statistics(tracking_uri, "streets", tmp_path)
 
 
 def test_tags_are_text_or_json(tracker, bundle):

@@ -33,17 +33,18 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's line in the help, the folders it reads, and whether it talks to MLflow."""
+    """A stage's line in the help, the folders it reads, whether it talks to MLflow and whether it takes exclusions."""
 
     help: str
     inputs: tuple[str, ...] = ()
     tracked: bool = False
+    excludes: bool = False
 
 
 STAGES = {
     "ingest": Stage("pair images with label maps and write their manifest"),
-    "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("ingested",)),
-    "label": Stage("class ids, crops and splits as memory-mapped shards", ("ingested", "validated")),
+    "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("ingested",), tracked=True),
+    "label": Stage("class ids, crops and splits as memory-mapped shards", ("ingested", "validated"), excludes=True),
     "train": Stage("train every architecture x loss with Ray Tune", ("labelled",), tracked=True),
     "evaluate": Stage("metrics, pictures and curves of every candidate", ("labelled", "trained")),
     "ensemble": Stage("average the best candidates, chosen on validation", ("labelled", "trained", "evaluated")),
@@ -147,6 +148,13 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
             default=os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"),
             help="MLflow server or database (default: $MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db)",
         )
+    if stage.excludes:
+        parser.add_argument(
+            "--exclusions",
+            type=Path,
+            metavar="FILE",
+            help="CSV of images and of boxes in them to leave out, such as evaluate's unlabelled.csv (default: none)",
+        )
     parser.set_defaults(run=_run_stage)
 
 
@@ -156,8 +164,9 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     folders = {name: getattr(arguments, name) for name in stage.inputs}
     _require(folders)
     _spare(folders, arguments.out)
-    tracking = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
-    import_module(f"segline.stages.{arguments.command}").run(loaded, **folders, **tracking, out=arguments.out)
+    more = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
+    more |= {"exclusions": arguments.exclusions} if stage.excludes else {}
+    import_module(f"segline.stages.{arguments.command}").run(loaded, **folders, **more, out=arguments.out)
 
 
 def _run_summary(arguments: argparse.Namespace) -> None:
@@ -178,11 +187,15 @@ def _spare(folders: dict[str, Path], out: Path) -> None:
             raise StageError(f"--out {out} would replace --{name} {folder}; give another folder")
 
 
+# The tables that a stage's parameters choose from.
+OFFERED = {"ingest": {"data.layouts": "layout"}, "train": {"models": "models", "losses": "losses"}}
+
+
 def _explain(stage: str) -> str:
     """The stage's parameters, one line each: key, default, unit, meaning and range."""
     lines = [f"parameters, with their defaults (section `{stage}` of params.yaml):"]
-    if stage == "train":
-        lines += [*_offer("models"), *_offer("losses")]
+    for table, key in OFFERED.get(stage, {}).items():
+        lines += _offer(table, getattr(getattr(params.Params(), stage), key), key)
     for key, default, annotation in _leaves(getattr(params.Params(), stage)):
         unit, expected, meaning = describe(annotation)
         shown = f"{key}: {default} {unit}".rstrip()
@@ -190,11 +203,13 @@ def _explain(stage: str) -> str:
     return "\n".join(lines)
 
 
-def _offer(table: str) -> Iterator[str]:
+def _offer(table: str, chosen: Any, key: str) -> Iterator[str]:
     """What a table holds, and the options of each entry."""
-    chosen: Any = getattr(params.Train(), table)
-    cells = [choice if isinstance(choice, tuple) else (choice,) for choice in chosen]
-    yield f"  {table}: [{', '.join(' + '.join(map(str, cell)) for cell in cells)}]; known are"
+    cells = (
+        [choice if isinstance(choice, tuple) else (choice,) for choice in chosen] if isinstance(chosen, tuple) else []
+    )
+    default = f"[{', '.join(' + '.join(map(str, cell)) for cell in cells)}]" if cells else str(chosen)
+    yield f"  {key}: {default}; known are"
     for name, options in tables.options(table).items():
         yield f"    {name}"
         for option, annotation in options.items():
@@ -206,6 +221,8 @@ def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(type(section), include_extras=True)
     for entry in fields(section):
         value = getattr(section, entry.name)
+        if isinstance(value, params.Choice):
+            continue
         if is_dataclass(value):
             yield from _leaves(value, f"{prefix}{entry.name}.")
         elif not isinstance(value, tuple):

@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-Severity = Literal["stop", "quarantine", "warn"]
+from segline.params import Severity
+
 SEVERITIES: dict[Severity, str] = {"stop": "critical", "quarantine": "warning", "warn": "info"}
 
 
@@ -25,30 +26,33 @@ class Rule:
     """What a table must fulfil.
 
     Attributes:
+        slug: its name in parameters and records.
         name: in words; it is what the Data Docs show.
-        severity: ``stop`` ends the line, ``quarantine`` leaves the row out, ``warn`` only reports it.
         expectation: the class in ``great_expectations.expectations``.
+        severity: ``stop`` ends the line, ``quarantine`` leaves the row out, ``warn`` only reports it.
         options: its arguments.
-        reason: what to tell of a row that fails, with names of columns in braces; for ``stop``, of the table.
+        reason: what to tell of a row that fails, with names of columns in braces; of a rule about the table as a
+            whole, what to tell of the table.
     """
 
+    slug: str
     name: str
-    severity: Severity
     expectation: str
+    severity: Severity = "stop"
     options: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A rule, whether it holds, and the keys of the rows for which it does not."""
+    """A rule, whether it holds, and the keys of the rows for which it does not; none for a rule about the table."""
 
     rule: Rule
     success: bool
     failing: tuple[str, ...]
 
 
-def check(table: pd.DataFrame, rules: Sequence[Rule], *, key: str) -> tuple[list[Outcome], str]:
+def check(table: pd.DataFrame, rules: Sequence[Rule], *, key: str, appendix: str = "") -> tuple[list[Outcome], str]:
     """Hold a table against the rules.
 
     A rule for a column passes over missing values, and over a table without rows: ask for rows and for values
@@ -56,8 +60,9 @@ def check(table: pd.DataFrame, rules: Sequence[Rule], *, key: str) -> tuple[list
 
     Args:
         table: one row for each thing to judge.
-        rules: with names that differ.
+        rules: with slugs that differ.
         key: the column that names a row.
+        appendix: HTML for the end of the page.
 
     Returns:
         The outcomes in the order of the rules, and the Data Docs page, HTML that needs no other file.
@@ -68,7 +73,7 @@ def check(table: pd.DataFrame, rules: Sequence[Rule], *, key: str) -> tuple[list
     with _quiet():
         result = _validate(table, rules, key)
         found = {entry["expectation_config"]["meta"]["rule"]: entry for entry in result.to_json_dict()["results"]}
-        return [_outcome(rule, found[rule.name], key) for rule in rules], _page(result)
+        return [_outcome(rule, found[rule.slug], key) for rule in rules], _page(result, appendix)
 
 
 @contextmanager
@@ -133,7 +138,7 @@ def _expectation(rule: Rule) -> Any:
         **rule.options,
         severity=SEVERITIES[rule.severity],
         description=f"{rule.severity}: {rule.name}",
-        meta={"rule": rule.name},
+        meta={"rule": rule.slug},
     )
 
 
@@ -144,12 +149,12 @@ def _outcome(rule: Rule, entry: dict[str, Any], key: str) -> Outcome:
     return Outcome(rule, entry["success"], tuple(html.unescape(str(row[key])) for row in rows))
 
 
-def _page(result: Any) -> str:
+def _page(result: Any, appendix: str) -> str:
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
 
     document = ValidationResultsPageRenderer().render(result).to_json_dict()
-    return str(DefaultJinjaPageView().env.from_string(PAGE).render(document))
+    return str(DefaultJinjaPageView().env.from_string(PAGE).render(document, appendix=appendix))
 
 
 # Class names and ids are those of Great Expectations' templates. Hidden: links into a site of many pages that is
@@ -178,6 +183,7 @@ PAGE = """<!DOCTYPE html>
 <h1>Validation of the pairs of image and label map</h1>
 <p><b>stop</b>: the line ends here. <b>quarantine</b>: the pair is left out. <b>warn</b>: the pair is kept.</p>
 {% for section in sections %}{% set section_loop = loop %}{% include "section.j2" %}{% endfor %}
+{{ appendix | safe }}
 <footer><p>Made by Great Expectations {{ ge_version }}.</p></footer>
 </body>
 </html>

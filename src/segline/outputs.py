@@ -37,7 +37,7 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
     out = out.resolve()
     _refuse_foreign(out)
     work = out.with_name(out.name + ".partial")
-    with _lock(out):
+    with locked(out):
         mark = work / MARK
         if not fingerprint or not mark.is_file() or mark.read_text() != fingerprint:
             shutil.rmtree(work, ignore_errors=True)
@@ -114,10 +114,15 @@ def _replace_folder(work: Path, out: Path) -> None:
 
 
 @contextmanager
-def _lock(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
+    """Keep other processes from writing ``out`` meanwhile.
+
+    Raises:
+        StageError: another process is writing it, and goes on for longer than our patience.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f".{out.name}.lock")
-    with path.open("w") as stream:
+    with path.open("a") as stream:
         deadline = time.monotonic() + PATIENCE_S
         while not _try_lock(stream.fileno()):
             if time.monotonic() > deadline:

@@ -51,12 +51,54 @@ class Synthetic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dvc:
+    """What to take of the source ``dvc://repository``."""
+
+    path: Annotated[str, "the data's folder in the repository; empty for all of it"] = ""
+    revision: Annotated[str, "a commit, tag or branch"] = "HEAD"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ingest:
     """Where the images come from."""
 
-    source: Annotated[str, "a folder, or synthetic: for generated street scenes"] = "synthetic:"
-    layout: Annotated[str, "how the folder is laid out, see LAYOUTS in segline/data/layouts"] = "wad"
+    source: Annotated[
+        str, "a folder or an archive, https://..., s3://bucket/prefix, dvc://repository, or synthetic: to draw scenes"
+    ] = "synthetic:"
+    sha256: Annotated[str, "SHA-256 of the archive, in hex; empty to take whatever comes"] = ""
+    dvc: Dvc = field(default_factory=Dvc)
+    layout: Choice = Choice(name="wad")
     synthetic: Synthetic = field(default_factory=Synthetic)
+
+
+Severity = Literal["stop", "quarantine", "warn"]
+NeverKept = Literal["stop", "quarantine"]
+NoPairs = Literal["stop", "warn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Severities:
+    """What follows when a rule is broken: the line stops, the pair is left out, or it is only reported."""
+
+    image_missing: Annotated[NeverKept, "a label map without an image"] = "quarantine"
+    label_missing: Annotated[NeverKept, "an image without a label map"] = "quarantine"
+    image_unreadable: Annotated[NeverKept, "an image that cannot be decoded to its end"] = "quarantine"
+    label_unreadable: Annotated[NeverKept, "a label map that cannot be decoded to its end"] = "quarantine"
+    unknown_values: Annotated[NeverKept, "label values that the layout does not know"] = "quarantine"
+    size_mismatch: Annotated[NeverKept, "a label map of another size than its image"] = "quarantine"
+    too_small: Annotated[Severity, "an image with a side below min_side"] = "quarantine"
+    unlabelled: Annotated[Severity, "a label map without any labelled pixel"] = "quarantine"
+    rotated: Annotated[Severity, "an image that EXIF says is stored rotated"] = "quarantine"
+    label_conflict: Annotated[Severity, "the same image with different label maps"] = "quarantine"
+    duplicate: Annotated[Severity, "the same image and label map again; one of them is kept"] = "quarantine"
+    near_duplicate: Annotated[Severity, "images that look alike on two sides of a split"] = "warn"
+    group_in_splits: Annotated[Severity, "a group on two sides of the layout's own split"] = "warn"
+    no_foreground: Annotated[Severity, "a label map with too little foreground"] = "warn"
+    brightness: Annotated[Severity, "an image that is too dark or too bright"] = "warn"
+    blur: Annotated[Severity, "an image that is blurred or empty"] = "warn"
+    channels: Annotated[Severity, "an image that is not RGB; it is converted"] = "warn"
+    bit_depth: Annotated[Severity, "an image with more than 8 bits per channel; 8 are kept"] = "warn"
+    drift: Annotated[NoPairs, "statistics that differ from those of the champion's training data"] = "warn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,30 +106,55 @@ class Validate:
     """What a pair of image and label map must fulfil."""
 
     min_pairs: Annotated[int, Range(1), "fewest whole pairs to go on with"] = 10
-    min_side: Annotated[int, Range(1), Unit("px"), "shortest side of an image"] = 32
     max_quarantined_share: Annotated[float, Share, "above this share of bad pairs the line stops"] = 0.1
+    min_side: Annotated[int, Range(1), Unit("px"), "shortest side of an image"] = 32
+    min_foreground_share: Annotated[float, Share, "of the labelled pixels; foreground must have more than it"] = 0.0
+    min_brightness: Annotated[float, Range(0, 255), "lowest mean grey level, of 0 to 255"] = 3.0
+    max_brightness: Annotated[float, Range(0, 255), "highest mean grey level"] = 252.0
+    min_blur: Annotated[
+        float,
+        Range(0),
+        "lowest variance of the Laplacian at 128 px, squared grey levels; sharp images have hundreds",
+    ] = 20.0
+    duplicate_distance: Annotated[int, Range(0, 32), Unit("bits"), "of 64 in which look-alikes may differ"] = 4
+    max_drift: Annotated[float, Range(0), "population stability index; from 0.1 on moderate, from 0.2 on large"] = 0.2
+    severity: Severities = field(default_factory=Severities)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The shares of the split by group, for a layout that brings none."""
+    """Who trains, validates and tests, where the layout brings no split of its own. Groups stay whole."""
 
+    method: Annotated[
+        Literal["stable", "balanced"],
+        "stable: a group never changes sides when others come; balanced: shares and classes as even as groups allow",
+    ] = "stable"
     train: Annotated[float, Range(0.01, 0.98), "share of the pairs to train on"] = 0.8
     val: Annotated[float, Range(0.01, 0.98), "share to choose epochs and members by"] = 0.1
     test: Annotated[float, Range(0.01, 0.98), "share to promote by"] = 0.1
+    folds: Annotated[int, Range(0, 100), "k of a k-fold cross-validation instead of the shares; 0 for none"] = 0
+    fold: Annotated[int, Range(0, 99), "the fold to validate on; the next one is tested on"] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
     """How label maps become what the network learns."""
 
-    crop: Annotated[int, Range(16, 4096), Unit("px"), "side of the square crop with the most foreground"] = 96
+    sampling: Annotated[
+        Literal["max_foreground", "tiles", "random", "resize"],
+        "what is taken from an image: the fullest crops, all tiles, random crops, or the whole frame scaled down",
+    ] = "max_foreground"
+    crop: Annotated[int, Range(16, 4096), Unit("px"), "side of a square crop"] = 96
+    crops_per_image: Annotated[int, Range(1, 1000), "crops of an image, for max_foreground and random"] = 1
+    tile_overlap: Annotated[int, Range(0, 4095), Unit("px"), "by which neighbouring tiles overlap"] = 0
+    edges: Annotated[bool, "also write maps of the borders between classes"] = False
     class_maps: Annotated[
         dict[str, dict[str, list[str]]],
         "layout -> new class -> the layout's classes in it, the rest ignored; a layout without a map keeps its own",
     ] = field(default_factory=lambda: {"wad": {name: list(classes) for name, classes in STREET_CLASSES.items()}})
     split: Split = field(default_factory=Split)
-    shard_size: Annotated[int, Range(1, 100_000), "pairs in one shard file"] = 256
+    shard_size: Annotated[int, Range(1, 100_000), "images in one shard"] = 256
+    workers: Annotated[int, Range(1, 10_000), "processes; more than one run on Ray, here or at RAY_ADDRESS"] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +192,22 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Which objects are listed as probably unlabelled; the best candidate on validation looks for them."""
+
+    min_confidence: Annotated[float, Share, "least mean probability of an object"] = 0.8
+    min_pixels: Annotated[int, Range(1), Unit("px"), "least area of an object"] = 100
+    border: Annotated[int, Range(0, 1000), Unit("px"), "by which the border of a label may be off"] = 3
+    pictures: Annotated[int, Range(0, 1000), "pictures, of the surest"] = 12
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """What evaluate shows."""
 
     batch_size: Annotated[int, Range(1, 4096), "images predicted at once"] = 16
     pictures: Annotated[int, Range(0, 1000), "overlay pictures for each candidate"] = 4
+    audit: Audit = field(default_factory=Audit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,18 +315,19 @@ _WRONG = object()
 
 
 def _value(annotation: Any, value: object, where: str, faults: list[str]) -> Any:
+    if annotation is Choice:
+        return _one_choice("data.layouts", value, where, faults)
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _section(annotation, value, where, faults)
     if where == "train.models":
-        return tuple(_one_choice(item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults)))
+        return tuple(
+            _one_choice("models", item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults))
+        )
     if where == "train.losses":
         return tuple(
             _choices("losses", item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults))
         )
     problem = fault(value, annotation)
-    if where == "ingest.layout" and problem is None:
-        layouts = tables.options("data.layouts")
-        problem = None if value in layouts else f"unknown layout {value!r}{suggestion(value, layouts)}"
     if problem:
         faults.append(f"{where}: {problem}")
         return _WRONG
@@ -265,10 +344,13 @@ def _items(value: object, where: str, faults: list[str]) -> list[Any]:
     return []
 
 
-def _one_choice(item: object, where: str, faults: list[str]) -> Choice:
-    choices = _choices("models", item, where, faults)
+SINGULAR = {"models": "model", "losses": "loss", "data.layouts": "layout"}
+
+
+def _one_choice(table: str, item: object, where: str, faults: list[str]) -> Choice:
+    choices = _choices(table, item, where, faults)
     if len(choices) > 1:
-        faults.append(f"{where}: got {len(choices)} models in one entry, expected one; begin each with '-'")
+        faults.append(f"{where}: got {len(choices)} {SINGULAR[table]}s in one entry, expected one")
     return choices[0] if choices else Choice(name="")
 
 
@@ -283,9 +365,8 @@ def _choices(table: str, item: object, where: str, faults: list[str]) -> tuple[C
 
 def _choice(table: str, name: object, given: object, where: str, faults: list[str]) -> Choice:
     offered = tables.options(table)
-    singular = {"models": "model", "losses": "loss"}[table]
     if name not in offered or not isinstance(name, str):
-        faults.append(f"{where}: unknown {singular} {name!r}{suggestion(name, offered)}")
+        faults.append(f"{where}: unknown {SINGULAR[table]} {name!r}{suggestion(name, offered)}")
         return Choice(name=str(name))
     if not isinstance(given, dict):
         faults.append(f"{where}.{name}: got {given!r}, expected a mapping of options")
@@ -307,18 +388,45 @@ def _contradictions(params: Params) -> list[str]:
     split = params.label.split
     total = split.train + split.val + split.test
     found = []
+    if not re.fullmatch(r"|[0-9a-fA-F]{64}", params.ingest.sha256):
+        found.append(f"ingest.sha256: got {params.ingest.sha256!r}, expected 64 digits in hex, or nothing")
     if abs(total - 1) > 1e-6:
         found.append(f"label.split: got shares that add up to {total:g}, expected 1")
+    levels = params.validate
+    if levels.min_brightness > levels.max_brightness:
+        found.append(
+            f"validate.min_brightness: got {levels.min_brightness:g}, expected no more than validate.max_brightness, "
+            f"{levels.max_brightness:g}"
+        )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", params.name):
         found.append(f"name: got {params.name!r}, expected letters, digits, '.', '_' and '-'")
     cells = [(str(model), str(loss)) for model in params.train.models for loss in params.train.losses]
     if len(set(cells)) < len(cells):
         found.append("train: the same model with the same loss is listed twice; remove one")
+    for layout, wanted in params.label.class_maps.items():
+        found += _faults_of_map(layout, wanted)
+    if split.folds in (1, 2) or (split.folds and split.fold >= split.folds):
+        found.append(
+            f"label.split.fold: got fold {split.fold} of {split.folds}, expected no folds or 3 and more, counted from 0"
+        )
+    if params.label.tile_overlap >= params.label.crop:
+        found.append(f"label.tile_overlap: got {params.label.tile_overlap}, expected less than label.crop")
+    return found
+
+
+def _faults_of_map(layout: str, wanted: dict[str, list[str]]) -> list[str]:
+    """What is wrong with the class map of a layout."""
+    where = f"label.class_maps.{layout}"
     layouts = tables.options("data.layouts")
+    if layout not in layouts:
+        return [f"{where}: unknown layout {layout!r}{suggestion(layout, layouts)}"]
+    known = tables.class_names(layout)
+    named = [name for names in wanted.values() for name in names]
+    found = [f"{where}.{new}: got no classes, expected some of the layout's" for new in wanted if not wanted[new]]
+    found += [f"{where}: names {name!r} twice; remove one" for name in sorted({n for n in named if named.count(n) > 1})]
+    # A layout whose classes come with the data is checked when they are there.
     found += [
-        f"label.class_maps.{name}: unknown layout {name!r}{suggestion(name, layouts)}"
-        for name in params.label.class_maps
-        if name not in layouts
+        f"{where}: unknown class {name!r}{suggestion(name, known)}" for name in named if known and name not in known
     ]
     return found
 

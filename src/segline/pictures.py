@@ -7,24 +7,31 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
+from segline.data.boxes import Box
 
 BLACK = (0, 0, 0)
 OPACITY = 0.6
+MARK = "magenta"
 
 
 def overlay(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
     """Class colours over an image (h, w, 3); black classes and ignored pixels show the image."""
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(classes)] = [entry.colour for entry in classes]
-    shown = np.zeros(256, bool)
-    shown[: len(classes)] = [entry.colour != BLACK for entry in classes]
-    shown[IGNORED] = False
+    colours, shown = _colours(classes)
     mixed = (1 - OPACITY) * image + OPACITY * colours[ids]
     return np.where(shown[ids][..., None], mixed, image).astype(np.uint8)
+
+
+def outline(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
+    """Class colours on an image (h, w, 3) where a region of a class borders on another, within it."""
+    colours, shown = _colours(classes)
+    wide = np.pad(ids, 1, mode="edge")
+    beside = (wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:])
+    edge = np.logical_or.reduce([ids != other for other in beside])
+    return np.where((edge & shown[ids])[..., None], colours[ids], image).astype(np.uint8)
 
 
 def draw_comparison(
@@ -36,10 +43,26 @@ def draw_comparison(
     _show(axes[0], image, "image")
     for axis, (title, ids) in zip(axes[1:], maps.items(), strict=True):
         _show(axis, overlay(image, ids, classes), title)
-    there = sorted(set(np.concatenate([np.unique(ids) for ids in maps.values()])) - {IGNORED})
-    shown = [classes[class_id] for class_id in there if classes[class_id].colour != BLACK]
-    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.colour), label=entry.name) for entry in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
+    _add_legend(figure, list(maps.values()), classes)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def draw_suspect(
+    image: NDArray[np.uint8],
+    maps: Mapping[str, NDArray[np.integer]],
+    classes: Sequence[LabelClass],
+    box: Box,
+    title: str,
+    path: Path,
+) -> None:
+    """Write a label's outline and a prediction (the two maps) over an image side by side, a box drawn on both."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    for axis, draw, (name, ids) in zip(figure.subplots(1, 2), (outline, overlay), maps.items(), strict=True):
+        _show(axis, draw(image, ids, classes), name)
+        corner = (box.left - 0.5, box.top - 0.5)
+        axis.add_patch(Rectangle(corner, box.width, box.height, fill=False, color=MARK, linewidth=1.5))
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    _add_legend(figure, list(maps.values()), classes)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
@@ -65,3 +88,20 @@ def _show(axis: Axes, image: NDArray[np.uint8], title: str) -> None:
     axis.imshow(image)
     axis.set_title(title, fontsize=8)
     axis.axis("off")
+
+
+def _add_legend(figure: Figure, maps: Sequence[NDArray[np.integer]], classes: Sequence[LabelClass]) -> None:
+    """The classes that occur, but for the black ones."""
+    there = sorted(set(np.concatenate([np.unique(ids) for ids in maps])) - {IGNORED})
+    shown = [classes[class_id] for class_id in there if classes[class_id].colour != BLACK]
+    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.colour), label=entry.name) for entry in shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
+
+
+def _colours(classes: Sequence[LabelClass]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """By class id (256): the colour, and whether it is shown."""
+    colours, shown = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
+    colours[: len(classes)] = [entry.colour for entry in classes]
+    shown[: len(classes)] = [entry.colour != BLACK for entry in classes]
+    shown[IGNORED] = False
+    return colours, shown

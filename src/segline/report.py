@@ -16,6 +16,7 @@ from rich.table import Table
 from segline.errors import StageError
 
 Record = dict[str, Any]
+SUSPECTS_SHOWN = 4
 HEADINGS = ("candidate", "val mIoU", "val mean Dice", "val pixel accuracy")
 
 PAGE = Template("""<!doctype html>
@@ -33,6 +34,7 @@ img { max-width: 100%; display: block; margin: .6rem 0 } .note { color: #59636e 
 <h2>Ensemble on test: $members</h2>$test
 <h2>Curves</h2>$curves
 <h2>Pictures</h2>$pictures
+<h2>Probably unlabelled</h2>$unlabelled
 </body></html>
 """)
 
@@ -72,6 +74,7 @@ def write_report(path: Path, *, evaluated: Path, ensembled: Path, decision: Reco
         test=_table(("class", "IoU", "Dice"), _by_class(metrics["test"])),
         curves=_image(evaluated / "curves.png"),
         pictures="".join(map(_image, pictures)),
+        unlabelled=_unlabelled(evaluated),
     )
     path.write_text(page)
 
@@ -91,6 +94,25 @@ def _test_note(metrics: Record) -> str:
             f"The {images} are the validation split, for the layout has no test split: read these scores as optimistic."
         )
     return f"The {images} were used for nothing else."
+
+
+def _unlabelled(evaluated: Path) -> str:
+    """How many objects the labels probably lack, what to do about them, and pictures of the surest."""
+    path = evaluated / "unlabelled.csv"
+    try:
+        count = len(pd.read_csv(path, usecols=["key"]))
+    except (OSError, ValueError):
+        raise StageError(f"{path} is missing or broken; run `segline evaluate` again") from None
+    if not count:
+        return "<p>The best candidate on validation sees no object that the labels do not have.</p>"
+    pictures = sorted((evaluated / "unlabelled").glob("*.png"))[:SUSPECTS_SHOWN]
+    what = "1 object" if count == 1 else f"{count} objects"
+    return (
+        f"<p>The best candidate on validation sees {what} that the labels do not have, listed in "
+        f"<code>{html.escape(str(path))}</code>; those it is surest of:</p>{''.join(map(_image, pictures))}"
+        "<p>Some are right and some are mistakes of the model. Copy the rows that are right to "
+        "<code>exclusions.csv</code>, and <code>dvc repro</code> trains without these places.</p>"
+    )
 
 
 def _by_class(scores: Record) -> Iterable[tuple[Any, ...]]:

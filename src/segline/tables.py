@@ -19,14 +19,35 @@ ANNOTATIONS = {"Annotated": Annotated, "Literal": Literal, "Range": Range, "Unit
 def options(package: str) -> dict[str, dict[str, Any]]:
     """The table of ``package`` ("models", "losses", "data.layouts"): name -> option -> annotation."""
     folder = Path(__file__).parent.joinpath(*package.split("."))
+    origin, body = _origins(folder)
+    return {name: _keyword_only(folder / f"{origin[target]}.py", target) for name, target in _entries(body).items()}
+
+
+def _origins(folder: Path) -> tuple[dict[str, str], list[ast.stmt]]:
+    """What ``__init__.py`` imports, by name, from which file; and its statements."""
     body = ast.parse((folder / "__init__.py").read_text()).body
-    origin = {
+    files = {
         alias.asname or alias.name: str(node.module).rpartition(".")[2]
         for node in body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    return {name: _keyword_only(folder / f"{origin[target]}.py", target) for name, target in _entries(body).items()}
+    return files, body
+
+
+@cache
+def class_names(layout: str) -> tuple[str, ...]:
+    """The classes of a layout; empty when they come with the data."""
+    folder = Path(__file__).parent / "data" / "layouts"
+    origin, body = _origins(folder)
+    calls = (
+        node.args[0]
+        for statement in ast.parse((folder / f"{origin[_entries(body)[layout]]}.py").read_text()).body
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "CLASSES"
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "LabelClass"
+    )
+    return tuple(ast.literal_eval(name) for name in calls)
 
 
 def _entries(body: list[ast.stmt]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import Any
 # MLflow reads these when it is imported. Its own patience with a server that is away is four minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
@@ -37,6 +38,8 @@ KEY = "segline.key"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 SQLITE = "sqlite:///"
+STATISTICS = "statistics.parquet"
+"""The file with the statistics of the training pairs: label writes it, and it is kept with a version's run."""
 MOMENT = 0
 """When every metric was measured, to MLflow: the same record twice is then one record."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -190,6 +193,24 @@ class Tracker:
             raise TrackingError(f"{uri} holds no segline bundle; give `name` in params.yaml another value")
         return found[0].parent
 
+    def attach(self, run: str, file: Path) -> None:
+        """Keep a file with a run under its own name; one of the same name is replaced."""
+        self.client.log_artifact(run, str(file))
+
+    def attached(self, version: Version, name: str, folder: Path) -> Path | None:
+        """The file of this name that was kept with the version's run, copied into a folder; None when there is none.
+
+        Raises:
+            TrackingError: the registry or the store of the files is in trouble.
+        """
+        try:
+            run = self.client.get_model_version(self.experiment, str(version.number)).run_id
+            if not run or name not in [entry.path for entry in self.client.list_artifacts(run)]:
+                return None
+            return Path(self.client.download_artifacts(run, name, str(folder)))
+        except Exception as error:
+            raise TrackingError(f"--tracking-uri {self.uri} did not give {name} ({_first_line(error)})") from None
+
     def tag(self, version: Version, tags: dict[str, Any]) -> None:
         """Write tags of a version; anything but text is written as JSON."""
         for name, value in tags.items():
@@ -218,6 +239,22 @@ def _make_database(path: Path) -> None:
         MlflowClient(f"{SQLITE}{fresh}").search_experiments(max_results=1)
         with suppress(FileExistsError):
             os.link(fresh, path)
+
+
+def champion_statistics(uri: str, model: str, folder: Path) -> tuple[int, Path] | None:
+    """The champion's number and the statistics of its training pairs, copied into a folder.
+
+    None when there is no registry yet, no champion, or one without statistics. No database is made.
+
+    Raises:
+        TrackingError: the server or database cannot be reached.
+    """
+    tracker = Tracker(uri, model)
+    if tracker.database and not tracker.database.exists():
+        return None
+    champion = tracker.holder(CHAMPION)
+    file = champion and tracker.attached(champion, STATISTICS, folder)
+    return (champion.number, file) if champion and file else None
 
 
 def key(*parts: object) -> str:

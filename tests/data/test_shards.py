@@ -1,11 +1,23 @@
 """Shards are held against the plain arrays that they were written from."""
 
+from dataclasses import replace
+
 import numpy as np
-import pandas as pd
 import pytest
+from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.data.shards import Description, Split, content_hash, open_split, read_description, write_shard
+from segline.data.edges import edge_map
+from segline.data.shards import (
+    Crop,
+    Description,
+    Split,
+    join_shards,
+    open_split,
+    part_file,
+    read_description,
+    write_shard,
+)
 from segline.errors import StageError
 from segline.outputs import write_json
 
@@ -17,22 +29,22 @@ DESCRIPTION = Description(
     content_hash="c",
     source="/data",
     source_hash="s",
+    source_revision="git:1",
     pixels={"train": [1, 2], "val": [0, 0], "test": []},
     test_is_val=False,
 )
 
 
-def write(folder, count, size, keys=None):
-    """A split of ``count`` crops in shards of ``size``; returns its plain images and labels."""
+def arrays(count):
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
-    labels = rng.integers(0, 256, (count, SIDE, SIDE), np.uint8)
-    for number, start in enumerate(range(0, count, size)):
-        write_shard(folder, number, images[start : start + size], labels[start : start + size])
-    folder.mkdir(parents=True, exist_ok=True)
-    keys = keys or [f"{number:04d}" for number in range(count)]
-    index = pd.DataFrame({"key": keys, "group": keys, "top": range(count), "left": 0})
-    index.to_csv(folder / "index.csv", index=False)
+    return images, rng.integers(0, 256, (count, SIDE, SIDE), np.uint8)
+
+
+def write(folder, count, size, keys=None):
+    """A split of ``count`` crops in shards of ``size``; returns its plain images and labels."""
+    images, labels = arrays(count)
+    write_split(folder, images, labels, size=size, keys=keys)
     return images, labels
 
 
@@ -66,7 +78,6 @@ def test_what_is_taken_is_a_copy_of_its_own(tmp_path):
 def test_keys_are_text_whatever_they_look_like(tmp_path, key):
     write(tmp_path, 2, 2, keys=[key, "other"])
     assert Split(tmp_path).index["key"].tolist() == [key, "other"]
-    assert Split(tmp_path).index["group"].tolist() == [key, "other"]
 
 
 def test_an_empty_split_has_no_batches(tmp_path):
@@ -82,44 +93,69 @@ def test_a_missing_split_is_one_line(tmp_path):
     assert len(open_split(tmp_path, "train")) == 2
 
 
-def flip_a_byte(folder):
-    path = folder / "val" / "labels-00001.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+def crops_of(count, group="g"):
+    return [Crop(f"{row:04d}", group, row, 2, 1.5, *pair) for row, pair in enumerate(zip(*arrays(count), strict=True))]
 
 
-def swap_two_shards(folder):
-    first, second, other = (folder / "val" / f"images-0000{number}.npy" for number in (0, 1, 9))
-    for old, new in ((first, other), (second, first), (other, second)):
-        old.rename(new)
+def join(folder, *shards):
+    """Write lists of crops as shards and join them."""
+    for number, crops in enumerate(shards):
+        write_shard(folder, number, crops, shape=(SIDE, SIDE), edges=False)
+    return join_shards(folder, len(shards))
 
 
-def edit_the_index(folder):
-    path = folder / "val" / "index.csv"
-    path.write_text(path.read_text().replace("0001,0001", "0001,other"))
+def test_shards_of_different_length_make_one_split(tmp_path):
+    crops = crops_of(9)
+    pixels, _ = join(tmp_path, crops[:1], crops[1:6], crops[6:])
+    split = Split(tmp_path)
+    for positions in ([8, 0, 5, 6, 1], range(9)):
+        images, labels = split.take(positions)
+        np.testing.assert_array_equal(images, [crops[position].image for position in positions])
+        np.testing.assert_array_equal(labels, [crops[position].label for position in positions])
+    assert split.index.to_dict("list") == {
+        name: [getattr(crop, name) for crop in crops] for name in ("key", "group", "top", "left", "scale")
+    }
+    labels = np.stack([crop.label for crop in crops])
+    assert pixels.tolist() == [int((labels == value).sum()) for value in range(256)]
+    assert not list(tmp_path.glob("part-*"))
 
 
-def rename_the_split(folder):
-    (folder / "val").rename(folder / "train")
+def test_shards_are_what_numpy_itself_writes(tmp_path):
+    images, labels = arrays(300)
+    write_split(tmp_path, images, labels, edges=True)
+    for name, values in (("images", images), ("labels", labels), ("edges", edge_map(labels))):
+        found = np.load(tmp_path / f"{name}-00000.npy", mmap_mode="r")
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, values)
 
 
-def make(folder):
-    write(folder / "val", 6, 3)
-    return folder
+def test_a_shard_without_its_part_file_is_not_whole(tmp_path):
+    def broken():
+        yield from crops_of(3)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_shard(tmp_path, 0, broken(), shape=(SIDE, SIDE), edges=False)
+    assert not part_file(tmp_path, 0).exists()
+    join(tmp_path, crops_of(3))
+    assert len(Split(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("edit", [flip_a_byte, swap_two_shards, edit_the_index, rename_the_split])
-def test_the_hash_sees_every_change(tmp_path, edit):
-    before = content_hash(make(tmp_path))
-    edit(tmp_path)
-    assert content_hash(tmp_path) != before
-
-
-def test_the_hash_does_not_see_the_place_or_other_files(tmp_path):
-    first, second = make(tmp_path / "a"), make(tmp_path / "b" / "c")
-    (second / "dataset.json").write_text("{}")
-    assert content_hash(first) == content_hash(second)
+def test_the_hash_sees_every_change_and_not_the_place(tmp_path):
+    crops = crops_of(6)
+    brighter = [*crops[:-1], replace(crops[-1], image=crops[-1].image ^ 1)]
+    other = [*crops[:-1], replace(crops[-1], label=crops[-1].label ^ 1)]
+    variants = [
+        (crops[:3], crops[3:]),
+        (crops[3:], crops[:3]),
+        (crops,),
+        (brighter[:3], brighter[3:]),
+        (other[:3], other[3:]),
+        (crops_of(6, "h")[:3], crops[3:]),
+    ]
+    hashes = [join(tmp_path / f"{number}", *shards)[1] for number, shards in enumerate(variants)]
+    assert len(set(hashes)) == len(variants)
+    assert join(tmp_path / "elsewhere", *variants[0])[1] == hashes[0]
 
 
 def test_a_description_is_read_as_it_was_written(tmp_path):

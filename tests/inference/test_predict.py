@@ -1,13 +1,13 @@
 """Averaged probabilities, and the counts of a split, against the single models and a plain loop."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from shard_files import write_split
 
 from segline.classes import IGNORED
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Split, write_shard
+from segline.data.shards import Split
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.models.unet import UNet
 
@@ -27,9 +27,7 @@ def split(tmp_path):
     images = generator.integers(0, 256, (7, 10, 12, 3), dtype=np.uint8)
     labels = generator.integers(0, CLASSES, (7, 10, 12), dtype=np.uint8)
     labels[generator.random(labels.shape) < 0.1] = IGNORED
-    for number, start in enumerate(range(0, 7, 3)):
-        write_shard(tmp_path, number, images[start : start + 3], labels[start : start + 3])
-    pd.DataFrame({"key": list("abcdefg"), "group": "g", "top": 0, "left": 0}).to_csv(tmp_path / "index.csv")
+    write_split(tmp_path, images, labels, size=3, keys=list("abcdefg"))
     return Split(tmp_path)
 
 

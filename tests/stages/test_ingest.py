@@ -13,6 +13,7 @@ from PIL import Image
 
 from segline.cli import main
 from segline.data.manifest import COLUMNS, read_manifest
+from segline.storage import open_tree
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def files(folder):
 
 
 def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def image_of(root, number):
@@ -52,19 +53,18 @@ def test_the_manifest_says_what_the_files_are(wad, out, capsys):
                 "key": image.stem,
                 "image": f"train_color/{image.name}",
                 "label": f"train_label/{label.name}",
+                "plane": -1,
                 "group": f"{image.stem[:6]}_5",
                 "split": "",
-                "height": 40,
-                "width": 48,
                 "image_bytes": len(image.read_bytes()),
                 "label_bytes": len(label.read_bytes()),
-                "image_sha256": sha256(image),
-                "label_sha256": sha256(label),
+                "image_hash": sha256(image),
+                "label_hash": sha256(label),
             }
         )
     pd.testing.assert_frame_equal(manifest.rows, pd.DataFrame(expected).astype(COLUMNS))
     assert (manifest.origin.source, manifest.origin.layout) == (str(wad), "wad")
-    assert manifest.root(out) == wad
+    assert manifest.origin.root == str(wad)
 
 
 def test_a_second_run_changes_no_byte_and_says_so(wad, out, capsys):
@@ -83,8 +83,7 @@ def test_a_second_run_reads_no_image(wad, out, monkeypatch):
     def refuse(*_):
         raise AssertionError("a file was read again")
 
-    monkeypatch.setattr("segline.stages.ingest.file_hash", refuse)
-    monkeypatch.setattr("segline.stages.ingest._size", refuse)
+    monkeypatch.setattr("segline.data.tree.file_hash", refuse)
     assert ingest(wad, out) == 0
     pd.testing.assert_frame_equal(read_manifest(out).rows, before)
 
@@ -98,7 +97,7 @@ def test_a_changed_image_changes_its_row_alone(wad, out, capsys):
     after = read_manifest(out)
     differs = (after.rows != before.rows).any(axis=1)
     assert differs[differs].index.tolist() == [3]
-    assert after.rows.loc[3, ["height", "width", "image_sha256"]].tolist() == [60, 50, sha256(image_of(wad, 3))]
+    assert after.rows.loc[3, "image_hash"] == sha256(image_of(wad, 3))
     assert after.content_hash != before.content_hash
 
 
@@ -119,7 +118,7 @@ def test_a_moved_folder_has_the_same_hash(wad, out):
     ingest(moved, out.with_name("other"))
     assert read_manifest(out.with_name("other")).content_hash == read_manifest(out).content_hash
     ingest(moved, out)
-    assert read_manifest(out).root(out) == moved
+    assert read_manifest(out).origin.root == str(moved)
 
 
 @pytest.mark.parametrize("edit", ["add", "remove"])
@@ -149,7 +148,7 @@ def test_a_list_that_names_another_label_is_seen(tmp_path, out):
         (root / "train.txt").write_text(f"train/0001TP_1.bmp {labels}/0001TP_1.bmp\n")
         assert ingest(root, out, layout="camvid") == 0
         [row] = read_manifest(out).rows.to_dict("records")
-        assert row["label_sha256"] == sha256(root / labels / "0001TP_1.bmp")
+        assert row["label_hash"] == sha256(root / labels / "0001TP_1.bmp")
 
 
 def png_chunk(kind, content):
@@ -171,7 +170,7 @@ def test_a_broken_image_is_left_to_validate(wad, out, content, recwarn):
     image_of(wad, 0).write_bytes(content)
     assert ingest(wad, out) == 0
     row = read_manifest(out).rows.loc[0]
-    assert row["image_sha256"] == hashlib.sha256(content).hexdigest()
+    assert row["image_hash"] == sha256(image_of(wad, 0))
 
 
 def test_a_broken_manifest_is_written_again(wad, out):
@@ -188,7 +187,7 @@ def test_a_folder_named_like_our_own_is_read_in_place(wad, out, monkeypatch):
     (wad.with_name("elsewhere")).rename("files")
     assert ingest("files", out) == 0
     manifest = read_manifest(out)
-    assert (manifest.root(out) / manifest.rows["image"][0]).is_file()
+    assert open_tree(manifest.origin, out).read(manifest.rows["image"][0])
 
 
 @pytest.mark.parametrize(
@@ -196,26 +195,51 @@ def test_a_folder_named_like_our_own_is_read_in_place(wad, out, monkeypatch):
     [
         ("missing", {}, 3, "is not there"),
         ("empty", {}, 3, "is empty"),
-        ("file", {}, 3, "is a file"),
+        ("file", {}, 3, "archive"),
         ("ftp://host/data", {}, 3, "unknown kind"),
         ("synthetic", {}, 3, "is not there"),
         ("synthetic:", {"layout": "camvid"}, 3, "'wad'"),
         ("wad", {"layout": "camvid"}, 4, "camvid layout"),
         ("other", {}, 4, "wad layout"),
-        ("lonely", {}, 4, "no partner"),
     ],
 )
 def test_a_source_that_cannot_be_used_is_one_line(wad, out, monkeypatch, capsys, source, settings, code, said):
     monkeypatch.chdir(wad.parent)
-    for name in ("empty", "other/images", "lonely/train_color"):
+    for name in ("empty", "other/images"):
         (wad.parent / name).mkdir(parents=True)
     (wad.parent / "file").touch()
-    (wad.parent / "lonely/train_color/a.jpg").touch()
+    (wad.parent / "other/images/a.jpg").touch()
     assert ingest(source, out, **settings) == code
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("segline ingest: ")
     assert said in line
     assert not out.exists()
+
+
+@pytest.mark.parametrize("side", ["train_color", "train_label"])
+def test_a_file_without_partner_makes_a_pair_that_lacks_it(wad, out, capsys, side):
+    lonely = sorted((wad / side).iterdir())[2]
+    lonely.unlink()
+    assert ingest(wad, out) == 0
+    assert "12 pairs" in capsys.readouterr().out
+    row = read_manifest(out).rows.loc[2]
+    part, other = ("image", "label") if side == "train_color" else ("label", "image")
+    assert row[[part, f"{part}_bytes", f"{part}_hash"]].tolist() == ["", 0, ""]
+    assert row[other]
+    assert row[f"{other}_bytes"]
+
+
+def test_a_file_that_changes_between_two_looks_is_read_again(wad, out):
+    """Even if its size and time of change are the same."""
+    ingest(wad, out)
+    path = next((wad / "train_label").iterdir())
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    before = read_manifest(out).content_hash
+    ingest(wad, out)
+    assert read_manifest(out).content_hash != before
 
 
 def test_two_images_of_one_name_are_refused(tmp_path, out, capsys):
@@ -232,9 +256,8 @@ def test_synthetic_scenes_are_drawn_once(out, capsys):
     scenes = {"drives": 3, "frames_per_drive": 1, "height": 96, "width": 128}
     assert ingest("synthetic:", out, synthetic=scenes) == 0
     manifest = read_manifest(out)
-    assert manifest.root(out) == out / "files"
-    assert (manifest.rows["height"] == 96).all()
-    assert (manifest.rows["width"] == 128).all()
+    assert manifest.origin.root == ""
+    assert open_tree(manifest.origin, out).where == str(out / "files")
     assert manifest.rows["group"].nunique() == 3
     before = files(out)
     assert ingest("synthetic:", out, synthetic=scenes) == 0

@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from segline.cli import main
+from segline.data.edges import edge_map
 from segline.data.manifest import NAME, read_manifest, write_manifest
+from segline.data.shards import open_split, part_file
+from segline.data.statistics import NAME as STATISTICS
+from segline.data.statistics import measure, read_statistics, write_statistics
+from segline.stages import label as stage
+from segline.storage import open_tree
 
 SPLITS = ("train", "val", "test")
 SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
@@ -22,16 +28,34 @@ def ingested(wad, tmp_path):
     """The small WAD folder, ingested and taken for whole."""
     params = json.dumps({"ingest": {"source": str(wad)}})
     assert main(["ingest", "--params", params, "--out", str(tmp_path / "ingest")]) == 0
-    write_manifest(tmp_path / "validate", read_manifest(tmp_path / "ingest"))
+    manifest = read_manifest(tmp_path / "ingest")
+    write_validated(tmp_path / "validate", manifest)
+    write_statistics(
+        tmp_path / "validate", measure(manifest, open_tree(manifest.origin, tmp_path), pieces=tmp_path / "pieces")
+    )
     return tmp_path / "ingest"
 
 
-def label(ingested, out="label", seed=7, **settings):
+def write_validated(folder, manifest):
+    """What validate leaves of a manifest, when it takes every pair for whole."""
+    write_manifest(folder, manifest)
+    if (folder / STATISTICS).exists():
+        table = read_statistics(folder)
+        write_statistics(folder, table[table["key"].isin(manifest.rows["key"])].reset_index(drop=True))
+
+
+def label(ingested, out="label", seed=7, exclusions=None, **settings):
     """Run ``segline label``; returns its exit code and the folder that it wrote."""
-    params = json.dumps({"seed": seed, "label": {"crop": 16, "shard_size": 2, "split": SHARES, **settings}})
+    split = {"method": "balanced", **SHARES}
+    params = json.dumps({"seed": seed, "label": {"crop": 16, "shard_size": 2, "split": split, **settings}})
     folder = ingested.with_name(out)
     words = ["--ingested", str(ingested), "--validated", str(ingested.with_name("validate")), "--out", str(folder)]
+    words += ["--exclusions", str(exclusions)] if exclusions else []
     return main(["label", "--params", params, *words]), folder
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def names_of(path):
@@ -135,17 +159,114 @@ def test_splits_share_no_drive_and_shards_hold_as_many_as_asked(ingested):
 def test_two_runs_write_the_same_bytes(ingested):
     _, first = label(ingested)
     _, second = label(ingested, out="again")
-    contents = [
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in (first, second)
-    ]
-    assert contents[0] == contents[1]
-    before = contents[0]
+    before = files(first)
+    assert before == files(second)
     label(ingested)
-    assert {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert files(first) == before
 
 
-@pytest.mark.parametrize("settings", [{"seed": 8}, {"crop": 17}, {"class_maps": {"wad": MERGED[0]}}, {"shard_size": 3}])
+def test_any_number_of_workers_writes_the_same_bytes(ingested):
+    _, alone = label(ingested)
+    code, together = label(ingested, out="together", workers=3)
+    assert code == 0
+    assert files(together) == files(alone)
+
+
+@pytest.mark.parametrize("shards", [0, 1, 4])
+def test_a_killed_run_keeps_the_shards_that_are_whole(ingested, monkeypatch, capsys, shards):
+    _, undisturbed = label(ingested, out="undisturbed")
+    made = []
+
+    def make_shard(shard):
+        if len(made) == shards:
+            # In the middle of a shard: its images are there, and what says that it is whole is not.
+            real(shard)
+            part_file(shard.folder, shard.number).unlink()
+            raise KeyboardInterrupt
+        made.append(shard.number)
+        return real(shard)
+
+    real = stage.make_shard
+    monkeypatch.setattr(stage, "make_shard", make_shard)
+    code, folder = label(ingested)
+    assert code == 130
+    assert not folder.exists()
+    monkeypatch.setattr(stage, "make_shard", lambda shard: made.append(shard.number) or real(shard))
+    capsys.readouterr()
+    code, folder = label(ingested)
+    assert code == 0
+    assert len(made) == 7
+    assert ("from a run before" in capsys.readouterr().out) == (shards > 0)
+    assert files(folder) == files(undisturbed)
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"crop": 17}, {"edges": True}])
+def test_shards_of_a_killed_run_with_other_parameters_are_not_taken(ingested, monkeypatch, change):
+    real, made = stage.make_shard, []
+
+    def make_shard(shard):
+        if made:
+            raise KeyboardInterrupt
+        made.append(real(shard))
+        return made[0]
+
+    monkeypatch.setattr(stage, "make_shard", make_shard)
+    assert label(ingested)[0] == 130
+    monkeypatch.setattr(stage, "make_shard", real)
+    _, folder = label(ingested, **change)
+    _, undisturbed = label(ingested, out="undisturbed", **change)
+    assert files(folder) == files(undisturbed)
+
+
+def test_tiles_fill_shards_with_about_as_many_crops_as_asked(ingested):
+    _, folder = label(ingested, sampling="tiles", crop=24, shard_size=8)
+    # An image of 40 x 48 px has 2 x 2 tiles, so a shard has those of two images.
+    sizes = [len(np.load(path)) for path in sorted((folder / "train").glob("labels-*.npy"))]
+    assert sizes == [8, 8, 8]
+    split = open_split(folder, "train")
+    assert split.index["key"].value_counts().eq(4).all()
+    assert set(zip(split.index["top"], split.index["left"], strict=True)) == {(0, 0), (0, 24), (16, 0), (16, 24)}
+
+
+def test_edges_are_written_on_demand(ingested):
+    _, folder = label(ingested, edges=True)
+    for split in SPLITS:
+        for path in sorted((folder / split).glob("edges-*.npy")):
+            labels = np.load(path.with_name(path.name.replace("edges", "labels")))
+            np.testing.assert_array_equal(np.load(path), edge_map(labels))
+    assert len(list(folder.rglob("edges-*.npy"))) == len(list(folder.rglob("labels-*.npy")))
+    assert not list(label(ingested, out="other")[1].rglob("edges-*.npy"))
+
+
+def test_exclusions_leave_out_images_and_ignore_boxes(ingested, tmp_path, capsys):
+    keys = read_manifest(ingested).rows["key"].tolist()
+    path = tmp_path / "exclusions.csv"
+    path.write_text(f"key,top,left,height,width,reason\n{keys[2]},,,,,bad\n{keys[3]},0,0,40,48,\ngone,,,,,\n")
+    code, folder = label(ingested, exclusions=path)
+    assert code == 0
+    crops = {key: crop for split in SPLITS for key, crop in crops_in(folder / split).items()}
+    assert sorted(crops) == sorted(set(keys) - {keys[2]})
+    assert (crops[keys[3]][1] == 255).all()
+    assert "1 images that are not in the data, the first is 'gone'" in capsys.readouterr().out
+
+
+def test_the_statistics_are_those_of_the_training_pairs(ingested):
+    _, folder = label(ingested)
+    assert read_statistics(folder)["key"].tolist() == list(crops_in(folder / "train"))
+
+
+def test_folds_validate_on_every_pair_once(ingested):
+    seen = [
+        key
+        for fold in range(4)
+        for key in crops_in(label(ingested, split={"folds": 4, "fold": fold}, out=f"fold{fold}")[1] / "val")
+    ]
+    assert sorted(seen) == read_manifest(ingested).rows["key"].tolist()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"sampling": "random"}, {"crop": 17}, {"class_maps": {"wad": MERGED[0]}}, {"shard_size": 3}]
+)
 def test_another_parameter_is_another_content_hash(ingested, settings):
     hashes = [
         json.loads((folder / "dataset.json").read_text())["content_hash"]
@@ -157,7 +278,7 @@ def test_another_parameter_is_another_content_hash(ingested, settings):
 def test_quarantined_pairs_are_left_out(ingested):
     manifest = read_manifest(ingested)
     kept = manifest.rows.drop(index=[0, 7]).reset_index(drop=True)
-    write_manifest(ingested.with_name("validate"), type(manifest)(rows=kept, origin=manifest.origin))
+    write_validated(ingested.with_name("validate"), type(manifest)(rows=kept, origin=manifest.origin))
     _, folder = label(ingested)
     assert sorted(key for split in SPLITS for key in crops_in(folder / split)) == kept["key"].tolist()
 
@@ -165,7 +286,7 @@ def test_quarantined_pairs_are_left_out(ingested):
 def test_a_layouts_own_split_is_kept_and_validation_stands_for_a_missing_test(ingested, capsys):
     manifest = read_manifest(ingested)
     rows = manifest.rows.assign(split=["train"] * 8 + ["val"] * 4)
-    write_manifest(ingested.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
+    write_validated(ingested.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
     _, folder = label(ingested)
     assert [list(crops_in(folder / split)) for split in SPLITS] == [
         rows["key"][:8].tolist(),
@@ -177,38 +298,37 @@ def test_a_layouts_own_split_is_kept_and_validation_stands_for_a_missing_test(in
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("wanted", "said"),
     [
-        ({"class_maps": {"wad": {"vehicle": ["car", "tram"]}}}, "'tram'"),
-        ({"class_maps": {"wad": {"vehicle": ["car"], "motor": ["car"]}}}, "'car'"),
-        ({"class_maps": {"wad": {"vehicle": ["car", "car"]}}}, "'car'"),
-        ({"class_maps": {"wad": {"vehicle": ["car"], "nothing": []}}}, "'nothing'"),
+        ({"vehicle": ["car", "tram"]}, "label.class_maps.wad: unknown class 'tram'"),
+        ({"vehicle": ["car"], "motor": ["car"]}, "label.class_maps.wad: names 'car' twice"),
+        ({"vehicle": ["car", "car"]}, "label.class_maps.wad: names 'car' twice"),
+        ({"vehicle": ["car"], "nothing": []}, "label.class_maps.wad.nothing: got no classes"),
     ],
 )
-def test_a_class_map_that_does_not_fit_is_one_line(ingested, capsys, settings, said):
-    code, folder = label(ingested, **settings)
-    assert code == 4
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("segline label: ")
-    assert said in line
+def test_a_class_map_that_does_not_fit_is_refused_before_any_stage_runs(ingested, capsys, wanted, said):
+    code, folder = label(ingested, class_maps={"wad": wanted})
+    assert code == 2
+    assert said in capsys.readouterr().err
     assert not folder.exists()
 
 
 def test_too_few_drives_are_one_line(ingested, capsys):
     manifest = read_manifest(ingested)
     rows = manifest.rows.assign(group="one")
-    write_manifest(ingested.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
+    write_validated(ingested.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
     code, _ = label(ingested)
     assert code == 4
     [line] = capsys.readouterr().err.splitlines()
     assert "group" in line
 
 
-def test_a_missing_manifest_is_one_line(ingested, capsys):
-    (ingested.with_name("validate") / NAME).unlink()
+@pytest.mark.parametrize("name", [NAME, STATISTICS])
+def test_a_missing_manifest_or_statistics_is_one_line(ingested, capsys, name):
+    (ingested.with_name("validate") / name).unlink()
     assert label(ingested)[0] == 5
     [line] = capsys.readouterr().err.splitlines()
-    assert "manifest.parquet" in line
+    assert name in line
 
 
 def test_a_source_that_is_gone_is_one_line(wad, ingested, capsys):

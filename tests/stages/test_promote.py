@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from shard_files import write_split
 
 from segline.classes import LabelClass
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Description, content_hash, open_split, read_description, write_shard
+from segline.data.shards import Description, open_split, read_description
 from segline.errors import StageError, TrackingError
 from segline.inference.bundle import Bundle, Member, load_models, write_bundle
 from segline.inference.predict import count_split
@@ -23,7 +24,7 @@ from segline.params import Params
 from segline.params import Promote as Settings
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard, write_counts
-from segline.tracking import CHALLENGER, CHAMPION, Tracker
+from segline.tracking import CHALLENGER, CHAMPION, STATISTICS, Tracker, champion_statistics
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
 PARAMS = Params(name="lamps", promote=Settings(resamples=200))
@@ -33,10 +34,8 @@ BEST, CLOSE, GOOD, POOR = 128, 99, 160, 220
 def write_labelled(folder, seed=0, classes=CLASSES):
     """Ten test crops of noise; what is brighter than 128 is bright."""
     images = np.random.default_rng(seed).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
-    write_shard(folder / "test", 0, images, (images[..., 0] >= BEST).astype(np.uint8))
-    rows = pd.DataFrame({"key": [f"crop{number}" for number in range(10)], "group": "g", "top": 0, "left": 0})
-    rows.to_csv(folder / "test" / "index.csv", index=False)
-    description = Description(classes, 0, 16, content_hash(folder), "here", "source", {"test": [1, 1]}, False)
+    _, digest = write_split(folder / "test", images, (images[..., 0] >= BEST).astype(np.uint8))
+    description = Description(classes, 0, 16, digest, "here", "source", "", {"test": [1, 1]}, False)
     write_json(folder / "dataset.json", description.to_dict())
     return folder
 
@@ -90,6 +89,7 @@ def evaluated(tmp_path):
     (folder / "pictures").mkdir(parents=True)
     board = leaderboard({"cut": {"miou": 0.5, "mean_dice": 0.6, "pixel_accuracy": 0.7}})
     board.to_csv(folder / "leaderboard.csv", index=False)
+    (folder / "unlabelled.csv").write_text("key\n")
     for name in ("curves.png", "pictures/crop0.png"):
         Image.new("RGB", (4, 4)).save(folder / name)
     return folder
@@ -315,3 +315,24 @@ def test_the_decision_is_kept_with_the_version(promoting, tracker):
     _, decision = promoting(POOR)
     kept = promote.Decision(**json.loads(versions(tracker)[2].tags[promote.DECISION]))
     assert asdict(kept) == {key: decision[key] for key in asdict(kept)}
+
+
+def test_the_version_knows_its_data(promoting, tracker, labelled, tracking_uri, tmp_path):
+    """With its statistics validate compares new data."""
+    (labelled / STATISTICS).write_bytes(b"of the training pairs")
+    description = replace(read_description(labelled), source_revision="dvc:abc")
+    write_json(labelled / "dataset.json", description.to_dict())
+    for _ in range(2):
+        promoting(GOOD)
+    number, file = champion_statistics(tracking_uri, PARAMS.name, tmp_path)
+    assert (number, file.read_bytes()) == (1, b"of the training pairs")
+    assert tracker.holder(CHAMPION).tags["segline.source_revision"] == "dvc:abc"
+
+
+def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_told(promoting, labelled):
+    table = pd.DataFrame({"key": ["crop3", "crop8", "of another day"], "blur": 1.0})
+    table.to_parquet(labelled / STATISTICS)
+    promoting(GOOD)
+    _, decision = promoting(POOR)
+    assert decision["seen_by_champion"] == 2
+    assert decision["reason"].endswith("the champion was trained on 2 of these images, so it has an advantage")

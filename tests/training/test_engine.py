@@ -5,15 +5,15 @@ from dataclasses import replace
 from itertools import islice, pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from shard_files import write_split
 from torch import nn
 
 from segline.classes import IGNORED
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Split, write_shard
+from segline.data.shards import Split
 from segline.errors import TrainingError
 from segline.losses import LOSSES
 from segline.models import MODELS
@@ -26,24 +26,21 @@ MOVING = Augment(colour=0.0)
 SETTINGS = Train(epochs=4, batch_size=4, learning_rate=3e-3)
 
 
-def write_split(folder, crops, seed):
+def write_crops(folder, crops, seed):
     """Crops whose class is told by the brightness of the pixel; two shards, a few ignored pixels."""
     generator = np.random.default_rng(seed)
     blocks = generator.integers(0, CLASSES, (crops, 4, 4)).repeat(8, 1).repeat(8, 2)
     images = (60 + 60 * blocks[..., None] + generator.integers(-15, 15, (crops, 32, 32, 3))).astype(np.uint8)
     labels = blocks.astype(np.uint8)
     labels[:, 0, :4] = IGNORED
-    for number, start in enumerate(range(0, crops, 4)):
-        write_shard(folder, number, images[start : start + 4], labels[start : start + 4])
-    names = [f"crop{number}" for number in range(crops)]
-    pd.DataFrame({"key": names, "group": "g", "top": 0, "left": 0}).to_csv(folder / "index.csv", index=False)
+    write_split(folder, images, labels, size=4)
 
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
-    write_split(folder / "train", 6, seed=0)
-    write_split(folder / "val", 3, seed=1)
+    write_crops(folder / "train", 6, seed=0)
+    write_crops(folder / "val", 3, seed=1)
     return Split(folder / "train"), Split(folder / "val")
 
 

@@ -1,49 +1,55 @@
 """The manifest: one row per pair of image and label map, with checksums, and what the rows belong to."""
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segline.data.layouts import LAYOUTS, Layout
+from segline.data.layouts import LAYOUTS, Layout, Legend
 from segline.errors import StageError
 from segline.outputs import write_file
 
 NAME = "manifest.parquet"
-FETCHED = "files"
 COLUMNS = {
     "key": "str",
     "image": "str",
     "label": "str",
+    "plane": "int64",
     "group": "str",
     "split": "str",
-    "height": "int64",
-    "width": "int64",
     "image_bytes": "int64",
     "label_bytes": "int64",
-    "image_sha256": "str",
-    "label_sha256": "str",
+    "image_hash": "str",
+    "label_hash": "str",
 }
+IDENTITY = ["key", "plane", "group", "split", "image_hash", "label_hash"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where a manifest's rows come from.
 
     Attributes:
         source: as the user gave it.
         layout: a name in ``LAYOUTS``.
-        root: the folder that the rows' paths start from; empty for the folder beside the manifest of ingest,
-            where files are kept that could not be read in place.
+        options: of the layout, as JSON text.
+        legend: the text of the layout's legend file; empty when it has none.
+        root: where the rows' paths start: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside
+            the manifest of ingest, where files are kept that cannot be read in place.
+        revision: of the data in version control (``git:...``, ``dvc:...``); empty when they are in none.
     """
 
     source: str
     layout: str
-    root: str
+    options: str = "{}"
+    legend: str = ""
+    root: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,28 +59,28 @@ class Manifest:
     rows: pd.DataFrame
     origin: Origin
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """The layout that reads these files."""
-        return LAYOUTS[self.origin.layout]
+        return LAYOUTS[self.origin.layout](**json.loads(self.origin.options))
+
+    @cached_property
+    def legend(self) -> Legend:
+        """What the label values mean."""
+        return self.layout.legend(self.origin.legend)
 
     @property
     def content_hash(self) -> str:
-        """The SHA-256 over keys, groups, splits and both checksums of every row: equal data, equal hash."""
-        identity = self.rows[["key", "group", "split", "image_sha256", "label_sha256"]]
-        text = identity.to_csv(index=False, lineterminator="\n")
-        return hashlib.sha256(f"{self.origin.layout}\n{text}".encode()).hexdigest()
-
-    def root(self, ingested: Path) -> Path:
-        """The folder that the rows' paths start from, given the folder that ingest wrote."""
-        return Path(self.origin.root) if self.origin.root else ingested / FETCHED
+        """The SHA-256 over what identifies every row and the way to read it: equal data, equal hash."""
+        text = self.rows[IDENTITY].to_csv(index=False, lineterminator="\n")
+        reading = f"{self.origin.layout}\n{self.origin.options}\n{self.origin.legend}\n"
+        return hashlib.sha256(f"{reading}{text}".encode()).hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.parquet`` into a folder, atomically."""
     table = pa.Table.from_pandas(manifest.rows[list(COLUMNS)], preserve_index=False)
-    kept: dict[str, Any] = asdict(manifest.origin)
-    table = table.replace_schema_metadata({f"segline.{key}": value for key, value in kept.items()})
+    table = table.replace_schema_metadata({f"segline.{key}": value for key, value in asdict(manifest.origin).items()})
     write_file(folder / NAME, lambda temporary: pq.write_table(table, temporary))
 
 
@@ -89,8 +95,9 @@ def read_manifest(folder: Path) -> Manifest:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException):
         raise StageError(f"{path} is missing or broken; run the stage that writes {folder} again") from None
-    kept = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    origin = Origin(*(kept.get(f"segline.{name}", "") for name in ("source", "layout", "root")))
-    if origin.layout not in LAYOUTS:
+    kept = {key.decode().removeprefix("segline."): text.decode() for key, text in (table.schema.metadata or {}).items()}
+    ours = all(name in kept for name in Origin.__dataclass_fields__) and set(COLUMNS) == set(table.column_names)
+    if not ours or kept["layout"] not in LAYOUTS:
         raise StageError(f"{path} was not written by this version of segline; run `segline ingest` again")
+    origin = Origin(**{name: kept[name] for name in Origin.__dataclass_fields__})
     return Manifest(rows=table.to_pandas(), origin=origin)

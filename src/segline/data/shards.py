@@ -1,16 +1,18 @@
 """Shards: equally sized crops in memory-mapped files, and the data set that they make up.
 
 A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-00000.npy`` (uint8, n x h x w;
-255 = ignored) and so on, and ``index.csv`` with the key, group and corner of every crop.
+255 = ignored), on demand ``edges-00000.npy`` (bool, n x h x w), and so on, and ``index.csv`` with the key, group,
+corner and scale of every crop. Shards need not hold equally many crops.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,38 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.errors import StageError
-from segline.outputs import write_file
+from segline.outputs import file_hash, write_json
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A finished crop.
+
+    Attributes:
+        key: of the pair that it was taken from.
+        group: of that pair.
+        top: of the crop in the source image, in px.
+        left: of the crop in the source image, in px.
+        scale: px of the source image for one px of the crop.
+        image: (side, side, 3).
+        label: class ids (side, side).
+        edges: the borders between classes, bool (side, side), where they are asked for.
+    """
+
+    key: str
+    group: str
+    top: int
+    left: int
+    scale: float
+    image: Images
+    label: Labels
+    edges: NDArray[np.bool_] | None = None
+
+
+INDEX = ("key", "group", "top", "left", "scale")
 
 
 @dataclass(frozen=True)
@@ -32,7 +62,7 @@ class Split:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row per crop: key, group, top, left."""
+        """One row per crop: key, group, top, left (px of the source image), scale (its px for one of the crop)."""
         return pd.read_csv(self.folder / "index.csv", dtype={"key": str, "group": str}, keep_default_na=False)
 
     @cached_property
@@ -46,13 +76,18 @@ class Split:
             for name in names
         ]
 
+    @cached_property
+    def _starts(self) -> NDArray[np.intp]:
+        """The position of each shard's first crop."""
+        return np.cumsum([0, *(len(labels) for _, labels in self._maps)])[:-1]
+
     def __len__(self) -> int:
         return len(self.index)
 
     def take(self, positions: Sequence[int] | NDArray[np.integer]) -> tuple[Images, Labels]:
         """The crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
-        size = len(self._maps[0][1])
-        places = [divmod(int(position), size) for position in positions]
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        places = list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
         images = np.stack([self._maps[shard][0][row] for shard, row in places])
         return images, np.stack([self._maps[shard][1][row] for shard, row in places])
 
@@ -73,6 +108,7 @@ class Description:
         content_hash: SHA-256 over all shards; equal data and parameters, equal hash.
         source: of the images, as the user gave it.
         source_hash: the content hash of the manifest that it was made from.
+        source_revision: of the source in version control; empty when it is in none.
         pixels: split -> labelled pixels of each class.
         test_is_val: the layout has no test split, so the validation split is tested on.
     """
@@ -83,6 +119,7 @@ class Description:
     content_hash: str
     source: str
     source_hash: str
+    source_revision: str
     pixels: dict[str, list[int]]
     test_is_val: bool
 
@@ -102,20 +139,68 @@ class Description:
         return cls(**content | {"classes": classes})
 
 
-def write_shard(folder: Path, number: int, images: Images, labels: Labels) -> None:
-    """Write one shard of a split; the images last, so that a shard with images is whole."""
-    for name, values in (("labels", labels), ("images", images)):
-        write_file(folder / f"{name}-{number:05d}.npy", partial(_save, values=values))
+def write_shard(folder: Path, number: int, crops: Iterable[Crop], *, shape: tuple[int, int], edges: bool) -> None:
+    """Write one shard of a split, crop after crop, and last its ``part-00000.json``, which says that it is whole.
+
+    Args:
+        folder: of the split.
+        number: of the shard.
+        crops: at least one, in order.
+        shape: (height, width) of the crops, in px.
+        edges: whether the crops have maps of the borders between classes.
+    """
+    kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "labels": (np.uint8, shape),
+        "images": (np.uint8, (*shape, 3)),
+    }
+    kinds |= {"edges": (np.bool_, shape)} if edges else {}
+    paths = {name: folder / f"{name}-{number:05d}.npy" for name in kinds}
+    index, pixels = [], np.zeros(256, np.int64)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as opened:
+        streams = {name: opened.enter_context(path.open("wb")) for name, path in paths.items()}
+        for name, (kind, item) in kinds.items():
+            _write_head(streams[name], kind, (0, *item))
+        for crop in crops:
+            streams["images"].write(np.ascontiguousarray(crop.image).data)
+            streams["labels"].write(np.ascontiguousarray(crop.label).data)
+            if crop.edges is not None:
+                streams["edges"].write(np.ascontiguousarray(crop.edges).data)
+            index.append([getattr(crop, name) for name in INDEX])
+            pixels += np.bincount(crop.label.ravel(), minlength=256)
+        for name, (kind, item) in kinds.items():
+            streams[name].seek(0)
+            _write_head(streams[name], kind, (len(index), *item))
+    sums = {path.name: file_hash(path) for path in paths.values()}
+    write_json(part_file(folder, number), {"index": index, "pixels": pixels.tolist(), "sums": sums})
 
 
-def content_hash(folder: Path) -> str:
-    """The SHA-256 over names and bytes of all shards and indices below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.rglob("*.npy"), *folder.rglob("index.csv")]):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def part_file(folder: Path, number: int) -> Path:
+    """What :func:`write_shard` writes last; :func:`join_shards` removes it."""
+    return folder / f"part-{number:05d}.json"
+
+
+def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
+    """Make the whole shards of a folder a split.
+
+    Returns:
+        The pixels of each label value (256), and the SHA-256 over index and shards.
+    """
+    parts = [json.loads(part_file(folder, number).read_text()) for number in range(count)]
+    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX))
+    index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
+    digest = hashlib.sha256((folder / "index.csv").read_bytes())
+    for name, value in sorted((name, value) for part in parts for name, value in part["sums"].items()):
+        digest.update(f"{name} {value}\n".encode())
+    for number in range(count):
+        part_file(folder, number).unlink()
+    return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()
+
+
+def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:
+    """The head of a .npy file; NumPy leaves room in it for the first number of the shape to grow."""
+    head = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, head)
 
 
 def read_description(labelled: Path) -> Description:
@@ -144,8 +229,3 @@ def open_split(labelled: Path, name: str) -> Split:
     if not whole:
         raise StageError(f"{split.folder} lacks shards or has a broken one; run `segline label` again")
     return split
-
-
-def _save(path: Path, values: NDArray[np.uint8]) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, values, allow_pickle=False)

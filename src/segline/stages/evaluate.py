@@ -1,7 +1,12 @@
-"""Evaluate: every candidate on the validation split: metrics, counts per image, pictures, curves, leaderboard."""
+"""Evaluate: every candidate on the validation split: metrics, counts per image, pictures, curves, leaderboard.
 
+The best candidate then looks at all splits for objects that have no label. What it lists is a suspicion: a person
+looks at it, and gives label the rows that are right as exclusions.
+"""
+
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +14,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch import nn
 
+from segline.data.boxes import Box
 from segline.data.shards import Description, Split, open_split, read_description
 from segline.errors import StageError
+from segline.inference.audit import Suspect, find_unlabelled
 from segline.inference.bundle import HISTORY, load_models, read_bundle
-from segline.inference.predict import count_split, probabilities
+from segline.inference.predict import count_split, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
 from segline.outputs import write_file, write_json, writing
-from segline.params import Params
-from segline.pictures import draw_comparison, draw_curves
+from segline.params import Evaluate, Params
+from segline.pictures import draw_comparison, draw_curves, draw_suspect
 from segline.progress import bar, say
+
+UNLABELLED = "unlabelled.csv"
+# The first five are those of the exclusions, so that rows can be pasted there.
+COLUMNS = ("key", *Box._fields, "class", "pixels", "confidence", "split")
 
 
 @dataclass(frozen=True)
@@ -29,8 +41,29 @@ class Seen:
     maps: list[NDArray[np.integer]]
 
 
+@dataclass(frozen=True)
+class Found:
+    """A suspect, and the split and the position of its crop."""
+
+    suspect: Suspect
+    split: Split
+    position: int
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The row of the list but for the class's name; the box is in px of the source image, rounded outwards."""
+        crop, box = self.split.index.iloc[self.position], self.suspect.box
+        top, left = (math.floor(start * crop["scale"]) for start in (box.top, box.left))
+        below, right = (math.ceil(end * crop["scale"]) for end in (box.top + box.height, box.left + box.width))
+        place = Box(crop["top"] + top, crop["left"] + left, below - top, right - left)
+        about = {"pixels": self.suspect.pixels, "confidence": self.suspect.confidence, "split": self.split.folder.name}
+        return {"key": crop["key"], **place._asdict(), **about}
+
+
 def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
     """Write ``metrics.json``, ``leaderboard.csv``, ``counts/``, ``curves/``, ``curves.png`` and ``pictures/``.
+
+    Also ``unlabelled.csv`` and ``unlabelled/``: the objects that are probably unlabelled, the surest first.
 
     Raises:
         StageError: there are no candidates.
@@ -53,8 +86,11 @@ def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
         board.to_csv(work / "leaderboard.csv", index=False, float_format="%.6f")
         _write_curves(folders, work)
         _write_pictures(seen, split, pictured, description, work / "pictures")
-    best = board.iloc[0]
+        best = board.iloc[0]
+        suspects = _audit(trained / best["candidate"], labelled, description, params.evaluate, work)
     say(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/pictures")
+    if suspects:
+        say(f"evaluate: {suspects} objects are probably unlabelled, see {out}/{UNLABELLED} and {out}/unlabelled")
 
 
 def candidate_folders(trained: Path) -> list[Path]:
@@ -127,6 +163,56 @@ def _write_curves(folders: list[Path], work: Path) -> None:
     for folder in folders:
         shutil.copyfile(folder / HISTORY, work / "curves" / f"{folder.name}.csv")
     draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / "curves.png")
+
+
+def _audit(folder: Path, labelled: Path, description: Description, settings: Evaluate, work: Path) -> int:
+    """Write the list of what is probably unlabelled, and pictures of the surest; returns how many are listed."""
+    models = load_models(folder, read_bundle(folder))
+    names = [name for name in description.pixels if not (name == "test" and description.test_is_val)]
+    splits = [open_split(labelled, name) for name in names]
+    with bar("looking for what is unlabelled", sum(map(len, splits))) as advance:
+        found = [
+            Found(suspect, split, position)
+            for split in splits
+            for position, suspects in enumerate(_suspects(models, split, description, settings, advance))
+            for suspect in suspects
+        ]
+    rows = [entry.row | {"class": description.names[entry.suspect.class_id]} for entry in found]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = table.sort_values(["confidence", *COLUMNS[:5]], ascending=[False, *[True] * 5], kind="stable")
+    table.to_csv(work / UNLABELLED, index=False, float_format="%.4f")
+    (work / "unlabelled").mkdir()
+    for rank, number in enumerate(table.index[: settings.audit.pictures], start=1):
+        path = work / "unlabelled" / f"{rank:03d}-{rows[number]['key']}.png"
+        _draw_suspect(found[number], models, description, path)
+    return len(table)
+
+
+def _suspects(
+    models: list[nn.Module], split: Split, description: Description, settings: Evaluate, advance: Callable[[int], None]
+) -> Iterator[list[Suspect]]:
+    """The suspects of every crop of a split, in order."""
+    limits = settings.audit
+    for labels, predicted in predict_split(models, split, settings.batch_size):
+        for crop, label in zip(predicted.cpu().numpy(), labels, strict=True):
+            yield find_unlabelled(
+                crop,
+                label,
+                description.background,
+                min_confidence=limits.min_confidence,
+                min_pixels=limits.min_pixels,
+                border=limits.border,
+            )
+        advance(len(labels))
+
+
+def _draw_suspect(found: Found, models: list[nn.Module], description: Description, path: Path) -> None:
+    images, labels = found.split.take([found.position])
+    predicted = probabilities(models, images).argmax(1)[0].cpu().numpy()
+    row, suspect = found.row, found.suspect
+    title = f"{description.names[suspect.class_id]}, {suspect.confidence:.3f}: {row['key']} ({row['split']})"
+    maps = {"label": labels[0], "prediction": predicted}
+    draw_suspect(images[0], maps, description.classes, suspect.box, title, path)
 
 
 def _write_pictures(

@@ -1,152 +1,155 @@
 """Ingest: find the pairs of a source and write their manifest with checksums.
 
-A folder is read in place. Run again, it looks only at files whose size or time of change is new, and when
-nothing differs it says so and writes nothing.
+Data are read in place where that is possible (see :mod:`segline.sources`). Run again, it looks only at files whose
+size or stamp is new, and when nothing differs it says so and writes nothing.
 """
 
+import hashlib
+import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from os import cpu_count
 from pathlib import Path
-from shutil import rmtree
 
 import pandas as pd
-from PIL import Image
 
-from segline.data.layouts import LAYOUTS, Pair
-from segline.data.manifest import COLUMNS, FETCHED, NAME, Manifest, Origin, read_manifest, write_manifest
-from segline.data.synthetic import write_streets
+from segline.data.layouts import LAYOUTS, Layout, Pair
+from segline.data.manifest import COLUMNS, NAME, Manifest, Origin, read_manifest, write_manifest
+from segline.data.tree import Tree
 from segline.errors import DataError, SourceError, StageError
-from segline.outputs import file_hash, source_hash, write_file, write_text
-from segline.params import Ingest, Params, as_json
+from segline.outputs import locked, write_file
+from segline.params import Ingest, Params
 from segline.progress import bar, say
+from segline.sources import Opened, open_source
+from segline.storage import FILES
 
-SYNTHETIC = "synthetic:"
 CHECKSUMS = "checksums.parquet"
+BLOCK = 256
 
 
 def run(params: Params, *, out: Path) -> None:
-    """Write ``out/manifest.parquet``; synthetic scenes go to ``out/files``.
+    """Write ``out/manifest.parquet``; what cannot be read in place goes to ``out/files``.
 
     Raises:
-        SourceError: the source is missing, empty or of a kind that is not known.
+        SourceError: the source is missing, empty or of a kind that is not known, or a file of it cannot be read.
         DataError: the source does not follow the layout.
     """
-    settings = params.ingest
-    origin, root = _open_source(settings, params.seed, out)
-    pairs = LAYOUTS[settings.layout].find(root)
-    _refuse_twins(pairs, root)
-    manifest = Manifest(rows=_rows(pairs, root, out), origin=origin)
+    with locked(out.resolve()):
+        _ingest(params.ingest, params.seed, out)
+
+
+def _ingest(settings: Ingest, seed: int, out: Path) -> None:
+    opened = open_source(settings, seed, out / FILES)
+    layout = LAYOUTS[settings.layout.name](**settings.layout.options)
+    origin = _origin(settings, layout, opened)
+    layout.legend(origin.legend)
+    pairs = layout.find(opened.tree)
+    _refuse_twins(pairs, opened.tree)
+    checksums = _checksums(pairs, layout, opened.tree, out)
+    manifest = Manifest(rows=_rows(pairs, layout, opened.tree, checksums), origin=origin)
     if _same(out, manifest):
         say(f"ingest: nothing changed in {settings.source} ({len(pairs)} pairs)")
         return
     write_manifest(out, manifest)
     groups = manifest.rows["group"].nunique()
-    say(f"ingest: {len(pairs)} pairs in {groups} groups from {settings.source}, data {manifest.content_hash[:12]}")
+    half = sum(not pair.image or not pair.label for pair in pairs)
+    note = f", {half} of them without image or label" if half else ""
+    say(
+        f"ingest: {len(pairs)} pairs in {groups} groups from {settings.source}{note}, data {manifest.content_hash[:12]}"
+    )
 
 
-def _open_source(settings: Ingest, seed: int, out: Path) -> tuple[Origin, Path]:
-    """The origin to record, and the folder to read now."""
-    source = settings.source
-    if source == SYNTHETIC:
-        if settings.layout != "wad":
-            raise SourceError(f"ingest.layout: got {settings.layout!r}, but {SYNTHETIC} scenes have the layout 'wad'")
-        _write_streets(settings, seed, out / FETCHED)
-        return Origin(source=source, layout=settings.layout, root=""), out / FETCHED
-    if not source or ":" in source.split("/")[0]:
-        raise SourceError(f"ingest.source: {source!r} is of an unknown kind; give a folder, or {SYNTHETIC}")
-    root = Path(source)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else f"is not there, and is not {SYNTHETIC}"
-        raise SourceError(f"ingest.source: {source} {what} (looked from {Path.cwd()}); give the folder with the data")
-    if not any(root.iterdir()):
-        raise SourceError(f"ingest.source: {source} is empty; put the data there or give another folder")
-    return Origin(source=source, layout=settings.layout, root=source), root
+def _origin(settings: Ingest, layout: Layout, opened: Opened) -> Origin:
+    legend = ""
+    if layout.legend_file:
+        if layout.legend_file not in opened.tree.files:
+            raise DataError(f"{opened.tree.where}: no {layout.legend_file}; write it, it names the classes")
+        try:
+            legend = opened.tree.read(layout.legend_file).decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{opened.tree.where}: {layout.legend_file} cannot be read ({error})") from None
+    return Origin(
+        source=settings.source,
+        layout=settings.layout.name,
+        options=json.dumps(settings.layout.options, sort_keys=True),
+        legend=legend,
+        root=opened.root,
+        revision=opened.revision,
+    )
 
 
-def _write_streets(settings: Ingest, seed: int, folder: Path) -> None:
-    """Draw the scenes that are not there yet; scenes of another recipe are removed first."""
-    wanted = settings.synthetic
-    recipe = f"{as_json(wanted)} seed {seed} code {source_hash('data.synthetic')}"
-    mark = folder / "recipe.txt"
-    if not mark.is_file() and folder.is_dir() and any(folder.iterdir()):
-        raise StageError(f"{folder} holds files that segline did not draw; move them or give --out another folder")
-    if not mark.is_file() or mark.read_text() != recipe:
-        rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_text(mark, recipe)
-    with bar("drawing street scenes", wanted.drives * wanted.frames_per_drive) as advance:
-        write_streets(folder, **asdict(wanted), seed=seed, workers=cpu_count() or 1, progress=advance)
-
-
-def _refuse_twins(pairs: list[Pair], root: Path) -> None:
+def _refuse_twins(pairs: list[Pair], tree: Tree) -> None:
     seen: dict[str, Pair] = {}
     for pair in pairs:
         twin = seen.setdefault(pair.key, pair)
         if twin is not pair:
-            raise DataError(f"{root}: {twin.image} and {pair.image} have the same name; rename one or remove it")
+            raise DataError(f"{tree.where}: {twin.image} and {pair.image} have the same name; rename one or remove it")
 
 
-def _rows(pairs: list[Pair], root: Path, out: Path) -> pd.DataFrame:
-    """The manifest's rows; a file that looks unchanged since the last run is not read again."""
-    known = _read_checksums(out / CHECKSUMS)
-    with bar("reading files", len(pairs)) as advance, ThreadPoolExecutor() as pool:
-        rows, stamps = [], []
-        for row, stamp in pool.map(lambda pair: _row(pair, root, known), pairs):
-            rows.append(row)
-            stamps.append(stamp)
-            advance(1)
-    out.mkdir(parents=True, exist_ok=True)
-    fresh = pd.DataFrame(stamps)
-    if known != _stamps(fresh):
-        write_file(out / CHECKSUMS, lambda path: fresh.to_parquet(path))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+def _rows(pairs: list[Pair], layout: Layout, tree: Tree, checksums: dict[str, str]) -> pd.DataFrame:
+    """The manifest's rows; what a pair lacks has no bytes and no checksum."""
+    rows = pd.DataFrame([vars(pair) for pair in pairs], columns=list(COLUMNS))
+    for part, files_of in (("image", _itself), ("label", layout.label_files)):
+        files = [files_of(path) if path else () for path in rows[part]]
+        rows[f"{part}_bytes"] = [sum(tree.files[file].size for file in found) for found in files]
+        rows[f"{part}_hash"] = [_join([checksums[file] for file in found]) for found in files]
+    return rows.astype(COLUMNS)
 
 
-def _row(pair: Pair, root: Path, known: dict[str, dict[str, object]]) -> tuple[dict[str, object], dict[str, object]]:
-    """The manifest's row of a pair, and its stamp for the next run."""
+def _itself(path: str) -> tuple[str, ...]:
+    return (path,)
+
+
+def _join(sums: list[str]) -> str:
+    """One checksum for several files."""
+    return "".join(sums) if len(sums) < 2 else f"sha256:{hashlib.sha256(' '.join(sums).encode()).hexdigest()}"
+
+
+def _checksums(pairs: list[Pair], layout: Layout, tree: Tree, out: Path) -> dict[str, str]:
+    """The checksum of every file of the pairs; one that looks unchanged since the last run is not read again."""
+    labels = {path for pair in pairs if pair.label for path in layout.label_files(pair.label)}
+    wanted = sorted(labels | {pair.image for pair in pairs if pair.image})
+    known = _read_checksums(out / CHECKSUMS, tree)
+    stale = [path for path in wanted if known.get(path, ("",))[:2] != _look(tree, path)]
+    fresh = dict(zip(stale, _sum_up(stale, tree), strict=True))
+    found = {path: fresh[path] if path in fresh else known[path][2] for path in wanted}
+    if fresh or found.keys() != known.keys():
+        stamps = [(tree.where, path, *_look(tree, path), found[path]) for path in wanted]
+        table = pd.DataFrame(stamps, columns=["where", "path", "size", "stamp", "checksum"])
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(out / CHECKSUMS, lambda path: table.to_parquet(path))
+    return found
+
+
+def _look(tree: Tree, path: str) -> tuple[int, str]:
+    return tree.files[path].size, tree.files[path].stamp
+
+
+def _sum_up(paths: list[str], tree: Tree) -> Iterator[str]:
+    """The checksums of these files, read by several threads at once."""
+
+    def checksum(path: str) -> str:
+        try:
+            return tree.checksum(path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SourceError(f"{tree.where}: {path} cannot be read ({reason}); mend or remove it") from None
+
+    blocks = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
+    with bar("reading files", len(paths)) as advance, ThreadPoolExecutor() as pool:
+        for sums in pool.map(lambda block: [checksum(path) for path in block], blocks):
+            yield from sums
+            advance(len(sums))
+
+
+def _read_checksums(path: Path, tree: Tree) -> dict[str, tuple[int, str, str]]:
+    """Path -> size, stamp and checksum as the last run found them in the same tree."""
     try:
-        return _read_row(pair, root, known)
-    except OSError as error:
-        where = f"{root}: {error.filename or pair.key}"
-        raise SourceError(f"{where} cannot be read ({error.strerror}); mend or remove it") from None
-
-
-def _read_row(
-    pair: Pair, root: Path, known: dict[str, dict[str, object]]
-) -> tuple[dict[str, object], dict[str, object]]:
-    image, label = root / pair.image, root / pair.label
-    stamp: dict[str, object] = {"image": pair.image, "label": pair.label, "root": str(root)}
-    for name, path in (("image", image), ("label", label)):
-        stat = path.stat()
-        stamp |= {f"{name}_bytes": stat.st_size, f"{name}_ns": stat.st_mtime_ns}
-    before = known.get(pair.image, {})
-    if all(before.get(key) == value for key, value in stamp.items()):
-        stamp = before
-    else:
-        height, width = _size(image)
-        stamp |= {"image_sha256": file_hash(image), "label_sha256": file_hash(label), "height": height, "width": width}
-    return asdict(pair) | {key: stamp[key] for key in COLUMNS if key in stamp and key not in ("image", "label")}, stamp
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width from the file's head; (0, 0) when it is no image, which validate then reports."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, Image.DecompressionBombError):
-        return 0, 0
-
-
-def _read_checksums(path: Path) -> dict[str, dict[str, object]]:
-    try:
-        return _stamps(pd.read_parquet(path))
-    except (OSError, ValueError):
+        table = pd.read_parquet(path)
+        table = table[table["where"] == tree.where]
+        values = zip(table["size"].tolist(), table["stamp"].tolist(), table["checksum"].tolist(), strict=True)
+        return dict(zip(table["path"].tolist(), values, strict=True))
+    except (OSError, ValueError, KeyError):
         return {}
-
-
-def _stamps(table: pd.DataFrame) -> dict[str, dict[str, object]]:
-    return {str(row["image"]): row for row in table.to_dict("records")}  # type: ignore[misc]
 
 
 def _same(out: Path, manifest: Manifest) -> bool:

@@ -1,148 +1,168 @@
-"""Label: raw label values to class ids, the crop with the most foreground, splits, memory-mapped shards."""
+"""Label: raw label values to class ids, crops, splits, memory-mapped shards.
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+The work is cut into shards; each is one task that runs in this process or anywhere on Ray, and writes the same bytes
+wherever it runs. A shard that a killed run left whole is not made again.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.classes import IGNORED, LabelClass
-from segline.data.crops import cut, max_foreground_corner
-from segline.data.layouts import read_image
+from segline import cluster
+from segline.data.class_map import merge, merge_counts
+from segline.data.crops import tiles
+from segline.data.exclusions import Exclusions, read_exclusions
+from segline.data.layouts import Legend
 from segline.data.manifest import Manifest, read_manifest
-from segline.data.shards import Description, content_hash, write_shard
+from segline.data.sampling import Sampler
+from segline.data.shards import Description, join_shards, open_split, part_file, write_shard
 from segline.data.splits import SPLITS, assign
+from segline.data.statistics import read_statistics, write_statistics
+from segline.data.tree import Tree, reading_ahead
 from segline.errors import DataError
-from segline.outputs import write_json, writing
-from segline.params import Label, Params
+from segline.outputs import source_hash, write_json, writing
+from segline.params import Label, Params, as_json
 from segline.progress import bar, say
+from segline.storage import open_tree
 
 
 @dataclass(frozen=True)
-class ClassMap:
-    """The classes to learn, and the table from raw label values to their ids."""
+class Shard:
+    """One shard to make: its place, and all that its bytes depend on."""
 
-    classes: tuple[LabelClass, ...]
-    background: int | None
-    table: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Crop:
-    """One finished crop."""
-
-    key: str
-    group: str
-    corner: tuple[int, int]
-    image: NDArray[np.uint8]
-    label: NDArray[np.uint8]
+    folder: Path
+    number: int
+    manifest: Manifest
+    tree: Tree
+    legend: Legend
+    settings: Label
+    exclusions: Exclusions
+    seed: int
 
 
-def run(params: Params, *, ingested: Path, validated: Path, out: Path) -> None:
-    """Write ``out/<split>/`` shards and ``out/dataset.json``.
+def run(params: Params, *, ingested: Path, validated: Path, exclusions: Path | None = None, out: Path) -> None:
+    """Write ``out/<split>/`` shards, ``out/dataset.json`` and the training pairs' ``out/statistics.parquet``.
+
+    Args:
+        params: the parameters.
+        ingested: the folder that ingest wrote.
+        validated: the folder that validate wrote.
+        exclusions: a list of images and regions to leave out, see :mod:`segline.data.exclusions`.
+        out: the folder to write.
 
     Raises:
-        DataError: the class map names an unknown class, or the groups cannot be split.
+        DataError: the class map names an unknown class, the groups cannot be split, or a file has changed.
     """
-    manifest = read_manifest(validated)
-    mapping = class_map(manifest, params.label.class_maps)
-    splits = assign(manifest.rows, asdict(params.label.split), params.seed)
-    with writing(out) as work:
-        pixels = {
-            name: _write_split(work / name, manifest, splits[name], mapping, params.label, manifest.root(ingested))
-            for name in SPLITS
-        }
-        description = Description(
-            classes=mapping.classes,
-            background=mapping.background,
-            side=params.label.crop,
-            content_hash=content_hash(work),
-            source=manifest.origin.source,
-            source_hash=manifest.content_hash,
-            pixels=pixels,
-            test_is_val=bool(splits["test"]) and splits["test"] == splits["val"],
-        )
+    settings = params.label
+    manifest, statistics = read_manifest(validated), read_statistics(validated)
+    excluded = _read_exclusions(exclusions, manifest)
+    manifest, statistics = _leave_out(manifest, statistics, excluded)
+    name = manifest.origin.layout
+    legend = merge(manifest.legend, settings.class_maps.get(name, {}), f"label.class_maps.{name}")
+    amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), manifest.legend, legend)
+    splits = assign(manifest.rows, amounts, settings.split, params.seed)
+    whole = Shard(out, 0, manifest, open_tree(manifest.origin, ingested), legend, settings, excluded, params.seed)
+    with writing(out, fingerprint=_fingerprint(whole)) as work:
+        shards = _plan(whole, splits, statistics, work)
+        _make([shard for part in shards.values() for shard in part], settings.workers)
+        joined = {split: join_shards(work / split, len(part)) for split, part in shards.items()}
+        write_statistics(work, statistics.iloc[splits["train"]])
+        description = _describe(whole, splits, joined)
         write_json(work / "dataset.json", description.to_dict())
-    _report(description, splits)
+    _report(description, out)
 
 
-def class_map(manifest: Manifest, maps: dict[str, dict[str, list[str]]]) -> ClassMap:
-    """The layout's own classes, or new ones made of them; classes that no new one names are ignored.
-
-    Raises:
-        DataError: a class that the layout does not have, one that is named twice, or a new one of none.
-    """
-    layout, wanted = manifest.layout, maps.get(manifest.origin.layout)
-    if not wanted:
-        return ClassMap(layout.classes, layout.background, layout.table)
-    where = f"label.class_maps.{manifest.origin.layout}"
-    known = list(layout.names)
-    for new, names in wanted.items():
-        if not names:
-            raise DataError(f"{where}: {new!r}: got no classes, expected some of {', '.join(known)}")
-    named = [name for names in wanted.values() for name in names]
-    for name in named:
-        if name not in known or named.count(name) > 1:
-            problem = "names it twice" if name in known else f"has no such class; it has {', '.join(known)}"
-            raise DataError(f"{where}: {name!r}: the map or layout {problem}")
-    table = layout.table.copy()
-    table[layout.table < len(known)] = IGNORED
-    for new_id, names in enumerate(wanted.values()):
-        for name in names:
-            table[layout.table == known.index(name)] = new_id
-    classes = tuple(LabelClass(new, layout.classes[known.index(names[0])].colour) for new, names in wanted.items())
-    before = None if layout.background is None else known[layout.background]
-    background = next((i for i, names in enumerate(wanted.values()) if before in names), None)
-    return ClassMap(classes, background, table)
+def make_shard(shard: Shard) -> int:
+    """Write one shard; returns the number of pairs in it."""
+    rows: list[Any] = shard.manifest.rows.to_dict("records")
+    with reading_ahead(shard.tree, [row[part] for row in rows for part in ("label", "image")]) as tree:
+        sampler = Sampler(tree, shard.manifest.layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
+        crops = (crop for row in rows for crop in sampler.crops(row))
+        write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, edges=shard.settings.edges)
+    return len(rows)
 
 
-def make_crop(
-    image: NDArray[np.uint8], raw: NDArray[np.integer], mapping: ClassMap, side: int
-) -> tuple[tuple[int, int], NDArray[np.uint8], NDArray[np.uint8]]:
-    """The corner, image (side, side, 3) and class ids (side, side) of the crop with the most foreground."""
-    ids = mapping.table[raw]
-    foreground = ids != IGNORED
-    if mapping.background is not None:
-        foreground &= ids != mapping.background
-    corner = max_foreground_corner(foreground, side)
-    return corner, *cut(image, ids, corner, side)
+def _read_exclusions(path: Path | None, manifest: Manifest) -> Exclusions:
+    if path is None:
+        return Exclusions()
+    excluded = read_exclusions(path)
+    unknown = excluded.unknown(manifest.rows["key"])
+    if unknown:
+        say(f"label: warning: {path} names {len(unknown)} images that are not in the data, the first is {unknown[0]!r}")
+    return excluded
 
 
-def _write_split(
-    folder: Path, manifest: Manifest, positions: list[int], mapping: ClassMap, settings: Label, root: Path
-) -> list[int]:
-    """Write the shards and index of one split; returns the pixels of each class."""
-    folder.mkdir(parents=True)
-    index, pixels = [], np.zeros(256, np.int64)
-    with bar(f"labelling {folder.name}", len(positions)) as advance:
-        for number, start in enumerate(range(0, len(positions), settings.shard_size)):
-            crops = list(_crops(manifest, positions[start : start + settings.shard_size], mapping, settings.crop, root))
-            labels = np.stack([crop.label for crop in crops])
-            write_shard(folder, number, np.stack([crop.image for crop in crops]), labels)
-            index += [(crop.key, crop.group, *crop.corner) for crop in crops]
-            pixels += np.bincount(labels.ravel(), minlength=256)
-            advance(len(crops))
-    pd.DataFrame(index, columns=["key", "group", "top", "left"]).to_csv(folder / "index.csv", index=False)
-    return [int(count) for count in pixels[: len(mapping.classes)]]
+def _leave_out(manifest: Manifest, statistics: pd.DataFrame, excluded: Exclusions) -> tuple[Manifest, pd.DataFrame]:
+    """The manifest and its statistics without the images that are excluded as a whole."""
+    rows = manifest.rows[~manifest.rows["key"].isin(excluded.keys)].reset_index(drop=True)
+    if rows.empty:
+        raise DataError(f"the exclusions leave none of {len(manifest.rows)} pairs; shorten the list")
+    return replace(manifest, rows=rows), statistics.set_index("key").loc[rows["key"]].reset_index()
 
 
-def _crops(manifest: Manifest, positions: list[int], mapping: ClassMap, side: int, root: Path) -> Iterator[Crop]:
-    def crop(row: dict[str, str]) -> Crop:
-        try:
-            image, raw = read_image(root / row["image"]), manifest.layout.read_label(root / row["label"])
-        except OSError as error:
-            message = f"{root}: pair {row['key']} cannot be read any more ({error}); run `segline ingest` again"
-            raise DataError(message) from None
-        return Crop(row["key"], row["group"], *make_crop(image, raw, mapping, side))
-
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(crop, manifest.rows.iloc[positions].to_dict("records"))
+def _fingerprint(ready: Shard) -> str:
+    """What the shards depend on. Not on the number of workers: they make the same bytes."""
+    settings = as_json(replace(ready.settings, workers=1))
+    legend = hashlib.sha256(repr(ready.legend.classes).encode() + ready.legend.table.tobytes()).hexdigest()
+    code = source_hash("stages.label", "data")
+    return f"{ready.manifest.content_hash} {legend} {ready.exclusions.hash} {settings} seed {ready.seed} code {code}"
 
 
-def _report(description: Description, splits: dict[str, list[int]]) -> None:
-    sizes = ", ".join(f"{len(positions)} {name}" for name, positions in splits.items())
+def _plan(whole: Shard, splits: dict[str, list[int]], statistics: pd.DataFrame, work: Path) -> dict[str, list[Shard]]:
+    """The shards of each split."""
+    size = _images_in_shard(whole.settings, int(statistics["height"].max()), int(statistics["width"].max()))
+
+    def cut_up(split: str, rows: pd.DataFrame) -> list[Shard]:
+        blocks = [rows.iloc[start : start + size] for start in range(0, len(rows), size)]
+        return [
+            replace(whole, folder=work / split, number=number, manifest=replace(whole.manifest, rows=block))
+            for number, block in enumerate(blocks)
+        ]
+
+    return {split: cut_up(split, whole.manifest.rows.iloc[positions]) for split, positions in splits.items()}
+
+
+def _images_in_shard(settings: Label, height: int, width: int) -> int:
+    """So many that a shard holds about ``shard_size`` crops, given the size of the largest image."""
+    of_image = settings.crops_per_image if settings.sampling in ("max_foreground", "random") else 1
+    if settings.sampling == "tiles":
+        of_image = len(tiles(height, width, settings.crop, settings.tile_overlap))
+    return max(1, settings.shard_size // of_image)
+
+
+def _make(shards: list[Shard], workers: int) -> None:
+    """Make the shards that are not whole yet."""
+    missing = [shard for shard in shards if not part_file(shard.folder, shard.number).is_file()]
+    if len(missing) < len(shards):
+        say(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
+    with bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
+        cluster.for_each(missing, make_shard, advance, workers=workers)
+
+
+def _describe(
+    ready: Shard, splits: dict[str, list[int]], joined: dict[str, tuple[NDArray[np.int64], str]]
+) -> Description:
+    digests = "".join(f"{split} {joined[split][1]}\n" for split in SPLITS)
+    origin = ready.manifest.origin
+    return Description(
+        classes=ready.legend.classes,
+        background=ready.legend.background,
+        side=ready.settings.crop,
+        content_hash=hashlib.sha256(digests.encode()).hexdigest(),
+        source=origin.source,
+        source_hash=ready.manifest.content_hash,
+        source_revision=origin.revision,
+        pixels={split: [int(count) for count in joined[split][0][: len(ready.legend.classes)]] for split in SPLITS},
+        test_is_val=splits["test"] == splits["val"],
+    )
+
+
+def _report(description: Description, work: Path) -> None:
+    sizes = ", ".join(f"{len(open_split(work, split))} {split}" for split in SPLITS)
     note = " (test is the validation split: the layout has no other)" if description.test_is_val else ""
     say(f"label: {sizes} crops of {description.side} px, {len(description.classes)} classes{note}")

@@ -7,9 +7,11 @@ decides the same when it is repeated.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from segline import tracking
 from segline.data.shards import Description, open_split, read_description
@@ -28,7 +30,11 @@ DECISION = "segline.decision"
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about a version, against which champion, and why."""
+    """What was decided about a version, against which champion, and why.
+
+    ``seen_by_champion`` counts the test images that the champion was trained on, which happens when the split is made
+    anew: it has an advantage then.
+    """
 
     promoted: bool
     reason: str
@@ -39,6 +45,7 @@ class Decision:
     lower_bound: float | None
     dataset: str
     settings: str
+    seen_by_champion: int = 0
 
 
 def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tracking_uri: str, out: Path) -> None:
@@ -54,7 +61,7 @@ def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tra
     challenger = ensembled / "model"
     tracker = tracking.Tracker(tracking_uri, params.name)
     with writing(out) as work:
-        version = _register(tracker, challenger, description, tested["test"])
+        version = _register(tracker, challenger, description, labelled, tested["test"])
         decision = _settled(tracker, version, description, params) or _decide(
             tracker, version, description, labelled, ensembled, params
         )
@@ -67,15 +74,22 @@ def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tra
 
 
 def _register(
-    tracker: tracking.Tracker, bundle: Path, description: Description, test: dict[str, Any]
+    tracker: tracking.Tracker, bundle: Path, description: Description, labelled: Path, test: dict[str, Any]
 ) -> tracking.Version:
-    """The registered version of this bundle, with a run of its own that holds its test scores."""
+    """The registered version of this bundle, with a run of its own.
+
+    The run holds its test scores and the statistics of its training pairs, which validate compares new data with.
+    """
     key = tracking.key("bundle", bundle_hash(bundle), description.content_hash)
     facts = {"segline.dataset": description.content_hash, **tracking.code_version()}
+    if description.source_revision:
+        facts["segline.source_revision"] = description.source_revision
     members = " + ".join(member.candidate for member in read_bundle(bundle).members)
     record = tracker.begin(key, f"ensemble-{key[:8]}", {"members": members}, facts)
     with tracker.closing(record):
         tracker.log_scores(record, {f"test_{name}": test[name] for name in ("miou", "mean_dice", "pixel_accuracy")})
+        if (labelled / tracking.STATISTICS).is_file():
+            tracker.attach(record, labelled / tracking.STATISTICS)
         return tracker.register(record, key, bundle, facts)
 
 
@@ -116,9 +130,11 @@ def _decide(
     theirs = _count_champion(tracker, champion, description, labelled, params)
     settings = params.promote
     found = compare(mine, theirs, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
+    seen = _count_seen(tracker, champion, labelled)
     reason = (
         f"mIoU {found.challenger:.4f} against {found.champion:.4f} on the same {len(mine)} test images, and the "
         f"{settings.confidence:.0%} lower bound of the gain is {found.lower_bound:+.4f}"
+        + (f"; the champion was trained on {seen} of these images, so it has an advantage" if seen else "")
     )
     return Decision(
         promoted=found.better,
@@ -130,7 +146,16 @@ def _decide(
         lower_bound=found.lower_bound,
         dataset=description.content_hash,
         settings=_settings(params),
+        seen_by_champion=seen,
     )
+
+
+def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, labelled: Path) -> int:
+    """Today's test crops of images that the champion was trained on, as far as that was kept with it."""
+    with TemporaryDirectory() as folder:
+        file = tracker.attached(champion, tracking.STATISTICS, Path(folder))
+        trained = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
+    return int(open_split(labelled, "test").index["key"].isin(trained).sum())
 
 
 def _count_champion(

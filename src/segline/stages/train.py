@@ -135,5 +135,6 @@ def _facts(description: Description) -> dict[str, str]:
         "segline.dataset": description.content_hash,
         "segline.source": description.source,
         "segline.source_hash": description.source_hash,
+        "segline.source_revision": description.source_revision,
         **tracking.code_version(),
     }

@@ -1,305 +1,305 @@
 """Validate: look at every pair once, quarantine the bad ones, stop when the data as a whole are broken.
 
 A pair's files become one row of statistics; Great Expectations judges the rows. When the line stops, the report
-goes to ``<out>.rejected``: ``out`` itself only ever holds data that were found good.
+goes to ``<out>.rejected``: ``out`` itself only ever holds data that were found good. What was measured stays in
+``<out>.partial`` then, as after a kill, and the same data are not measured a second time.
 """
 
+import html
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
 
-from segline.classes import IGNORED
-from segline.data.layouts import UNKNOWN, Layout, read_image
+from segline.data import drift
+from segline.data.contact_sheet import HEIGHT, Tile, colour, write_sheet
 from segline.data.manifest import Manifest, read_manifest, write_manifest
-from segline.errors import DataError
+from segline.data.statistics import measure, read_statistics, reduction, relate, write_statistics
+from segline.data.tree import Tree
+from segline.errors import DataError, StageError, TrackingError
 from segline.expectations import Outcome, Rule, check
-from segline.outputs import write_json, write_text, writing
+from segline.outputs import source_hash, write_json, write_text, writing
 from segline.params import Params, Validate
 from segline.progress import bar, say
+from segline.rules import rules
+from segline.storage import open_tree
 
-# Numbers are missing where a file cannot be read, so they need types that can be.
-STATISTICS = {
-    "key": None,
-    "image": None,
-    "label": None,
-    "image_error": None,
-    "label_error": None,
-    "image_size": None,
-    "label_size": None,
-    "shortest_side": "Int64",
-    "brightness": "Float64",
-    "unknown_values": None,
-    "labelled_pixels": "Int64",
-    "foreground_share": "Float64",
-}
-SHOWN_VALUES = 5
+PIECES = "pieces"
 SHOWN_PAIRS = 5
 NAMED_PAIRS = 3
+RECORDED_PAIRS = 10
+TILES = 48
+SQLITE = "sqlite:///"
 
 
-def run(params: Params, *, ingested: Path, out: Path) -> None:
-    """Write the manifest of the whole pairs, ``quarantine.csv``, ``validation.json`` and ``docs/index.html``.
+@dataclass(frozen=True)
+class Drift:
+    """How far the data have moved from the champion's training data.
+
+    Attributes:
+        champion: its number; None when there is nothing to compare with.
+        note: why nothing was compared; empty when it was.
+        table: the columns of :func:`segline.data.drift.compare`, the largest index first.
+    """
+
+    champion: int | None
+    note: str
+    table: pd.DataFrame
+
+
+def run(params: Params, *, ingested: Path, tracking_uri: str, out: Path) -> None:
+    """Write the whole pairs' ``manifest.parquet`` and ``statistics.parquet``, and the report on all.
+
+    The report is ``docs/index.html``, ``validation.json``, and ``quarantine.csv`` with the sheet ``quarantine.jpg``.
 
     Raises:
-        DataError: too many pairs are bad or too few are whole; the report is then in ``<out>.rejected``.
+        DataError: too many pairs are bad, too few are whole, or a rule whose severity is "stop" is broken; the
+            report is then in ``<out>.rejected``.
     """
-    manifest = read_manifest(ingested)
-    table = measure(manifest, manifest.root(ingested))
-    outcomes, page = check(table, rules(params.validate), key="key")
-    bad = quarantine(table, outcomes)
-    refusal = _refusal(outcomes, len(table), len(bad), params.validate)
+    settings, manifest = params.validate, read_manifest(ingested)
+    tree = open_tree(manifest.origin, ingested)
     rejected = out.with_name(f"{out.name}.rejected")
-    with writing(rejected if refusal else out) as work:
-        write_text(work / "docs" / "index.html", page)
-        write_text(work / "quarantine.csv", bad.to_csv(index=False, lineterminator="\n"))
-        write_json(work / "validation.json", _record(manifest, outcomes, len(bad)))
-        if not refusal:
-            rows = manifest.rows[~manifest.rows["key"].isin(bad["key"])].reset_index(drop=True)
-            write_manifest(work, replace(manifest, rows=rows))
-    if refusal:
-        raise DataError(_message(refusal, bad, rejected))
+    with writing(out, fingerprint=f"{manifest.content_hash} code {source_hash('data')}") as work:
+        with bar("looking at pairs", len(manifest.rows)) as advance:
+            statistics = measure(manifest, tree, pieces=work / PIECES, progress=advance)
+        table = _table(manifest, statistics, settings)
+        drifted = _drift(params, table, tracking_uri)
+        judged, section = table.drop(columns=["classes", "class_pixels"]), _drift_section(drifted, settings)
+        outcomes, page = check(judged, rules(settings), key="key", appendix=section)
+        outcomes.append(_drift_outcome(drifted, settings))
+        told = reasons(outcomes, table)
+        bad = quarantine(outcomes, told, table)
+        refusal = _refusal(outcomes, told, len(table), bad, settings)
+
+        def report(folder: Path) -> None:
+            write_text(folder / "docs" / "index.html", page)
+            write_text(folder / "quarantine.csv", bad.to_csv(index=False, lineterminator="\n"))
+            write_json(folder / "validation.json", _record(manifest, outcomes, told, len(bad), refusal, drifted))
+            _write_sheet(folder / "quarantine.jpg", table, bad, manifest, tree)
+
+        if refusal:
+            with writing(rejected) as folder:
+                report(folder)
+            raise DataError(f"{refusal}; see {rejected}/docs/index.html and quarantine.csv")
+        report(work)
+        whole = ~table["key"].isin(bad["key"])
+        write_manifest(work, replace(manifest, rows=manifest.rows[whole.to_numpy()].reset_index(drop=True)))
+        write_statistics(work, statistics[whole])
+        shutil.rmtree(work / PIECES)
     shutil.rmtree(rejected, ignore_errors=True)
-    _report(outcomes, len(table), bad, out)
+    _report(outcomes, told, len(table), bad, out)
 
 
-def rules(settings: Validate) -> list[Rule]:
-    """What the table of :func:`measure` must fulfil."""
-    return [*_stop_rules(settings), *_quarantine_rules(settings), *_warn_rules()]
+def reasons(outcomes: Sequence[Outcome], table: pd.DataFrame) -> dict[str, list[str]]:
+    """By the slug of a rule that is broken one line for each failing row, or one for the table as a whole."""
+    failing = {key for outcome in outcomes for key in outcome.failing}
+    bad = table[table["key"].isin(failing)]
+    rows: dict[str, dict[str, Any]] = {row["key"]: row for row in bad.to_dict("records")}  # type: ignore[misc]
+    return {
+        outcome.rule.slug: [outcome.rule.reason.format(**rows.get(key, {})) for key in outcome.failing]
+        or [outcome.rule.reason]
+        for outcome in outcomes
+        if not outcome.success
+    }
 
 
-def measure(manifest: Manifest, root: Path) -> pd.DataFrame:
-    """Decode every pair; one row each, with the columns of ``STATISTICS``, in the manifest's order.
-
-    Sizes are texts "height x width" in px, ``brightness`` is the mean of all channels (0 to 255), and
-    ``foreground_share`` is of the labelled pixels. A file that cannot be read has an error and no values.
-    """
-    pairs = manifest.rows[["key", "image", "label"]].to_dict("records")
-    rows = []
-    with bar("looking at pairs", len(pairs)) as advance, ThreadPoolExecutor() as pool:
-        for row in pool.map(lambda pair: _examine(pair, manifest.layout, root), pairs):
-            rows.append(row)
-            advance(1)
-    types = {name: kind for name, kind in STATISTICS.items() if kind}
-    return pd.DataFrame(rows, columns=list(STATISTICS)).astype(types)
-
-
-def quarantine(table: pd.DataFrame, outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """The bad pairs: columns key, image, label and reasons, which name the file and the value."""
-    reasons: dict[str, list[str]] = {}
-    rows: dict[str, dict[str, object]] = {row["key"]: row for row in table.to_dict("records")}  # type: ignore[misc]
+def quarantine(outcomes: Sequence[Outcome], told: dict[str, list[str]], table: pd.DataFrame) -> pd.DataFrame:
+    """The bad pairs: columns key, image, label, rules and reasons, which name the file and the value."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for outcome in outcomes:
         if outcome.rule.severity == "quarantine":
-            for key in outcome.failing:
-                reasons.setdefault(key, []).append(outcome.rule.reason.format(**rows[key]))
-    bad = table.loc[table["key"].isin(reasons), ["key", "image", "label"]]
-    return bad.assign(reasons=["; ".join(reasons[key]) for key in bad["key"]])
-
-
-def _stop_rules(settings: Validate) -> list[Rule]:
-    again = "run `segline ingest` again"
-    return [
-        Rule(
-            name=f"there are at least {settings.min_pairs} pairs",
-            severity="stop",
-            expectation="ExpectTableRowCountToBeBetween",
-            options={"min_value": settings.min_pairs},
-            reason=f"fewer than {settings.min_pairs} pairs; add pairs or lower validate.min_pairs",
-        ),
-        *(
-            Rule(
-                name=f"no pair lacks its {column}",
-                severity="stop",
-                expectation="ExpectColumnValuesToNotBeNull",
-                options={"column": column},
-                reason=f"a row of the manifest lacks its {column}; {again}",
-            )
-            for column in ("key", "image", "label")
-        ),
-        Rule(
-            name="no key is there twice",
-            severity="stop",
-            expectation="ExpectColumnValuesToBeUnique",
-            options={"column": "key"},
-            reason=f"a key of the manifest is there twice; {again}",
-        ),
-    ]
-
-
-def _quarantine_rules(settings: Validate) -> list[Rule]:
-    return [
-        _bad_unless_empty("the image can be read", "image_error", "{image}: {image_error}"),
-        _bad_unless_empty("the label map can be read", "label_error", "{label}: {label_error}"),
-        _bad_unless_empty(
-            "every label value is known", "unknown_values", "{label}: unknown label values {unknown_values}"
-        ),
-        Rule(
-            name="the label map is as large as the image",
-            severity="quarantine",
-            expectation="ExpectColumnPairValuesToBeEqual",
-            options={
-                "column_A": "image_size",
-                "column_B": "label_size",
-                "ignore_row_if": "either_value_is_missing",
-            },
-            reason="{label}: the label map is {label_size} px, the image {image_size} px",
-        ),
-        Rule(
-            name=f"the shortest side has at least {settings.min_side} px",
-            severity="quarantine",
-            expectation="ExpectColumnValuesToBeBetween",
-            options={"column": "shortest_side", "min_value": settings.min_side},
-            reason=f"{{image}}: {{image_size}} px, the shortest side must have {settings.min_side}",
-        ),
-        Rule(
-            name="at least one pixel is labelled",
-            severity="quarantine",
-            expectation="ExpectColumnValuesToBeBetween",
-            options={"column": "labelled_pixels", "min_value": 1},
-            reason="{label}: no labelled pixel",
-        ),
-    ]
-
-
-def _warn_rules() -> list[Rule]:
-    return [
-        Rule(
-            name="there is foreground",
-            severity="warn",
-            expectation="ExpectColumnValuesToBeBetween",
-            options={"column": "foreground_share", "min_value": 0, "strict_min": True},
-        ),
-        Rule(
-            name="the image is neither black nor white",
-            severity="warn",
-            expectation="ExpectColumnValuesToBeBetween",
-            options={"column": "brightness", "min_value": 3, "max_value": 252},
-        ),
-    ]
-
-
-def _bad_unless_empty(name: str, column: str, reason: str) -> Rule:
-    return Rule(
-        name=name,
-        severity="quarantine",
-        expectation="ExpectColumnValuesToBeInSet",
-        options={"column": column, "value_set": [""]},
-        reason=reason,
+            for key, reason in zip(outcome.failing, told.get(outcome.rule.slug, []), strict=True):
+                found.setdefault(key, []).append((outcome.rule.slug, reason))
+    bad = table.loc[table["key"].isin(found), ["key", "image", "label"]]
+    return bad.assign(
+        rules=[" ".join(slug for slug, _ in found[key]) for key in bad["key"]],
+        reasons=["; ".join(reason for _, reason in found[key]) for key in bad["key"]],
     )
 
 
-def _examine(pair: dict[str, str], layout: Layout, root: Path) -> dict[str, object]:
-    # A path that is missing in the manifest is "nan" here; a stop rule finds it.
-    image, image_error = _read(read_image, root / str(pair["image"]))
-    label, label_error = _read(layout.read_label, root / str(pair["label"]))
-    row: dict[str, object] = {**pair, "image_error": image_error, "label_error": label_error}
-    if image is not None:
-        row |= _of_image(image)
-    if label is not None:
-        row |= _of_label(label, layout)
-    return row
+def _table(manifest: Manifest, statistics: pd.DataFrame, settings: Validate) -> pd.DataFrame:
+    """Manifest, statistics, how the pairs stand to one another, and what only the rules need."""
+    table = pd.concat([manifest.rows, statistics.drop(columns="key")], axis=1)
+    table = pd.concat([table, relate(table, distance=settings.duplicate_distance)], axis=1)
+    table["shortest_side"] = table[["height", "width"]].min(axis=1)
+    for name, sides in (("image_size", ("height", "width")), ("label_size", ("label_height", "label_width"))):
+        height, width = (table[side].astype("string") for side in sides)
+        table[name] = height + " x " + width
+    return table
 
 
-def _read(read: Callable[[Path], NDArray[Any]], path: Path) -> tuple[NDArray[Any] | None, str]:
-    """What a file holds, or None and what is wrong with it."""
+# The rules. Those about the manifest have no severity among the parameters and always stop.
+
+
+def _drift(params: Params, table: pd.DataFrame, uri: str) -> Drift:
+    """The readable pairs that may be trained on, compared with those that the champion was trained on."""
+    nothing = pd.DataFrame(columns=drift.COLUMNS)
     try:
-        return read(path), ""
-    except Exception as error:  # Decoders raise whatever a broken file leads them to; none may stop the pass.
-        return None, _complaint(error, path)
+        number, before = _champion(params.name, uri)
+    except LookupError:
+        return Drift(None, "there is no champion with statistics to compare with", nothing)
+    except (ImportError, StageError, TrackingError) as error:
+        say(f"validate: warning: drift is not checked: {error}")
+        return Drift(None, f"drift is not checked: {error}", nothing)
+    readable = table[table["height"].notna() & (table["labelled_pixels"].fillna(0) > 0)]
+    now = readable[readable["split"].isin(["train", ""])]
+    found = drift.compare(before, now).sort_values(["psi", "statistic"], ascending=[False, True])
+    fewest = min(len(before), len(now))
+    note = f"{fewest} pairs are too few to compare, at least {drift.FEWEST} are needed" if found.empty else ""
+    return Drift(number, note, found)
 
 
-def _complaint(error: Exception, path: Path) -> str:
-    if path.is_file() and path.stat().st_size == 0:
-        return "the file is empty"
-    if isinstance(error, UnidentifiedImageError):
-        return "the file is not an image"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    # A report must not depend on where the data lie.
-    return f"cannot be read ({' '.join(text.replace(str(path), path.name).split())})"
+def _champion(name: str, uri: str) -> tuple[int, pd.DataFrame]:
+    """The champion's number and the statistics of its training pairs; LookupError when there are none."""
+    # MLflow takes seconds to import, which a run without any registry should not cost.
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        raise LookupError
+    from segline import tracking
+
+    with TemporaryDirectory() as folder:
+        found = tracking.champion_statistics(uri, name, Path(folder))
+        if found is None:
+            raise LookupError
+        return found[0], read_statistics(found[1].parent)
 
 
-def _of_image(image: NDArray[np.uint8]) -> dict[str, object]:
-    height, width = image.shape[:2]
-    return {
-        "image_size": f"{height} x {width}",
-        "shortest_side": min(height, width),
-        "brightness": float(image.mean()),
-    }
+def _drift_outcome(drifted: Drift, settings: Validate) -> Outcome:
+    far = drifted.table[drifted.table["psi"] > settings.max_drift]
+    shown = ", ".join(
+        f"{row.statistic} {row.psi:.2f} ({row.before:.3g} -> {row.now:.3g})" for row in far.itertuples(index=False)
+    )
+    rule = Rule(
+        slug="drift",
+        name=f"no population stability index is above {settings.max_drift:g}",
+        expectation="population stability index",
+        severity=settings.severity.drift,
+        reason=f"the data differ from those that champion v{drifted.champion} was trained on: {shown}; if this is "
+        "meant, raise validate.max_drift",
+    )
+    return Outcome(rule, far.empty, ())
 
 
-def _of_label(raw: NDArray[np.integer], layout: Layout) -> dict[str, object]:
-    counts = np.bincount(raw.ravel(), minlength=len(layout.table))
-    labelled = int(counts[(layout.table != IGNORED) & (layout.table != UNKNOWN)].sum())
-    background = 0 if layout.background is None else int(counts[layout.table == layout.background].sum())
-    return {
-        "label_size": f"{raw.shape[0]} x {raw.shape[1]}",
-        "unknown_values": _list_values(np.flatnonzero((counts > 0) & (layout.table == UNKNOWN))),
-        "labelled_pixels": labelled,
-        "foreground_share": (labelled - background) / labelled if labelled else None,
-    }
+def _drift_section(drifted: Drift, settings: Validate) -> str:
+    """The drift as HTML for the page."""
+    compared = (
+        f"Population stability index of every statistic against the training data of champion v{drifted.champion}; "
+        f"above {settings.max_drift:g} the rule drift is broken"
+    )
+    caption = f"<h5>Drift</h5>\n<p>{html.escape(drifted.note or compared)}.</p>\n"
+    rows = "".join(
+        f"<tr><td>{html.escape(str(row.statistic))}</td><td>{row.psi:.3f}</td><td>{row.before:.4g}</td>"
+        f"<td>{row.now:.4g}</td></tr>\n"
+        for row in drifted.table.itertuples(index=False)
+    )
+    head = "<tr><th>statistic</th><th>index</th><th>mean before</th><th>mean now</th></tr>\n"
+    return f"{caption}<table>\n{head}{rows}</table>\n" if rows else caption
 
 
-def _list_values(values: NDArray[np.integer]) -> str:
-    more = len(values) - SHOWN_VALUES
-    return ", ".join(map(str, values[:SHOWN_VALUES])) + (f" and {more} more" if more > 0 else "")
+# What is told.
 
 
-def _refusal(outcomes: Sequence[Outcome], pairs: int, bad: int, settings: Validate) -> str:
+def _refusal(
+    outcomes: Sequence[Outcome],
+    told: dict[str, list[str]],
+    pairs: int,
+    bad: pd.DataFrame,
+    settings: Validate,
+) -> str:
     """Why the line stops here; empty when it goes on."""
-    stopped = [outcome.rule.reason for outcome in outcomes if outcome.rule.severity == "stop" and not outcome.success]
+    stopped = [outcome.rule.slug for outcome in outcomes if outcome.rule.severity == "stop" and not outcome.success]
     if stopped:
-        return "; ".join(stopped)
-    if pairs - bad < settings.min_pairs:
-        return f"only {pairs - bad} of {pairs} pairs are whole, validate.min_pairs is {settings.min_pairs}"
-    if bad / pairs > settings.max_quarantined_share:
-        return f"{bad} of {pairs} pairs are bad, validate.max_quarantined_share is {settings.max_quarantined_share:g}"
+        return "; ".join(_first(list(dict.fromkeys(told[slug]))) for slug in stopped)
+    named = _first(list(bad["reasons"]))
+    if pairs - len(bad) < settings.min_pairs:
+        return (
+            f"only {pairs - len(bad)} of {pairs} pairs are whole, validate.min_pairs is {settings.min_pairs}: {named}"
+        )
+    if len(bad) / pairs > settings.max_quarantined_share:
+        share = f"validate.max_quarantined_share is {settings.max_quarantined_share:g}"
+        return f"{len(bad)} of {pairs} pairs are bad, {share}: {named}"
     return ""
 
 
-def _message(refusal: str, bad: pd.DataFrame, rejected: Path) -> str:
-    """One line for the user: why, the first bad files, what to do, where to see more."""
-    if bad.empty:
-        return f"{refusal}; see {rejected}/docs/index.html"
-    named = "; ".join(bad["reasons"][:NAMED_PAIRS])
-    more = f"; and {len(bad) - NAMED_PAIRS} more" if len(bad) > NAMED_PAIRS else ""
-    return f"{refusal}: {named}{more}; mend or remove these files and ingest again, see {rejected}/quarantine.csv"
+def _first(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - NAMED_PAIRS} more" if len(lines) > NAMED_PAIRS else ""
+    return "; ".join(lines[:NAMED_PAIRS]) + more
 
 
-def _record(manifest: Manifest, outcomes: Sequence[Outcome], bad: int) -> dict[str, object]:
+def _record(
+    manifest: Manifest,
+    outcomes: Sequence[Outcome],
+    told: dict[str, list[str]],
+    bad: int,
+    refusal: str,
+    drifted: Drift,
+) -> dict[str, object]:
     pairs = len(manifest.rows)
-    expectations = [
-        {
-            "name": outcome.rule.name,
-            "severity": outcome.rule.severity,
-            "expectation": outcome.rule.expectation,
-            "success": outcome.success,
-            "failing_rows": len(outcome.failing),
-        }
-        for outcome in outcomes
-    ]
-    counts = {"pairs": pairs, "whole": pairs - bad, "quarantined": bad}
     return {
         "data": manifest.content_hash,
         "layout": manifest.origin.layout,
-        **counts,
-        "expectations": expectations,
+        "stopped": refusal or None,
+        "pairs": pairs,
+        "whole": pairs - bad,
+        "quarantined": bad,
+        "rules": [_record_of_rule(outcome, told.get(outcome.rule.slug, [])) for outcome in outcomes],
+        "drift": {
+            "champion": drifted.champion,
+            "note": drifted.note,
+            "statistics": drifted.table.round(6).to_dict("records"),
+        },
     }
 
 
-def _report(outcomes: Sequence[Outcome], pairs: int, bad: pd.DataFrame, out: Path) -> None:
+def _record_of_rule(outcome: Outcome, told: list[str]) -> dict[str, object]:
+    rule = outcome.rule
+    return {
+        "rule": rule.slug,
+        "says": rule.name,
+        "severity": rule.severity,
+        "expectation": rule.expectation,
+        "success": outcome.success,
+        "failing": len(outcome.failing),
+        "keys": list(outcome.failing[:RECORDED_PAIRS]),
+        "reasons": told[:RECORDED_PAIRS],
+    }
+
+
+def _report(outcomes: Sequence[Outcome], told: dict[str, list[str]], pairs: int, bad: pd.DataFrame, out: Path) -> None:
     line = f"validate: {pairs - len(bad)} of {pairs} pairs are whole"
     if len(bad):
-        line += f", {len(bad)} quarantined, see {out}/quarantine.csv"
+        line += f", {len(bad)} quarantined, see {out}/quarantine.csv and quarantine.jpg"
     say(line)
-    for reasons in bad["reasons"][:SHOWN_PAIRS]:
-        say(f"  {reasons}")
+    for said in bad["reasons"][:SHOWN_PAIRS]:
+        say(f"  {said}")
     for outcome in outcomes:
         if outcome.rule.severity == "warn" and not outcome.success:
-            say(f"  warning: {outcome.rule.name} fails for {len(outcome.failing)} pairs, see {out}/docs/index.html")
+            count = len(outcome.failing)
+            more = f"; and {count - 1} more, see {out}/docs/index.html" if count > 1 else ""
+            say(f"  warning: {outcome.rule.slug}: {told[outcome.rule.slug][0]}{more}")
+
+
+def _write_sheet(path: Path, table: pd.DataFrame, bad: pd.DataFrame, manifest: Manifest, tree: Tree) -> None:
+    """The first bad pairs as pictures; also when there are none, for a pipeline expects the file."""
+    shown = table[table["key"].isin(bad["key"])].head(TILES).to_dict("records")
+    said = dict(zip(bad["key"], bad["reasons"], strict=True))
+    tiles = [_tile({str(name): value for name, value in row.items()}, said, manifest, tree) for row in shown]
+    more = f", +{len(bad) - len(tiles)} more" if len(bad) > len(tiles) else ""
+    write_sheet(path, tiles, heading=f"quarantined: {len(bad)} of {len(table)} pairs{more}")
+
+
+def _tile(row: dict[str, Any], said: dict[str, str], manifest: Manifest, tree: Tree) -> Tile:
+    """A pair as it can be shown: what could not be read is left out."""
+    layout, image, label = manifest.layout, None, None
+    with suppress(OSError):
+        if pd.notna(row["shortest_side"]):
+            reduce = reduction(row["shortest_side"], HEIGHT)
+            image = layout.read_image(tree, row["image"], row["plane"], reduce=reduce)
+    with suppress(OSError):
+        if pd.notna(row["labelled_pixels"]):
+            label = colour(layout.read_label(tree, row["label"], row["plane"]), manifest.legend)
+    return Tile(row["key"], said[row["key"]], image, label)

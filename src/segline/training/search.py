@@ -1,27 +1,11 @@
 """Ray Tune over a list of trials: as many at once as the machine or cluster has room for."""
 
-import logging
-import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from segline.cluster import connected
 from segline.errors import SeglineError, TrainingError
-
-# Ray reads these when it is imported.
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Tune's own handler ends the search as if it were done.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
-
-# Records are all that passes through Ray's object store; the shards are memory-mapped.
-OBJECT_STORE_BYTES = 200 * 2**20
 
 # How a trial's error ends, as Ray tells it.
 ERROR_PREFIX = f"{TrainingError.__module__}.{TrainingError.__name__}: "
@@ -50,22 +34,17 @@ def run_trials(
     Raises:
         TrainingError: a trial failed; the others have been run to their end.
     """
-    _prepare()
-    import ray
-    from ray import tune
+    with connected() as there, tempfile.TemporaryDirectory(prefix="segline-tune-") as storage:
+        _refuse_too_large(there, cpus, gpus)
+        from ray import tune
 
-    _connect(ray, cpus, gpus)
-    try:
-        with tempfile.TemporaryDirectory(prefix="segline-tune-") as storage:
-            tuner = tune.Tuner(
-                tune.with_resources(_trainable(run), {"cpu": cpus, "gpu": gpus}),
-                param_space={"trial": tune.grid_search(trials)},
-                tune_config=tune.TuneConfig(reuse_actors=True),
-                run_config=tune.RunConfig(storage_path=storage, verbose=0, callbacks=[_forward_to(on_record)]),
-            )
-            results = tuner.fit()
-    finally:
-        ray.shutdown()
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(run), {"cpu": cpus, "gpu": gpus}),
+            param_space={"trial": tune.grid_search(trials)},
+            tune_config=tune.TuneConfig(reuse_actors=True),
+            run_config=tune.RunConfig(storage_path=storage, verbose=0, callbacks=[_forward_to(on_record)]),
+        )
+        results = tuner.fit()
     _raise(list(results.errors), len(trials))
 
 
@@ -79,28 +58,10 @@ def _raise(errors: list[Exception], trials: int) -> None:
         raise TrainingError(f"{len(errors)} of {trials} trials failed: {reasons.replace(ERROR_PREFIX, '')}")
 
 
-def _prepare() -> None:
-    """Settle what Ray reads when it is imported.
-
-    Ray listens on every interface of the machine, so a cluster of our own demands a token that no one else has; a
-    foreign one, at RAY_ADDRESS, brings its own mode of authentication.
-    """
-    own = {} if "RAY_ADDRESS" in os.environ else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    for name, value in {**SETTINGS, **own}.items():
-        os.environ.setdefault(name, value)
-
-
-def _connect(ray: Any, cpus: int, gpus: float) -> None:
-    """Join the cluster at RAY_ADDRESS, or start one on this machine."""
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
-    else:
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-    there = ray.cluster_resources()
+def _refuse_too_large(there: dict[str, float], cpus: int, gpus: float) -> None:
+    """A trial that fits no machine would wait for ever."""
     for what, wanted in (("CPU", cpus), ("GPU", gpus)):
         if there.get(what, 0) < wanted:
-            ray.shutdown()
             raise TrainingError(
                 f"train.{what.lower()}s_per_trial: got {wanted}, but Ray has {there.get(what, 0):g}; lower it"
             )

@@ -4,10 +4,11 @@ A list holds ``image label`` per line, relative to the folder or (as in SegNet's
 Labels are 0 to 10; 11 is void and ignored. The file name carries the drive (``0001TP_006690``).
 """
 
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import Layout, Pair, read_indices, read_lines, value_table
+from segline.data.layouts.layout import Layout, Legend, Pair, read_lines, value_table
+from segline.data.tree import Tree
 from segline.errors import DataError
 
 CLASSES = (
@@ -26,31 +27,30 @@ CLASSES = (
 VOID = 11
 
 
-def find_pairs(root: Path) -> list[Pair]:
+def camvid() -> Layout:
+    """The layout of SegNet's CamVid."""
+    table = value_table([*((value, value) for value in range(VOID)), (VOID, IGNORED)])
+    return Layout(find=find_pairs, legend=lambda _: Legend(CLASSES, None, table))
+
+
+def find_pairs(tree: Tree) -> list[Pair]:
     """The pairs that the lists name; the official split is kept."""
-    lists = {split: root / f"{split}.txt" for split in ("train", "val", "test")}
-    there = {split: path for split, path in lists.items() if path.is_file()}
+    there = [split for split in ("train", "val", "test") if f"{split}.txt" in tree.files]
     if not there:
-        raise DataError(f"{root}: no train.txt, val.txt or test.txt; expected the camvid layout as SegNet released it")
-    pairs = [_pair(line, split, path, root) for split, path in there.items() for line in read_lines(path)]
+        raise DataError(
+            f"{tree.where}: no train.txt, val.txt or test.txt; expected the camvid layout as SegNet released it"
+        )
+    pairs = [_pair(line, split, tree) for split in there for line in read_lines(tree, f"{split}.txt")]
     return sorted(pairs, key=lambda pair: pair.key)
 
 
-def _pair(line: str, split: str, path: Path, root: Path) -> Pair:
+def _pair(line: str, split: str, tree: Tree) -> Pair:
+    """A pair as a line of a list names it; a file that is not there is left out of it."""
     words = [word.removeprefix("/SegNet/CamVid/") for word in line.split()]
     if len(words) != 2:
-        raise DataError(f"{path}: got the line {line!r}, expected `image label`")
-    for word in words:
-        if not (root / word).is_file():
-            raise DataError(f"{path}: names {word}, which is not in {root}; add the file or remove the line")
-    key = Path(words[0]).stem
-    return Pair(key=key, image=words[0], label=words[1], group=key.split("_")[0], split=split)
-
-
-CAMVID = Layout(
-    classes=CLASSES,
-    background=None,
-    find=find_pairs,
-    read_label=read_indices,
-    table=value_table([*((value, value) for value in range(VOID)), (VOID, IGNORED)]),
-)
+        raise DataError(f"{tree.where}: {split}.txt: got the line {line!r}, expected `image label`")
+    image, label = (word if word in tree.files else "" for word in words)
+    if not image and not label:
+        raise DataError(f"{tree.where}: {split}.txt names {words[0]}, which is not there; add it or remove the line")
+    key = PurePosixPath(words[0]).stem
+    return Pair(key=key, image=image, label=label, group=key.split("_")[0], split=split)

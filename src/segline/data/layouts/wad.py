@@ -6,13 +6,14 @@ a group that was not separated has its bare id (161 to 168), and 0 and 255 are b
 name (``170908_061502408_Camera_5``) stand for the drive.
 """
 
-from pathlib import Path, PureWindowsPath
+from pathlib import PureWindowsPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import LabelClass
-from segline.data.layouts.layout import Layout, Pair, read_indices, read_lines, value_table
+from segline.data.layouts.layout import Layout, Legend, Pair, by_name, match, read_lines, under, value_table
+from segline.data.tree import Tree
 from segline.errors import DataError
 
 CLASSES = (
@@ -33,35 +34,34 @@ UNMOVABLE = (0, 1, 17, 49, 50, 65, 66, 67, 81, 82, 83, 84, 85, 86, 97, 98, 99, 1
 LABEL_SUFFIX = "_instanceIds.png"
 
 
-def find_pairs(root: Path) -> list[Pair]:
+def wad() -> Layout:
+    """The layout of the WAD 2018 segmentation data."""
+    return Layout(find=find_pairs, legend=lambda _: Legend(CLASSES, 0, _table()))
+
+
+def find_pairs(tree: Tree) -> list[Pair]:
     """Pair ``train_color`` with ``train_label`` by name."""
-    images = {path.stem: path for path in (root / "train_color").glob("*") if path.suffix.lower() == ".jpg"}
-    labels = {path.name.removesuffix(LABEL_SUFFIX): path for path in (root / "train_label").glob(f"*{LABEL_SUFFIX}")}
+    images = under(tree, "train_color/", ".jpg")
+    labels = under(tree, "train_label/", LABEL_SUFFIX.lower())
     if not images:
-        raise DataError(f"{root}: no train_color/*.jpg; expected the wad layout (train_color/, train_label/)")
-    alone = sorted(images.keys() ^ labels.keys())
-    if alone:
-        raise DataError(
-            f"{root}: {len(alone)} images or labels have no partner, the first is {alone[0]!r}; add or remove"
-        )
-    drives = _drives(root)
-    return [
-        Pair(
-            key=key,
-            image=images[key].relative_to(root).as_posix(),
-            label=labels[key].relative_to(root).as_posix(),
-            group=drives.get(key, _drive_in_name(key)),
-        )
-        for key in sorted(images)
-    ]
+        raise DataError(f"{tree.where}: no train_color/*.jpg; expected the wad layout (train_color/, train_label/)")
+    drives = _drives(tree)
+    return match(
+        by_name(tree, images, lambda path: path.stem),
+        by_name(tree, labels, lambda path: path.name[: -len(LABEL_SUFFIX)]),
+        lambda name: (drives.get(name, _drive_in_name(name)), ""),
+    )
 
 
-def _drives(root: Path) -> dict[str, str]:
+def _drives(tree: Tree) -> dict[str, str]:
     """Frame name to drive, from the lists; their paths are written with either slash."""
+    lists = [path for path in tree.files if path.startswith("train_video_list/") and path.endswith(".txt")]
     return {
-        PureWindowsPath(line.split()[-1]).name.removesuffix(LABEL_SUFFIX): file.stem.removesuffix("_image_list_train")
-        for file in sorted((root / "train_video_list").glob("*.txt"))
-        for line in read_lines(file)
+        PureWindowsPath(line.split()[-1]).name.removesuffix(LABEL_SUFFIX): PureWindowsPath(path).stem.removesuffix(
+            "_image_list_train"
+        )
+        for path in lists
+        for line in read_lines(tree, path)
     }
 
 
@@ -75,6 +75,3 @@ def _table() -> NDArray[np.uint8]:
     class_of = dict.fromkeys(UNMOVABLE, 0) | MOVABLE | GROUPS | {255: 0}
     separate = [(raw, class_of[raw // 1000]) for raw in range(1000, 65536) if raw // 1000 in class_of]
     return value_table([*class_of.items(), *separate])
-
-
-WAD = Layout(classes=CLASSES, background=0, find=find_pairs, read_label=read_indices, table=_table())

@@ -1,0 +1,126 @@
+"""Exclusions: the images, and the parts of images, that a person took out of the data, in one CSV file.
+
+The columns are ``key``, ``top``, ``left``, ``height`` and ``width``: a box in px of the source image. A row without a
+box leaves the whole image out. Further columns say nothing to Segline, and the line that names the columns may come
+again, so ``cat data/evaluate/unlabelled.csv >> exclusions.csv`` excludes all that evaluate lists.
+"""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segline.classes import IGNORED
+from segline.data.boxes import Box
+from segline.errors import DataError
+
+KEY = "key"
+SIDES = Box._fields
+LEAST = Box(top=0, left=0, height=1, width=1)
+UTF8_OF_SPREADSHEETS = "utf-8-sig"
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """What is left out: ``keys`` are whole images, ``regions`` the boxes in the image of a key."""
+
+    keys: frozenset[str] = frozenset()
+    regions: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """The SHA-256 over what is excluded; order, repetition and further columns do not count."""
+        what = (sorted(self.keys), sorted((key, sorted(set(boxes))) for key, boxes in self.regions.items()))
+        return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def boxes(self, key: str) -> tuple[Box, ...]:
+        """The boxes in the image of this key."""
+        return self.regions.get(key, ())
+
+    def unknown(self, keys: Iterable[str]) -> list[str]:
+        """The keys in the file that are not among ``keys``, sorted."""
+        return sorted((self.keys | self.regions.keys()) - set(keys))
+
+    def mask(self, ids: NDArray[np.uint8], key: str, corner: tuple[int, int] = (0, 0)) -> NDArray[np.uint8] | None:
+        """The class ids (h, w) with the image's boxes ignored; None when there is no box in them.
+
+        Args:
+            ids: of the whole image, or of a crop of it.
+            corner: of the crop, (top, left) in the image.
+        """
+        masked = ids.copy()
+        met = False
+        for box in self.boxes(key):
+            top, left = box.top - corner[0], box.left - corner[1]
+            part = masked[max(top, 0) : max(top + box.height, 0), max(left, 0) : max(left + box.width, 0)]
+            part[:] = IGNORED
+            met |= part.size > 0
+        return masked if met else None
+
+
+def read_exclusions(path: Path) -> Exclusions:
+    """Read the file; one without rows excludes nothing.
+
+    Raises:
+        DataError: it is no CSV file of this form; with the line, what was got and what was expected.
+    """
+    keys: set[str] = set()
+    regions: dict[str, list[Box]] = {}
+    columns: list[str] = []
+    lines = csv.reader(io.StringIO(_text(path), newline=""))
+    try:
+        for cells in lines:
+            if not any(map(str.strip, cells)):
+                continue
+            row = dict(zip(columns, cells, strict=False))
+            if not columns or row.get(KEY) == KEY:
+                columns = _columns(cells)
+                continue
+            key, box = _key(row), _box(row)
+            if box is None:
+                keys.add(key)
+            else:
+                regions.setdefault(key, []).append(box)
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{path}, line {lines.line_num}: {error}") from None
+    return Exclusions(frozenset(keys), {key: tuple(boxes) for key, boxes in regions.items()})
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(UTF8_OF_SPREADSHEETS)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: got a file that is not UTF-8 text, expected CSV in UTF-8; save it again") from None
+
+
+def _columns(cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if KEY not in names or 0 < len(set(SIDES) & set(names)) < len(SIDES):
+        raise ValueError(f"got the columns {', '.join(names)!r}, expected {', '.join([KEY, *SIDES])!r}")
+    return names
+
+
+def _key(row: dict[str, str]) -> str:
+    key = row.get(KEY, "").strip()
+    if not key:
+        raise ValueError("got no key, expected that of an image as in data/label/*/index.csv")
+    return key
+
+
+def _box(row: dict[str, str]) -> Box | None:
+    """The box of a row; None when all its fields are empty."""
+    cells = {side: row.get(side, "").strip() for side in SIDES}
+    given = [side for side, cell in cells.items() if cell]
+    if not given:
+        return None
+    if len(given) < len(SIDES):
+        raise ValueError(f"got only {', '.join(given)}, expected {', '.join(SIDES)}, or none for the whole image")
+    for side, least in LEAST._asdict().items():
+        if not cells[side].isdecimal() or int(cells[side]) < least:
+            raise ValueError(f"{side}: got {cells[side]!r}, expected a whole number of px, at least {least}")
+    return Box(**{side: int(cell) for side, cell in cells.items()})

@@ -1,0 +1,129 @@
+"""What is taken from an image: the fullest crops, tiles, random crops, or the whole frame."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segline.classes import IGNORED
+from segline.data.boxes import Box
+from segline.data.crops import (
+    Foreground,
+    cut,
+    max_foreground_corner,
+    random_corners,
+    resize_pair,
+    several_corners,
+    tiles,
+)
+from segline.data.edges import edge_map
+from segline.data.exclusions import Exclusions
+from segline.data.layouts import UNKNOWN, Layout, Legend
+from segline.data.shards import Crop
+from segline.data.tree import Tree
+from segline.errors import DataError
+from segline.params import Label
+
+Row = dict[str, Any]
+Corner = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """Takes crops from pairs.
+
+    Attributes:
+        tree: of the files.
+        layout: that reads them.
+        legend: the classes to learn.
+        settings: what to take.
+        exclusions: regions that are ignored.
+        seed: of random crops; those of a pair depend on it and on the pair's key alone.
+    """
+
+    tree: Tree
+    layout: Layout
+    legend: Legend
+    settings: Label
+    exclusions: Exclusions = field(default_factory=Exclusions)
+    seed: int = 0
+
+    def crops(self, row: Row) -> list[Crop]:
+        """The crops of a pair, given its row of the manifest.
+
+        Raises:
+            DataError: a file cannot be read any more, or image and label no longer fit.
+        """
+        try:
+            raw = self.layout.read_label(self.tree, row["label"], row["plane"])
+            return self._cut(row, raw)
+        except OSError as error:
+            raise DataError(
+                f"{self.tree.where}: pair {row['key']} cannot be read any more ({error}); run `segline ingest` again"
+            ) from None
+
+    def _cut(self, row: Row, raw: NDArray[np.integer]) -> list[Crop]:
+        read = partial(self.layout.read_image, self.tree, row["image"], row["plane"])
+        if self.settings.sampling == "resize":
+            return [self._shrink(row, raw, read())]
+        boxes = [self._box(corner, raw.shape) for corner in self._corners(row["key"], raw)]
+        if len(boxes) == 1:
+            return [self._crop(row, raw, boxes[0], read(box=boxes[0]))]
+        image = read()
+        return [self._crop(row, raw, box, image[_part(box)]) for box in boxes]
+
+    def _corners(self, key: str, raw: NDArray[np.integer]) -> list[Corner]:
+        settings, (height, width) = self.settings, raw.shape
+        if settings.sampling == "tiles":
+            return tiles(height, width, settings.crop, settings.tile_overlap)
+        if settings.sampling == "random":
+            rng = np.random.default_rng([self.seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])])
+            return random_corners((height, width), settings.crop, settings.crops_per_image, rng)
+        foreground = self._is_foreground(raw)
+        for box in self.exclusions.boxes(key):
+            foreground[_part(box)] = False
+        if settings.crops_per_image == 1:
+            return [max_foreground_corner(foreground, settings.crop)]
+        return several_corners(foreground, settings.crop, settings.crops_per_image)
+
+    def _box(self, corner: Corner, shape: tuple[int, ...]) -> Box:
+        """The crop's part of an image, which may be smaller than the crop."""
+        top, left = corner
+        return Box(top, left, min(self.settings.crop, shape[0] - top), min(self.settings.crop, shape[1] - left))
+
+    def _crop(self, row: Row, raw: NDArray[np.integer], box: Box, image: NDArray[np.uint8]) -> Crop:
+        ids = self._ids(raw[_part(box)], row["key"], (box.top, box.left))
+        if image.shape[:2] != ids.shape:
+            raise OSError("the image is smaller than its label map")
+        image, ids = cut(image, ids, (0, 0), self.settings.crop)
+        return Crop(row["key"], row["group"], box.top, box.left, 1.0, image, ids, self._edges(ids))
+
+    def _shrink(self, row: Row, raw: NDArray[np.integer], image: NDArray[np.uint8]) -> Crop:
+        side = self.settings.crop
+        image, ids = resize_pair(image, self._ids(raw, row["key"], (0, 0)), side)
+        return Crop(row["key"], row["group"], 0, 0, max(raw.shape) / side, image, ids, self._edges(ids))
+
+    def _edges(self, ids: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+        return edge_map(ids) if self.settings.edges else None
+
+    def _ids(self, raw: NDArray[np.integer], key: str, corner: Corner) -> NDArray[np.uint8]:
+        """The class ids of a part of an image, given its raw values and where it begins."""
+        ids = self._table[raw]
+        masked = self.exclusions.mask(ids, key, corner)
+        return ids if masked is None else masked
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
+        """Raw value to class id; what the layout does not know is ignored."""
+        return np.where(self.legend.table == UNKNOWN, IGNORED, self.legend.table).astype(np.uint8)
+
+    @cached_property
+    def _is_foreground(self) -> Foreground:
+        return Foreground(self._table, self.legend.background)
+
+
+def _part(box: Box) -> tuple[slice, slice]:
+    return slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)

@@ -1,0 +1,53 @@
+"""Where data come from: ``open_source`` brings a source within reach; ``storage.open_tree`` finds it again later.
+
+``SOURCES`` says by the beginning of ``ingest.source`` which file here knows it; anything without a scheme is a path
+of this machine. A source that can be read where it lies (a folder, a bucket) is left there; of any other the files
+are kept in the folder ``files`` beside the manifest of ingest.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from segline.errors import SourceError
+from segline.params import Ingest
+from segline.sources.bucket import open_bucket
+from segline.sources.dvc import open_dvc
+from segline.sources.folder import open_path
+from segline.sources.kept import no_room
+from segline.sources.opened import Opened
+from segline.sources.synthetic import open_synthetic
+from segline.sources.web import open_web
+
+SOURCES: dict[str, Callable[[Ingest, int, Path], Opened]] = {
+    "dvc://": open_dvc,
+    "http://": open_web,
+    "https://": open_web,
+    "s3://": open_bucket,
+    "synthetic:": open_synthetic,
+}
+__all__ = ["SOURCES", "Opened", "open_source"]
+
+
+def open_source(settings: Ingest, seed: int, files: Path) -> Opened:
+    """Bring the source within reach; files that cannot be read in place are put into ``files``.
+
+    Raises:
+        SourceError: the source is missing, empty, unreadable or of a kind that is not known.
+        StageError: ``files`` holds what segline did not put there.
+    """
+    scheme = _scheme(settings.source)
+    try:
+        return SOURCES[scheme](settings, seed, files) if scheme else open_path(settings, files)
+    except OSError as error:  # what goes wrong with a source itself is told by its own file
+        raise no_room(files, error) from None
+
+
+def _scheme(source: str) -> str:
+    """The key of ``SOURCES`` that the source begins with; empty for a path of this machine."""
+    known = next((scheme for scheme in SOURCES if source.startswith(scheme)), "")
+    if not source or (not known and ":" in source.split("/")[0]):
+        raise SourceError(
+            f"ingest.source: {source!r} is of an unknown kind; give a folder or an archive by its path, or what begins "
+            f"with {', '.join(SOURCES)}"
+        )
+    return known

@@ -1,0 +1,251 @@
+"""Where stages find the files of a manifest, in folders and in buckets. The only importer of boto3.
+
+Buckets are those of S3 and of what speaks its language; they are read in place.
+
+Endpoint, region and credentials come by boto3's usual chain (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, a role, ...).
+Every request is made up to ``ATTEMPTS`` times, and a body that is cut off is continued where it stopped, as long as
+the object is still the same.
+
+What goes wrong with one object (it vanished, it changed while it was read, it lies in an archive tier) is an OSError,
+so that a stage can name the file and go on. What would go wrong with every object (no credentials, no permission, no
+answer) is a SourceError and ends the run.
+"""
+
+import errno
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from segline.data.manifest import Origin
+from segline.data.tree import File, Folder, Tree
+from segline.errors import SourceError
+
+SCHEME = "s3://"
+FILES = "files"
+"""The folder beside the manifest of ingest where files are kept that cannot be read in place."""
+ATTEMPTS = 6
+FIRST_PAUSE_S = 0.5
+PIECE = 64 * 1024
+"""Bytes read at once: no more than these are asked for again after a cut."""
+CONNECTIONS = 32
+OF_ONE_OBJECT = {
+    "NoSuchKey": "it is no longer in the bucket",
+    "PreconditionFailed": "it was changed while it was read",
+    "InvalidRange": "it was changed while it was read",
+    "InvalidObjectState": "it lies in an archive tier; restore it",
+}
+PASSING = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded", "InternalError"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The objects of a bucket below a prefix, as a tree.
+
+    An object's ETag stands for its content: it changes with it, and is known without a download. So equal data on a
+    disk have another checksum.
+
+    Attributes:
+        url: ``s3://bucket/prefix``; the prefix ends at a slash, whether it is written or not.
+    """
+
+    url: str
+
+    @property
+    def where(self) -> str:
+        """The URL as it was given."""
+        return self.url
+
+    @cached_property
+    def files(self) -> dict[str, File]:
+        """Every object, sorted by path; those with a hidden name are left out.
+
+        Raises:
+            SourceError: the bucket cannot be listed.
+        """
+        found: dict[str, File] = {}
+        token = ""
+        while True:
+            page = self._list(token)
+            for entry in page.get("Contents", ()):
+                path = entry["Key"].removeprefix(self._prefix)
+                if path and not path.endswith("/") and "/." not in f"/{path}":
+                    found[path] = File(entry["Size"], entry["ETag"].strip('"'))
+            token = page.get("NextContinuationToken", "")
+            if not token:
+                return dict(sorted(found.items()))
+
+    def read(self, path: str) -> bytes:
+        """An object's content. Raises OSError when it cannot be read."""
+        from botocore.exceptions import FlexibleChecksumError
+
+        content = bytearray()
+        etag = ""
+
+        def go_on() -> bytes:
+            nonlocal etag
+            rest = {"Range": f"bytes={len(content)}-", "IfMatch": etag} if content else {}
+            answer = _client().get_object(**self._address(path), **rest)
+            with closing(answer["Body"]) as body:
+                if content and answer["ETag"] != etag:  # a server that does not know If-Match
+                    raise OSError(errno.EIO, OF_ONE_OBJECT["PreconditionFailed"], path)
+                if "ContentRange" not in answer:  # the whole again, from a server that does not know Range
+                    content.clear()
+                etag = answer["ETag"]
+                try:
+                    while piece := body.read(PIECE):
+                        content.extend(piece)
+                except FlexibleChecksumError:
+                    content.clear()
+                    raise
+            return bytes(content)
+
+        return self._patiently(go_on, path)
+
+    def head(self, path: str, size: int) -> bytes:
+        """The first ``size`` bytes of an object, or all when it is shorter. Raises OSError when it cannot be read."""
+        from botocore.exceptions import ClientError
+
+        def begin() -> bytes:
+            try:
+                answer = _client().get_object(**self._address(path), Range=f"bytes=0-{size - 1}")
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "InvalidRange":  # the object is empty
+                    return b""
+                raise
+            with closing(answer["Body"]) as body:
+                return bytes(body.read(size))
+
+        return self._patiently(begin, path)
+
+    def checksum(self, path: str) -> str:
+        """``etag:`` with the ETag and the size. Raises OSError when there is no such object."""
+        if path not in self.files:
+            raise OSError(errno.ENOENT, OF_ONE_OBJECT["NoSuchKey"], path)
+        file = self.files[path]
+        return f"etag:{file.stamp}-{file.size}"
+
+    @property
+    def _prefix(self) -> str:
+        prefix = self.url.removeprefix(SCHEME).partition("/")[2].strip("/")
+        return f"{prefix}/" if prefix else ""
+
+    @property
+    def _name(self) -> str:
+        return self.url.removeprefix(SCHEME).partition("/")[0]
+
+    def _address(self, path: str) -> dict[str, str]:
+        return {"Bucket": self._name, "Key": f"{self._prefix}{path}"}
+
+    def _list(self, token: str) -> Any:
+        """A page of the listing, and in it the token of the next."""
+        words = {"Bucket": self._name, "Prefix": self._prefix} | ({"ContinuationToken": token} if token else {})
+        return self._patiently(lambda: _client().list_objects_v2(**words), "")
+
+    def _patiently(self, request: Callable[[], T], path: str) -> T:
+        """What the request returns in the end; ``path`` is the object that it asks for, empty for the bucket."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        for pause in pauses():
+            time.sleep(pause)
+            try:
+                return request()
+            except (BotoCoreError, ClientError) as error:
+                self._refuse_lasting(error, path)
+                reason = one_line(error)
+        raise SourceError(
+            f"{self.url}: no usable answer in {ATTEMPTS} attempts ({reason}); is AWS_ENDPOINT_URL right? "
+            "If it is, run the same command again later"
+        )
+
+    def _refuse_lasting(self, error: Exception, path: str) -> None:
+        """Raise what to tell of a failure that will not pass; return when it may."""
+        from botocore import exceptions as kinds
+
+        if isinstance(error, kinds.ClientError):
+            self._refuse_answer(error, path)
+        elif isinstance(error, kinds.NoCredentialsError | kinds.PartialCredentialsError | kinds.ProfileNotFound):
+            raise SourceError(
+                f"{self.url}: {one_line(error)}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from None
+        elif not isinstance(
+            error,
+            kinds.HTTPClientError | kinds.ConnectionError | kinds.IncompleteReadError | kinds.FlexibleChecksumError,
+        ):
+            raise SourceError(f"{self.url}: {one_line(error)}; check the URL and the configuration of AWS") from None
+
+    def _refuse_answer(self, error: Any, path: str) -> None:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        code = error.response["Error"]["Code"]
+        if path and code in OF_ONE_OBJECT:
+            raise OSError(errno.EIO, OF_ONE_OBJECT[code], path) from None
+        if status >= 500 or status == 429 or code in PASSING:
+            return
+        if code == "NoSuchBucket":
+            raise SourceError(
+                f"{self.url}: there is no bucket {self._name!r}; check its name and AWS_ENDPOINT_URL"
+            ) from None
+        if status in (401, 403) or "Token" in code:
+            raise SourceError(
+                f"{self.url}: access denied ({code}); check the credentials, and their permission to list and to read"
+            ) from None
+        raise SourceError(f"{self.url}: {one_line(error)}; check the URL and the configuration of AWS") from None
+
+
+def open_tree(origin: Origin, ingested: Path) -> Tree:
+    """The files that a manifest speaks of.
+
+    Args:
+        origin: the manifest's.
+        ingested: the folder that ingest wrote.
+    """
+    if not origin.root:
+        return Folder(ingested / FILES)
+    return Bucket(origin.root) if origin.root.startswith(SCHEME) else Folder(Path(origin.root))
+
+
+def pauses() -> Iterator[float]:
+    """The seconds to wait before each of the attempts: none, then twice as long every time, with jitter."""
+    yield 0.0
+    for attempt in range(ATTEMPTS - 1):
+        yield FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1)
+
+
+_CLIENTS: dict[int, Any] = {}
+
+
+def _client() -> Any:
+    """The client of this process: its threads share it, but it does not outlive a fork."""
+    process = os.getpid()
+    if process not in _CLIENTS:
+        made = _connect()
+        if _CLIENTS.setdefault(process, made) is not made:  # another thread was faster
+            made.close()
+    return _CLIENTS[process]
+
+
+def _connect() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": 1},  # the attempts are counted here
+    )
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:
+        raise SourceError(f"AWS_ENDPOINT_URL: {one_line(error)}; expected such as https://s3.example.org") from None
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())

@@ -1,0 +1,237 @@
+"""Real servers on free ports of this machine, and the faults that real servers have."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote, urlsplit
+
+PAGE = 7
+
+
+@contextmanager
+def s3_process(log):
+    """moto's S3 server in a process of its own; yields its address. Its listings have pages of PAGE objects."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            words, env=os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}, stdout=stream, stderr=stream
+        )
+    try:
+        wait_for(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+def wait_for(port, process):
+    for _ in range(600):
+        assert process.poll() is None, "the server ended"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("the server does not answer")
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Answer a request with an error."""
+
+    status: int
+    code: str = "Faulty"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Send this many bytes of the body, then close the connection; ``then`` is called in between."""
+
+    after: int
+    then: object = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Answer with the whole, as a server does that knows neither Range nor If-Match."""
+
+
+@dataclass
+class Faulty:
+    """A server with faults: the first request meets the first fault, and so on; None is a good answer.
+
+    Attributes:
+        asked: of every request its method, its path and its Range.
+        headers: of the last request.
+    """
+
+    faults: list = field(default_factory=list)
+    asked: list = field(default_factory=list)
+    headers: dict = field(default_factory=dict)
+    address: str = ""
+
+    @property
+    def ranges(self):
+        """Where the requests for a part began."""
+        return [int(part.removeprefix("bytes=").split("-")[0]) for _, _, part in self.asked if part]
+
+
+@contextmanager
+def serving(answer, tls=None):
+    """A server whose good answers are ``answer(handler)`` -> status, headers, body; yields its :class:`Faulty`."""
+    faulty = Faulty()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def do_any(self):
+            faulty.asked.append((self.command, unquote(self.path), self.headers["Range"]))
+            faulty.headers = dict(self.headers)
+            fault = faulty.faults.pop(0) if faulty.faults else None
+            if isinstance(fault, Refuse):
+                text = f"<Error><Code>{fault.code}</Code><Message>as wanted</Message></Error>".encode()
+                status, headers, body = fault.status, {"Content-Type": "application/xml"}, text
+            else:
+                if isinstance(fault, Whole):
+                    del self.headers["Range"], self.headers["If-Match"], self.headers["If-Range"]
+                status, headers, body = answer(self)
+            self.send_response(status)
+            for name, value in {"Content-Length": len(body), **headers}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if isinstance(fault, Cut):
+                self.wfile.write(body[: fault.after])
+                self.wfile.flush()
+                if fault.then:
+                    fault.then()
+                self.close_connection = True
+            elif self.command != "HEAD":
+                self.wfile.write(body)
+
+        def handle_expect_100(self):
+            self.send_response_only(100)
+            self.end_headers()
+            self.wfile.flush()
+            return True
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            pass  # a client that goes away
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    faulty.address = f"{'https' if tls else 'http'}://localhost:{server.server_port}"
+    thread = Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield faulty
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def forward(address):
+    """The answers of another server."""
+    host = urlsplit(address).netloc
+
+    def answer(handler):
+        connection = http.client.HTTPConnection(host, timeout=30)
+        length = int(handler.headers["Content-Length"] or 0)
+        headers = {name: value for name, value in handler.headers.items() if name.lower() != "connection"}
+        connection.request(handler.command, handler.path, handler.rfile.read(length), headers)
+        response = connection.getresponse()
+        body = response.read()
+        dropped = ("content-length", "connection", "transfer-encoding", "date", "server")
+        kept = {name: value for name, value in response.getheaders() if name.lower() not in dropped}
+        connection.close()
+        return response.status, kept, body
+
+    return answer
+
+
+def from_memory(contents):
+    """The answers of a server of files that knows Range and If-Range; ``contents``: path -> bytes."""
+
+    def answer(handler):
+        if handler.path not in contents:
+            return 404, {}, b"no such file"
+        body = contents[handler.path]
+        etag = f'"{hashlib.md5(body).hexdigest()}"'
+        part = handler.headers["Range"]
+        if not part or handler.headers["If-Range"] not in (None, etag):
+            return 200, {"ETag": etag}, body
+        begin = int(part.removeprefix("bytes=").rstrip("-"))
+        if begin >= len(body):
+            return 416, {"Content-Range": f"bytes */{len(body)}"}, b""
+        shown = f"bytes {begin}-{len(body) - 1}/{len(body)}"
+        return 206, {"ETag": etag, "Content-Range": shown}, body[begin:]
+
+    return answer
+
+
+def certificate(folder):
+    """A certificate for localhost in a PEM file, and the context of a server that has it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "localhost.pem"
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(signed.public_bytes(pem) + secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return path, context
+
+
+def forget_client():
+    """Let the next bucket make a client of its own."""
+    from segline import storage
+
+    if os.getpid() in storage._CLIENTS:
+        storage._CLIENTS.pop(os.getpid()).close()
+
+
+def git(*words, cwd):
+    """Run git as somebody, without the settings of this machine."""
+    who = {f"GIT_{role}_{what}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    clean = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    done = subprocess.run(
+        [shutil.which("git"), *words], cwd=cwd, env=os.environ | who | clean, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()

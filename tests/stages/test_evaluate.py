@@ -1,0 +1,110 @@
+"""The missing-label audit of evaluate: boxes drawn by hand, and a model whose probabilities have a closed form."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import save_file
+from test_promote import CLASSES, cutting
+
+from segline.data.augment import STD
+from segline.data.exclusions import read_exclusions
+from segline.data.shards import Crop, Description, join_shards, write_shard
+from segline.inference.bundle import HISTORY, Bundle, Member, write_bundle
+from segline.outputs import write_json
+from segline.params import Audit, Evaluate, Params
+from segline.stages import evaluate
+
+THRESHOLD = 128
+SETTINGS = Audit(min_confidence=0.7, min_pixels=4, border=1, pictures=2)
+FRAME = np.s_[10:15, 2:14]
+# Split, key, corner and scale of a crop, and the unlabelled place in it with its red value.
+CROPS = [
+    ("train", "a", (100, 200), 2.0, np.s_[2:6, 3:8], 255),
+    ("val", "b", (5, 7), 1.0, np.s_[0:3, 0:4], 200),
+    ("val", "b", (5, 23), 1.0, np.s_[0:3, 0:4], 160),
+    ("val", "d", (0, 0), 1.0, np.s_[0:1, 0:3], 255),
+    ("test", "c", (0, 0), 1.5, np.s_[1:4, 2:5], 230),
+]
+
+
+def draw(split, key, corner, scale, place, red):
+    """A crop with a labelled bright bar, and a place without a label."""
+    image, label = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
+    image[FRAME], label[FRAME] = 250, 1
+    image[place] = (red, 0, 0)
+    return Crop(key, "g", *corner, scale, image, label)
+
+
+def confidence(red):
+    """The probability of "bright"; the model halves it midway below the threshold."""
+    return 1 / (1 + math.exp(-(red - (THRESHOLD - 0.5)) / 255 / STD[0]))
+
+
+@pytest.fixture
+def run(tmp_path):
+    def evaluate_and_read(*, test_is_val=False, settings=SETTINGS):
+        labelled, trained, out = (tmp_path / name for name in ("label", "train", "evaluate"))
+        for split in ("train", "val", "test"):
+            crops = [draw(*crop) for crop in CROPS if crop[0] == split]
+            write_shard(labelled / split, 0, crops, shape=(16, 16), edges=False)
+            join_shards(labelled / split, 1)
+        pixels = {split: [1, 1] for split in ("train", "val", "test")}
+        facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}
+        description = Description(classes=CLASSES, background=0, side=16, test_is_val=test_is_val, **facts)
+        write_json(labelled / "dataset.json", description.to_dict())
+        # The poor one does not see the bar, so that the good one is first on the leaderboard.
+        for name, threshold in (("good", THRESHOLD), ("a_poor_one", 255)):
+            part = tmp_path / name
+            part.mkdir()
+            save_file(cutting(threshold), part / "weights.safetensors")
+            member = Member(name, "unet", {"width": 1, "depth": 1}, "weights.safetensors")
+            write_bundle(trained / name, [(part, Bundle(CLASSES, 0, (member,)))])
+            history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_miou": [0.5]})
+            history.to_csv(trained / name / HISTORY, index=False)
+        params = Params(evaluate=Evaluate(batch_size=2, pictures=1, audit=settings))
+        evaluate.run(params, labelled=labelled, trained=trained, out=out)
+        return out
+
+    return evaluate_and_read
+
+
+def test_the_list_has_the_unlabelled_places_in_the_source_image_the_surest_first(run):
+    listed = pd.read_csv(run() / "unlabelled.csv")
+    sure = listed.pop("confidence")
+    assert listed.to_dict("split")["columns"] == ["key", "top", "left", "height", "width", "class", "pixels", "split"]
+    assert listed.to_numpy().tolist() == [
+        ["a", 104, 206, 8, 10, "bright", 20, "train"],
+        ["c", 1, 3, 5, 5, "bright", 9, "test"],
+        ["b", 5, 7, 3, 4, "bright", 12, "val"],
+    ]
+    assert sure.tolist() == pytest.approx([confidence(255), confidence(230), confidence(200)], abs=1e-3)
+
+
+def test_the_surest_are_pictured(run):
+    assert sorted(path.name for path in (run() / "unlabelled").iterdir()) == ["001-a.png", "002-c.png"]
+
+
+def test_a_test_split_that_is_the_validation_split_is_looked_at_once(run):
+    assert pd.read_csv(run(test_is_val=True) / "unlabelled.csv")["split"].tolist() == ["train", "val"]
+
+
+def test_the_list_can_be_taken_as_exclusions_as_it_is(run):
+    found = read_exclusions(run() / "unlabelled.csv")
+    assert found.keys == set()
+    assert [found.boxes(key) for key in "abcd"] == [((104, 206, 8, 10),), ((5, 7, 3, 4),), ((1, 3, 5, 5),), ()]
+
+
+def test_a_list_without_objects_has_its_heading_and_excludes_nothing(run, capsys):
+    out = run(settings=Audit(min_pixels=1000))
+    assert len(pd.read_csv(out / "unlabelled.csv")) == 0
+    assert list((out / "unlabelled").iterdir()) == []
+    assert read_exclusions(out / "unlabelled.csv").hash == read_exclusions(_empty(out)).hash
+    assert "unlabelled" not in capsys.readouterr().out
+
+
+def _empty(out):
+    path = out / "nothing.csv"
+    path.write_text("")
+    return path

@@ -198,6 +198,7 @@ class Audit:
     min_confidence: Annotated[float, Share, "least mean probability of an object"] = 0.8
     min_pixels: Annotated[int, Range(1), Unit("px"), "least area of an object"] = 100
     border: Annotated[int, Range(0, 1000), Unit("px"), "by which the border of a label may be off"] = 3
+    max_labelled_share: Annotated[float, Share, "largest labelled share of what the model sees as one object"] = 0.5
     pictures: Annotated[int, Range(0, 1000), "pictures, of the surest"] = 12
 
 

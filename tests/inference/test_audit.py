@@ -6,7 +6,7 @@ import pytest
 from segline.classes import IGNORED
 from segline.inference.audit import find_unlabelled
 
-LOOSE = {"min_confidence": 0.0, "min_pixels": 1, "border": 0}
+LOOSE = {"min_confidence": 0.0, "min_pixels": 1, "border": 0, "max_labelled_share": 1.0}
 
 
 def sure(rows, confidence=0.9, classes=3):
@@ -24,46 +24,51 @@ def neighbours(place, shape, distance=1):
             yield row, column
 
 
-def lacks_label(place, class_id, labels, background, border):
-    """Whether a pixel is evidence that an object of this class has no label."""
-    near = [labels[other] for other in neighbours(place, labels.shape, border)]
-    if class_id in near or IGNORED in near:
-        return False
-    return background is None or labels[place] == background
+def flood(start, shape, inside):
+    """The places that are reached from ``start`` over sides and corners."""
+    reached, waiting = {start}, [start]
+    while waiting:
+        for near in neighbours(waiting.pop(), shape):
+            if near not in reached and inside(near):
+                reached.add(near)
+                waiting.append(near)
+    return reached
 
 
-def look_at_every_pixel(probabilities, labels, background, min_confidence, min_pixels, border):
+def look_at_every_pixel(probabilities, labels, background, min_confidence, min_pixels, border, max_labelled_share):
     predicted = probabilities.argmax(0)
     seen, found = set(), []
 
-    def open_to(place, class_id):
-        same = place not in seen and predicted[place] == class_id
-        return same and lacks_label(place, class_id, labels, background, border)
+    def lacks_label(place, border):
+        if {predicted[start], IGNORED} & {labels[near] for near in neighbours(place, labels.shape, border)}:
+            return False
+        return background is None or labels[place] == background
+
+    def same(place):
+        return predicted[place] == predicted[start]
 
     for start in np.ndindex(predicted.shape):
-        class_id = int(predicted[start])
-        if class_id == background or not open_to(start, class_id):
+        if predicted[start] == background or start in seen or not lacks_label(start, border):
             continue
-        seen.add(start)
-        region, waiting = [start], [start]
-        while waiting:
-            for near in neighbours(waiting.pop(), predicted.shape):
-                if open_to(near, class_id):
-                    seen.add(near)
-                    region.append(near)
-                    waiting.append(near)
-        confidence = sum(float(probabilities[class_id][place]) for place in region) / len(region)
-        if len(region) >= min_pixels and confidence >= min_confidence:
+        region = flood(start, predicted.shape, lambda place: same(place) and lacks_label(place, border))
+        seen |= region
+        whole = flood(start, predicted.shape, same)
+        labelled = sum(not lacks_label(place, 0) for place in whole) / len(whole)
+        confidence = sum(float(probabilities[predicted[start]][place]) for place in region) / len(region)
+        if len(region) >= min_pixels and confidence >= min_confidence and labelled <= max_labelled_share:
             ys, xs = [y for y, _ in region], [x for _, x in region]
             box = (min(ys), min(xs), max(ys) - min(ys) + 1, max(xs) - min(xs) + 1)
-            found.append((class_id, box, len(region), pytest.approx(confidence, rel=1e-5)))
+            found.append((int(predicted[start]), box, len(region), pytest.approx(confidence, rel=1e-5)))
     return sorted(found, key=lambda entry: entry[0])
 
 
 @pytest.mark.parametrize("background", [0, 2, None])
-@pytest.mark.parametrize("limits", [(0.0, 1, 0), (0.55, 1, 0), (0.0, 4, 0), (0.0, 1, 1), (0.5, 2, 2)])
+@pytest.mark.parametrize(
+    "limits",
+    [(0.0, 1, 0, 1.0), (0.55, 1, 0, 1.0), (0.0, 4, 0, 1.0), (0.0, 1, 0, 0.3), (0.0, 1, 1, 1.0), (0.5, 2, 2, 0.9)],
+)
 def test_the_objects_are_those_of_a_flood_fill(background, limits):
-    rng = np.random.default_rng(limits[1:])
+    rng = np.random.default_rng(limits[1:3])
     listed = 0
     for _ in range(10):
         logits = rng.normal(size=(4, 5, 6)).repeat(3, 1).repeat(2, 2) * 2 + rng.normal(size=(4, 15, 12))
@@ -126,6 +131,15 @@ def test_an_unlabelled_object_that_touches_a_labelled_one_is_found_by_itself():
     labels[0:3, 1] = 1
     assert boxes(labels=labels) == [(0, 2, 3, 2), CAR_BELOW, PERSON]
     assert boxes(labels=labels, border=1) == [(2, 3, 1, 1), (4, 0, 1, 2), PERSON]
+
+
+@pytest.mark.parametrize("value", [1, 2, IGNORED])
+def test_what_is_left_of_a_labelled_object_is_not_listed(value):
+    labels = np.zeros((5, 9), np.uint8)
+    labels[0, 1:4] = value
+    rest = [(1, 1, 2, 3), CAR_BELOW, PERSON]
+    assert boxes(labels=labels) == boxes(labels=labels, max_labelled_share=0.4) == rest
+    assert boxes(labels=labels, max_labelled_share=0.39) == [CAR_BELOW, PERSON]
 
 
 def test_an_excluded_box_is_not_listed_again():

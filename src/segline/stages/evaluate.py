@@ -90,7 +90,7 @@ def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
         suspects = _audit(trained / best["candidate"], labelled, description, params.evaluate, work)
     say(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/pictures")
     if suspects:
-        say(f"evaluate: {suspects} objects are probably unlabelled, see {out}/{UNLABELLED} and {out}/unlabelled")
+        say(f"evaluate: {suspects} objects may be unlabelled, see {out}/{UNLABELLED} and {out}/unlabelled")
 
 
 def candidate_folders(trained: Path) -> list[Path]:
@@ -202,6 +202,7 @@ def _suspects(
                 min_confidence=limits.min_confidence,
                 min_pixels=limits.min_pixels,
                 border=limits.border,
+                max_labelled_share=limits.max_labelled_share,
             )
         advance(len(labels))
 

@@ -101,6 +101,10 @@ def test_a_near_miss_is_suggested_and_otherwise_all_are_listed(word, text):
     assert suggestion(word, {"unet", "dice"}) == text
 
 
+def test_where_nothing_is_known_it_says_so():
+    assert suggestion("width", []) == "; it has no options"
+
+
 @pytest.mark.parametrize(
     ("annotation", "shown"),
     [

@@ -88,6 +88,11 @@ def _run_on_ray(tasks: Sequence[Any], run: Callable[[Any], Any], on_done: Callab
         try:
             on_done(ray.get(done[0]))
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SeglineError):
+            if isinstance(error.cause, SeglineError | OSError):
                 raise error.cause from None
             raise
+        except ray.exceptions.RayError as error:
+            raise StageError(
+                f"a worker died ({str(error).splitlines()[0]}); the same command continues, with fewer workers in less "
+                "memory"
+            ) from None

@@ -52,7 +52,9 @@ def as_declared(value: Any, annotation: Any) -> Any:
 
 
 def suggestion(word: object, known: Collection[str]) -> str:
-    """``; did you mean 'x'?`` for a near miss, otherwise the known names."""
+    """``; did you mean 'x'?`` for a near miss, otherwise the known names; of options there may be none."""
+    if not known:
+        return "; it has no options"
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
 

@@ -72,10 +72,23 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        with naming(path):
+            write(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError of a write, which names no file, the one that was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        said = f"cannot be written ({os.strerror(error.errno)}); mend that and run the same command again"
+        raise OSError(error.errno, said, str(path)) from None
 
 
 def file_hash(path: Path) -> str:

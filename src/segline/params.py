@@ -127,7 +127,8 @@ class Split:
 
     method: Annotated[
         Literal["stable", "balanced"],
-        "stable: a group never changes sides when others come; balanced: shares and classes as even as groups allow",
+        "stable: by a hash, so that groups keep their side when others come; balanced: shares and classes as even as "
+        "groups allow",
     ] = "stable"
     train: Annotated[float, Range(0.01, 0.98), "share of the pairs to train on"] = 0.8
     val: Annotated[float, Range(0.01, 0.98), "share to choose epochs and members by"] = 0.1
@@ -142,7 +143,7 @@ class Label:
 
     sampling: Annotated[
         Literal["max_foreground", "tiles", "random", "resize"],
-        "what is taken from an image: the fullest crops, all tiles, random crops, or the whole frame scaled down",
+        "what is taken from an image: the fullest crops, all tiles, random crops, or the whole frame scaled",
     ] = "max_foreground"
     crop: Annotated[int, Range(16, 4096), Unit("px"), "side of a square crop"] = 96
     crops_per_image: Annotated[int, Range(1, 1000), "crops of an image, for max_foreground and random"] = 1
@@ -153,7 +154,7 @@ class Label:
         "layout -> new class -> the layout's classes in it, the rest ignored; a layout without a map keeps its own",
     ] = field(default_factory=lambda: {"wad": {name: list(classes) for name, classes in STREET_CLASSES.items()}})
     split: Split = field(default_factory=Split)
-    shard_size: Annotated[int, Range(1, 100_000), "images in one shard"] = 256
+    shard_size: Annotated[int, Range(1, 100_000), "crops in one shard, about"] = 256
     workers: Annotated[int, Range(1, 10_000), "processes; more than one run on Ray, here or at RAY_ADDRESS"] = 1
 
 

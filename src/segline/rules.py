@@ -200,6 +200,3 @@ def _rule_against(slug: str, name: str, column: str, values: list[Any], reason: 
 def _rule_of_range(slug: str, name: str, column: str, bounds: dict[str, Any], reason: str) -> Rule:
     options = {"column": column} | bounds
     return Rule(slug=slug, name=name, expectation="ExpectColumnValuesToBeBetween", options=options, reason=reason)
-
-
-# Drift.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from segline.data.manifest import Origin
-from segline.data.tree import File, Folder, Tree
+from segline.data.tree import CHANGED, File, Folder, Tree
 from segline.errors import SourceError
 
 SCHEME = "s3://"
@@ -36,8 +36,8 @@ PIECE = 64 * 1024
 CONNECTIONS = 32
 OF_ONE_OBJECT = {
     "NoSuchKey": "it is no longer in the bucket",
-    "PreconditionFailed": "it was changed while it was read",
-    "InvalidRange": "it was changed while it was read",
+    "PreconditionFailed": CHANGED,
+    "InvalidRange": CHANGED,
     "InvalidObjectState": "it lies in an archive tier; restore it",
 }
 PASSING = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded", "InternalError"}
@@ -81,19 +81,21 @@ class Bucket:
             if not token:
                 return dict(sorted(found.items()))
 
-    def read(self, path: str) -> bytes:
-        """An object's content. Raises OSError when it cannot be read."""
+    def read(self, path: str, checksum: str = "") -> bytes:
+        """An object's content. Raises OSError when it cannot be read, or has another checksum than the one given."""
         from botocore.exceptions import FlexibleChecksumError
 
         content = bytearray()
-        etag = ""
+        wanted = f'"{checksum.removeprefix("etag:").rpartition("-")[0]}"' if checksum else ""
+        etag = wanted
 
         def go_on() -> bytes:
             nonlocal etag
-            rest = {"Range": f"bytes={len(content)}-", "IfMatch": etag} if content else {}
-            answer = _client().get_object(**self._address(path), **rest)
+            same = {"IfMatch": etag} if content or wanted else {}
+            rest = {"Range": f"bytes={len(content)}-"} if content else {}
+            answer = _client().get_object(**self._address(path), **same, **rest)
             with closing(answer["Body"]) as body:
-                if content and answer["ETag"] != etag:  # a server that does not know If-Match
+                if same and answer["ETag"] != etag:  # a server that does not know If-Match
                     raise OSError(errno.EIO, OF_ONE_OBJECT["PreconditionFailed"], path)
                 if "ContentRange" not in answer:  # the whole again, from a server that does not know Range
                     content.clear()

@@ -863,6 +863,45 @@ def test_folders_may_have_other_names_and_masks_an_ending():
     ]
 
 
+def test_images_and_masks_may_lie_in_one_folder():
+    contents = {"x/a.png": PHOTO, "x/a_mask.png": GREY, "x/b_mask.png": GREY, "x/c.jpg": PHOTO, "x/c_mask.jpg": PHOTO}
+    pairs = find("folders", contents, images="x", masks="x", mask_ending="_mask")
+    assert [(pair.image, pair.label) for pair in pairs] == [
+        ("x/a.png", "x/a_mask.png"),
+        ("", "x/b_mask.png"),
+        ("x/c.jpg", ""),
+        ("x/c_mask.jpg", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "mask_ending", "said"),
+    [
+        (["masks/a.png"], "", "memory:: no images in images/; "),
+        (["images/a.png"], "", "memory:: no masks in masks/; "),
+        (["images/a.png", "masks/a.png"], "_mask", "memory:: no masks in masks/ whose names end with _mask; "),
+        ([], "", "memory:: no images in images/ and no masks in masks/; "),
+        (
+            ["images/a.png", "masks/a.JPG"],
+            "",
+            "memory:: no masks in masks/ but such as masks/a.JPG (masks must be lossless: png, bmp or tif); ",
+        ),
+    ],
+)
+def test_what_the_folders_lack_is_named(paths, mask_ending, said):
+    tree = Memory(dict.fromkeys(paths, GREY))
+    assert refusal("folders", tree, mask_ending=mask_ending) == f"{said}expected the folders layout"
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_mask_in_colours_is_refused_with_the_option_for_it(channels):
+    tree = Memory({"a.png": png(np.zeros((4, 6, channels), np.uint8))})
+    with pytest.raises(OSError, match=rf"{channels} channels .*set `colours: true`$"):
+        LAYOUTS["folders"]().read_label(tree, "a.png", -1)
+    with pytest.raises(OSError, match=r"2 channels \(LA\), expected 1$"):
+        LAYOUTS["folders"]().read_label(Memory({"a.png": png(np.zeros((4, 6, 2), np.uint8))}), "a.png", -1)
+
+
 def test_two_images_of_one_name_are_refused():
     contents = folders_files("a") | {"images/a.png": PHOTO}
     assert "images/a.jpg and images/a.png" in refusal("folders", Memory(contents))
@@ -939,6 +978,11 @@ def test_the_most_classes_have_colours_of_their_own():
         ("classes: {a: 1}\nignored: all", "ignored: got 'all'"),
         ("classes: {" + ", ".join(f"c{n}: {n}" for n in range(255)) + "}", "classes: got 255"),
         ("classes: &x {a: *x}", "classes.a"),
+        ("classes:\n  a: 010", "line 2: got 010, expected a number"),
+        ("classes: {a: [1, 0x10]}", "line 1: got 0x10"),
+        ("classes: {a: 1:30}", "line 1: got 1:30"),
+        ("classes: {a: [128, 64, 128], b: [0, 0, 128]}", "set the layout's `colours: true`"),
+        ("classes: {a: [[0, 0, 142], [0, 0, 143]]}", "set the layout's `colours: true`"),
     ],
 )
 def test_a_fault_in_the_classes_is_one_line_that_names_it(text, named):
@@ -976,6 +1020,8 @@ def test_masks_may_be_pictures_in_the_colours_of_the_classes():
 def test_a_fault_in_the_colours_is_one_line_that_names_it(text, named):
     with pytest.raises(DataError) as caught:
         LAYOUTS["folders"](colours=True).legend(text)
+    assert str(caught.value).startswith("classes.yaml: ")
+    assert "colours: true" not in str(caught.value)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -164,6 +164,22 @@ def test_the_layouts_own_split_is_kept_and_validation_is_tested_on_if_there_is_n
     assert assign(rows_of("aaaa", official), SHARES, 0) == expected
 
 
+@pytest.mark.parametrize("rest", ["", "extra"])
+def test_pairs_that_an_official_split_leaves_out_are_refused(rest):
+    with pytest.raises(DataError, match="2 pairs are in none of the layout's splits, the first is 'key3'"):
+        assign(
+            rows_of("abcde", ["train", "val", "test", rest, rest]).assign(key=[f"key{row}" for row in range(5)]),
+            SHARES,
+            0,
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_folds_are_even_whatever_the_method(method):
+    rows = rows_of(f"drive{number}" for number in range(20))
+    assert [len(assign(rows, SHARES, 7, method, folds=5, fold=fold)["val"]) for fold in range(5)] == [4] * 5
+
+
 def test_a_layout_with_train_alone_is_split_by_group():
     splits = assign(rows_of("abcdefghij", "train"), SHARES, 0)
     assert [len(splits[name]) for name in SPLITS] == [8, 1, 1]

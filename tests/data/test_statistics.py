@@ -294,6 +294,33 @@ def test_look_alikes_are_those_that_a_comparison_of_all_finds(distance):
     assert len(set(expected)) > 3
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_many_images_of_few_looks_find_the_first_that_differs_in_every_label(seed):
+    rng = np.random.default_rng(seed)
+    looks = rng.choice(np.array([0, 1, 3, 2**40], np.uint64), 150)
+    labels = [rng.integers(0, size, 150) for size in (2, 3, 4)[: 1 + seed % 3]]
+    labels[0][:100] = 0  # so that the first of a look seldom differs
+    expected = []
+    for one in range(150):
+        bits = [(int(looks[one]) ^ int(look)).bit_count() for look in looks]
+        apart = [all(label[one] != label[other] for label in labels) for other in range(150)]
+        near = [(bits[other], other) for other in range(150) if apart[other] and bits[other] <= 1]
+        expected.append(min(near, default=(0, -1))[1])
+    assert look_alikes(looks, labels, np.ones(150, bool), 1).tolist() == expected
+
+
+def test_thousands_of_images_of_one_look_are_compared_with_few(monkeypatch):
+    """Two hundred million pairs are alike here, of which two times five are looked at for each image."""
+    looks = np.repeat(np.array([5, 2**40], np.uint64), 10_000)
+    seen = []
+    divmod_of = np.divmod
+    monkeypatch.setattr(np, "divmod", lambda found, width: (seen.append(len(found)), divmod_of(found, width))[1])
+    side, file = np.arange(20_000) % 100, np.arange(20_000)
+    nearest = look_alikes(looks, [side, file], np.ones(20_000, bool), 4)
+    assert nearest[[0, 1, 10_000, 10_001]].tolist() == [1, 0, 10_001, 10_000]
+    assert sum(seen) <= 20_000 * 2 * 5
+
+
 def rows_of(*rows):
     """A table from (key, image hash, label hash, looks, group, split) with every other column in order."""
     table = pd.DataFrame(rows, columns=["key", "image_hash", "label_hash", "looks", "group", "split"])

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from segline.data.tree import File, Folder, reading_ahead
+from segline.data.tree import Checked, File, Folder, reading_ahead
 from segline.errors import SourceError
 
 NAMES = ["a/b/c.png", "a/ü ñ.jpg", "b.txt", "z/1.png", "z/10.png", "z/2.png"]
@@ -70,6 +70,20 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
         assert Folder(tmp_path / "missing").files
 
 
+def test_a_checked_tree_gives_no_file_that_has_changed(root):
+    tree = Folder(root)
+    checked = Checked(tree, {"b.txt": tree.checksum("b.txt")})
+    assert checked.read("b.txt") == b"b.txt"
+    assert (checked.where, checked.files, checked.head("b.txt", 1)) == (tree.where, tree.files, b"b")
+    for name in ("b.txt", "z/1.png"):
+        (root / name).write_text("other")
+    assert checked.read("z/1.png") == b"other"
+    with pytest.raises(OSError, match="it has changed since it was ingested"):
+        checked.read("b.txt")
+    with reading_ahead(checked, ["b.txt"]) as ahead, pytest.raises(OSError, match="it has changed"):
+        ahead.read("b.txt")
+
+
 class Slow:
     """A tree that takes its time, and says what was read by whom."""
 
@@ -79,7 +93,7 @@ class Slow:
     def __init__(self):
         self.read_by = []
 
-    def read(self, path):
+    def read(self, path, checksum=""):
         time.sleep(0.02)
         if path == "e":
             raise OSError("broken")

@@ -147,6 +147,7 @@ HOSTILE = {
     "link to nothing.tar": [("ok", b"1"), special("evil", tarfile.SYMTYPE, "nothing")],
     "device.tar": [("ok", b"1"), special("evil", tarfile.CHRTYPE)],
     "pipe.tar": [("ok", b"1"), special("evil", tarfile.FIFOTYPE)],
+    "long link.zip": [("ok", b"1"), zip_link("evil", "ok/" * 2000)],
     "no name in UTF-8.tar": [("ok", b"1"), ("evil\udcff", b"2")],
 }
 
@@ -173,6 +174,38 @@ def test_links_inside_become_copies(tmp_path, opening, holds):
     assert not any((opened.tree.root / path).is_symlink() for path in opened.tree.files)
     opened = opening(pack(tmp_path / "data.zip", [("a/real", b"1"), zip_link("b/soft", "../a/real")]))
     assert holds(opened.tree) == {"a/real": b"1", "b/soft": b"1"}
+
+
+def test_a_long_link_of_a_zip_is_not_read(tmp_path, refused, monkeypatch):
+    archive = pack(tmp_path / "data.zip", [("ok", b"1"), zip_link("long", "x" * 10_000_000)])
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("a member was read"))
+    assert "'long' is no file, folder or link" in refused(archive)
+
+
+def test_a_member_that_is_twice_in_a_zip_is_named(tmp_path, refused, here):
+    with pytest.warns(UserWarning, match="Duplicate"):
+        pack(tmp_path / "data.zip", [("top/a", b"1"), ("top/classes.yaml", b"1"), ("top/classes.yaml", b"2")])
+    assert "'top/classes.yaml' is there twice; nothing was unpacked" in refused(tmp_path / "data.zip")
+    assert "is there twice" in refused(pack(tmp_path / "data.other.zip", [("top/a", b"1"), ("top/./a", b"2")]))
+    assert here() in ([], ["out"])
+
+
+@pytest.mark.parametrize("name", ["a", "./a"])
+def test_what_was_appended_to_a_tar_counts(tmp_path, opening, holds, name):
+    archive = pack(tmp_path / "data.tar", [("a", b"old"), ("b", b"1"), (name, b"appended")])
+    assert holds(opening(archive).tree) == {"a": b"appended", "b": b"1"}
+
+
+def test_the_manifest_of_other_files_does_not_stand(tmp_path, opening, refused, files):
+    archive = pack(tmp_path / "data.tar", [("a", b"1")])
+    opening(archive)
+    (files.parent / "manifest.parquet").touch()
+    opening(archive)
+    (tmp_path / "data.cut").write_bytes(b"PK")
+    refused(tmp_path / "data.cut")
+    assert (files.parent / "manifest.parquet").is_file()
+    opening(pack(tmp_path / "data.zip", [("a", b"2")]))
+    assert not (files.parent / "manifest.parquet").exists()
 
 
 def test_the_mark_of_segline_cannot_come_from_an_archive(tmp_path, opening, files):

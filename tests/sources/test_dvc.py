@@ -174,10 +174,48 @@ def test_another_revision_changes_what_differs_alone(repository, take, holds, fi
     assert holds(take(repository, "v1").tree) == OLD
 
 
+def test_the_manifest_of_other_files_does_not_stand(repository, take, files):
+    manifest = files.parent / "manifest.parquet"
+    take(repository, "v1", "sets")  # with a file that git keeps
+    manifest.touch()
+    take(repository, "v1", "sets")
+    assert manifest.is_file()
+    take(repository, "v2", "sets")
+    assert not manifest.exists()
+
+
+@pytest.mark.parametrize("changed", ["keep.txt", "of another revision", ".segline"])
+def test_the_manifest_goes_before_the_first_file_changes(repository, take, files, monkeypatch, changed):
+    """A file is fetched again, removed, or all of another origin are."""
+    manifest = files.parent / "manifest.parquet"
+    take(repository, "v1")
+    manifest.touch()
+    (files / changed).write_bytes(b"changed")
+    touched = []
+
+    def watch(owner, name):
+        change = getattr(owner, name)
+
+        def watched(*paths, **settings):
+            inside = [path for path in paths if Path(path).is_relative_to(files) and Path(path).suffix != ".tmp"]
+            assert not inside or not manifest.exists()
+            touched.extend(inside)
+            return change(*paths, **settings)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(Path, "unlink")
+    watch(Path, "rename")
+    watch(os, "replace")
+    take(repository, "v1")
+    assert touched
+    assert not manifest.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"revision": "v3"}, "unknown Git revision 'v3'"),
+        ({"revision": "v3"}, "unknown Git revision 'v3'; check ingest.source and ingest.dvc.revision"),
         ({"path": "sets/dato"}, "no files there"),
         ({"path": "sets/data.dvc"}, "no files there"),
         ({"repository": "/nowhere/at all"}, "is not there"),
@@ -193,7 +231,9 @@ def test_what_cannot_be_taken_is_one_line(repository, refused_take, files, chang
 
 def test_a_folder_without_git_is_one_line(repository, refused_take):
     shutil.rmtree(repository / ".git")
-    assert "is not a git repository" in refused_take(repository)
+    said = refused_take(repository)
+    assert "is not a git repository" in said
+    assert "check ingest.source and ingest.dvc.revision" in said
 
 
 def test_data_that_were_never_pushed_are_one_line(repository, refused_take):

@@ -89,6 +89,72 @@ def test_files_of_another_kind_are_not_mixed(opening, files, tmp_path):
     assert sorted(path.name for path in files.parent.iterdir()) == [".files.lock", "files"]
 
 
+@pytest.mark.parametrize(
+    ("source", "settings", "key"),
+    [
+        ("folder", {"sha256": "0" * 64}, "ingest.sha256"),
+        ("s3://bucket/x", {"sha256": "0" * 64}, "ingest.sha256"),
+        ("dvc://folder", {"sha256": "0" * 64}, "ingest.sha256"),
+        ("synthetic:", {"sha256": "0" * 64}, "ingest.sha256"),
+        ("folder", {"dvc": {"path": "data"}}, "ingest.dvc.path"),
+        ("folder/a.zip", {"dvc": {"revision": "v1"}}, "ingest.dvc.revision"),
+        ("https://localhost/x.zip", {"dvc": {"revision": "v1"}}, "ingest.dvc.revision"),
+        ("s3://bucket/x", {"dvc": {"revision": "v1"}}, "ingest.dvc.revision"),
+        ("synthetic:", {"dvc": {"path": "data"}}, "ingest.dvc.path"),
+    ],
+)
+def test_a_setting_for_another_kind_is_one_line(refused, files, monkeypatch, tmp_path, source, settings, key):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.zip").touch()
+    said = refused(source, **settings)
+    assert said.startswith(f"{key}: ")
+    assert source in said
+    assert "leave it" in said
+    assert not files.parent.exists()
+
+
+def test_a_source_that_is_not_there_is_told_before_its_checksum(refused, tmp_path):
+    assert "is not there" in refused(tmp_path / "missing.zip", sha256="0" * 64)
+
+
+def test_what_was_kept_goes_when_the_source_is_read_in_place(opening, refused, files, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a").touch()
+    opening("synthetic:", synthetic=SCENES)
+    for name in ("files.partial", "files.download", "files.old"):
+        shutil.copytree(files, files.with_name(name))
+    (files.parent / "manifest.parquet").touch()
+    refused(tmp_path / "missing")
+    assert files.is_dir()
+    opening(tmp_path / "source")
+    assert [path.name for path in files.parent.iterdir()] == []
+    for name in ("files", "files.partial", "files.download"):
+        files.with_name(name).mkdir()
+        (files.with_name(name) / "mine").touch()
+    (files.parent / "manifest.parquet").touch()
+    opening(tmp_path / "source")
+    assert len(list(files.parent.rglob("mine"))) == 3
+    assert (files.parent / "manifest.parquet").is_file()
+
+
+@pytest.mark.parametrize("below", ["", "train_color"])
+def test_what_was_kept_may_itself_be_the_source(opening, files, below):
+    opening("synthetic:", synthetic=SCENES)
+    assert all((files / below / path).is_file() for path in opening(files / below).tree.files)
+    assert files.is_dir()
+
+
+def test_scenes_of_another_recipe_do_not_leave_the_manifest(opening, files):
+    manifest = files.parent / "manifest.parquet"
+    opening("synthetic:", synthetic=SCENES)
+    manifest.touch()
+    opening("synthetic:", synthetic=SCENES)
+    assert manifest.is_file()
+    opening("synthetic:", synthetic=SCENES | {"width": 130})
+    assert not manifest.exists()
+
+
 def test_files_of_others_are_left_alone(opening, files):
     files.mkdir(parents=True)
     (files / "mine").touch()

@@ -129,6 +129,16 @@ def test_a_download_that_does_not_move_on_ends(url, web, refused):
     assert "run the same command again" in said
 
 
+def test_half_a_download_goes_when_the_source_is_read_in_place(url, web, refused, opening, files, tmp_path):
+    web.faults = [Cut(200_000), *[Refuse(503)] * 100]
+    refused(url)
+    assert beside(files) == ["files.download"]
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a").touch()
+    opening(tmp_path / "source")
+    assert beside(files) == []
+
+
 def test_the_next_run_continues_a_download(url, web, served, refused, opening, holds, packed):
     web.faults = [Cut(200_000), *[Refuse(503)] * 100]
     refused(url)

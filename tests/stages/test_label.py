@@ -1,7 +1,12 @@
 """Label is run through the command line and compared, crop by crop, with a slow computation of its own."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -247,7 +252,46 @@ def test_exclusions_leave_out_images_and_ignore_boxes(ingested, tmp_path, capsys
     crops = {key: crop for split in SPLITS for key, crop in crops_in(folder / split).items()}
     assert sorted(crops) == sorted(set(keys) - {keys[2]})
     assert (crops[keys[3]][1] == 255).all()
-    assert "1 images that are not in the data, the first is 'gone'" in capsys.readouterr().out
+    assert "1 images not in the data, the first is 'gone'" in capsys.readouterr().out
+
+
+def test_exclusions_in_the_test_split_are_told(ingested, tmp_path, capsys):
+    key = next(iter(crops_in(label(ingested)[1] / "test")))
+    path = tmp_path / "exclusions.csv"
+    path.write_text(f"key,top,left,height,width\n{key},0,0,4,4\n")
+    capsys.readouterr()
+    label(ingested, exclusions=path)
+    assert f"exclusions ignore parts of 1 test images, the first is {key!r}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["train_color", "train_label"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_changed_since_it_was_ingested_is_not_labelled(wad, ingested, capsys, part, workers):
+    first, other = sorted((wad / part).iterdir())[:2]
+    first.write_bytes(other.read_bytes())
+    code, folder = label(ingested, workers=workers)
+    assert code == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert "it has changed since it was ingested" in line
+    assert sorted((wad / "train_color").iterdir())[0].stem in line
+    assert not folder.exists()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_continues(ingested, tmp_path):
+    """A limit on the size of files is the full disk that needs no root."""
+    params = {"label": {"crop": 32, "shard_size": 4, "split": {"method": "balanced", **SHARES}}}
+    folders = ["--ingested", ingested, "--validated", ingested.with_name("validate"), "--out", tmp_path / "label"]
+    words = " ".join(["segline", "label", "--params", f"'{json.dumps(params)}'", *map(str, folders)])
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    full, enough = (
+        subprocess.run(["bash", "-c", f"{limit} {words}"], capture_output=True, text=True, env=environment)
+        for limit in ("ulimit -f 8;", "")
+    )
+    assert full.returncode == 5
+    [line] = full.stderr.splitlines()
+    assert re.search(r"label\.partial/train: cannot be written \(File too large\); mend that", line)
+    assert enough.returncode == 0
+    assert len(open_split(tmp_path / "label", "train")) == 6
 
 
 def test_the_statistics_are_those_of_the_training_pairs(ingested):

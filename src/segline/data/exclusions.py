@@ -2,7 +2,7 @@
 
 The columns are ``key``, ``top``, ``left``, ``height`` and ``width``: a box in px of the source image. A row without a
 box leaves the whole image out. Further columns say nothing to Segline, and the line that names the columns may come
-again, so ``cat data/evaluate/unlabelled.csv >> exclusions.csv`` excludes all that evaluate lists.
+again, so that what evaluate lists can be appended as it is.
 """
 
 import csv

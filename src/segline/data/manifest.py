@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segline.data.layouts import LAYOUTS, Layout, Legend
+from segline.data.tree import Checked, Tree
 from segline.errors import StageError
 from segline.outputs import write_file
 
@@ -75,6 +76,17 @@ class Manifest:
         text = self.rows[IDENTITY].to_csv(index=False, lineterminator="\n")
         reading = f"{self.origin.layout}\n{self.origin.options}\n{self.origin.legend}\n"
         return hashlib.sha256(f"{reading}{text}".encode()).hexdigest()
+
+
+def checked(tree: Tree, manifest: Manifest) -> Tree:
+    """The tree, giving the files of these rows only as they were when they were ingested.
+
+    A label of several files has one checksum for all, so that these are given as they are.
+    """
+    sums = dict(zip(manifest.rows["image"], manifest.rows["image_hash"], strict=True))
+    labels = zip(manifest.rows["label"], manifest.rows["label_hash"], strict=True)
+    sums |= {path: checksum for path, checksum in labels if manifest.layout.label_files(path) == (path,)}
+    return Checked(tree, sums)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -62,7 +62,8 @@ class Sampler:
             return self._cut(row, raw)
         except OSError as error:
             raise DataError(
-                f"{self.tree.where}: pair {row['key']} cannot be read any more ({error}); run `segline ingest` again"
+                f"{self.tree.where}: pair {row['key']} cannot be read any more ({error.strerror or error}); run "
+                "`segline ingest` and `segline validate` again"
             ) from None
 
     def _cut(self, row: Row, raw: NDArray[np.integer]) -> list[Crop]:

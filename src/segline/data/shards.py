@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.errors import StageError
-from segline.outputs import file_hash, write_json
+from segline.outputs import file_hash, naming, write_json
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -157,7 +157,7 @@ def write_shard(folder: Path, number: int, crops: Iterable[Crop], *, shape: tupl
     paths = {name: folder / f"{name}-{number:05d}.npy" for name in kinds}
     index, pixels = [], np.zeros(256, np.int64)
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as opened:
+    with naming(folder), ExitStack() as opened:
         streams = {name: opened.enter_context(path.open("wb")) for name, path in paths.items()}
         for name, (kind, item) in kinds.items():
             _write_head(streams[name], kind, (0, *item))

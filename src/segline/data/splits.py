@@ -32,15 +32,27 @@ def assign(rows: pd.DataFrame, amounts: NDArray[np.floating], settings: Split, s
     """
     official = {name: np.flatnonzero(rows["split"] == name).tolist() for name in SPLITS}
     if official["train"] and official["val"] and not settings.folds:
+        _refuse_left_over(rows)
         return official | {"test": official["test"] or official["val"]}
     free = np.flatnonzero(rows["split"] != "test")
     wanted = _wanted(settings, has_test=bool(official["test"]))
     groups = rows["group"].iloc[free].to_numpy(str)
-    sides = _deal(groups, amounts[free], list(wanted.values()), settings.method, seed)
+    # Folds come in a few runs, side by side: that they are even matters more than that they are stable.
+    method = "balanced" if settings.folds else settings.method
+    sides = _deal(groups, amounts[free], list(wanted.values()), method, seed)
     dealt = {name: free[sides == number].tolist() for number, name in enumerate(wanted)}
     if settings.folds:
         dealt = _fold(list(dealt.values()), settings.fold, has_test=bool(official["test"]))
     return {name: dealt.get(name, []) or official[name] for name in SPLITS}
+
+
+def _refuse_left_over(rows: pd.DataFrame) -> None:
+    left_over = rows[~rows["split"].isin(SPLITS)]
+    if len(left_over):
+        raise DataError(
+            f"{len(left_over)} pairs are in none of the layout's splits, the first is {left_over['key'].iloc[0]!r}; "
+            "put them into train, val or test, or remove them"
+        )
 
 
 def _wanted(settings: Split, *, has_test: bool) -> dict[str, float]:

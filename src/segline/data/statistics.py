@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segline.classes import IGNORED
-from segline.data.decoding import decode_image, read_header
+from segline.data.decoding import decode_image, keep_memory, read_header
 from segline.data.layouts import UNKNOWN, Layout, Legend
 from segline.data.layouts.layout import read_image
 from segline.data.manifest import Manifest
@@ -88,6 +88,7 @@ def measure(
             error is not: the file may have been mended meanwhile.
         progress: called with the number of pairs done since the last call.
     """
+    keep_memory()
     pieces.mkdir(exist_ok=True)
     parts = []
     with ThreadPoolExecutor() as pool:
@@ -287,21 +288,38 @@ def look_alikes(
 ) -> NDArray[np.int64]:
     """For each hash the position of the nearest one within ``distance`` bits, the first of equals; -1 for none.
 
-    Only those count that differ in every label of ``apart``. Every hash is compared with every other, which takes
-    one or two seconds for 40,000.
+    Only those count that differ in every label of ``apart``. Every hash is compared with a few of each look, which
+    takes two seconds for 40,000 different looks, and some ten when they are 2,000 that are all alike.
     """
     nearest = np.full(len(looks), -1, np.int64)
     there = np.flatnonzero(counted)
-    hashes, labels = looks[there], [label[there] for label in apart]
+    few = np.unique(_representatives(looks, apart, there))
     for start in range(0, len(there), BLOCK):
-        bits = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes)
-        rows, others = np.divmod(np.flatnonzero(bits <= distance), len(there))  # far faster than nonzero
-        far = np.all([label[start + rows] != label[others] for label in labels], axis=0)
+        block = there[start : start + BLOCK]
+        bits = np.bitwise_count(looks[block, None] ^ looks[few])
+        rows, others = np.divmod(np.flatnonzero(bits <= distance), len(few))  # far faster than nonzero
+        far = np.all([label[block[rows]] != label[few[others]] for label in apart], axis=0)
         rows, others = rows[far], others[far]
         # The last write stands, so the nearest comes last.
         order = np.lexsort((-others, -bits[rows, others].astype(np.int64)))
-        nearest[there[start + rows[order]]] = there[others[order]]
+        nearest[block[rows[order]]] = few[others[order]]
     return nearest
+
+
+def _representatives(
+    looks: NDArray[np.uint64], apart: Sequence[NDArray[np.integer]], there: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of the positions ``there``, ascending, so few that each look still has the first that differs from any hash.
+
+    That is the first of the look or, for a hash that shares a label with it, one that differs from it in this
+    label: five of a look when there are two labels, however many images have it.
+    """
+    _, first, which = np.unique(looks[there], return_index=True, return_inverse=True)
+    found = [there[first]]
+    for number, label in enumerate(apart):
+        others = there[label[there] != label[found[0]][which]]
+        found.append(_representatives(looks, [*apart[:number], *apart[number + 1 :]], others))
+    return np.concatenate(found)
 
 
 def _other_splits(table: pd.DataFrame) -> list[str]:

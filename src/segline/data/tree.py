@@ -5,9 +5,10 @@ data are.
 """
 
 import errno
+import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Protocol
 
 from segline.errors import SourceError
 from segline.outputs import file_hash
+
+CHANGED = "it has changed since it was ingested"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Tree(Protocol):
         """
         ...
 
-    def read(self, path: str) -> bytes:
-        """A file's content. Raises OSError when it cannot be read."""
+    def read(self, path: str, checksum: str = "") -> bytes:
+        """A file's content. Raises OSError when it cannot be read, or has another checksum than the one given."""
         ...
 
     def head(self, path: str, size: int) -> bytes:
@@ -90,9 +93,12 @@ class Folder:
             raise SourceError(f"{self.root}: {error.object!a} is no name in UTF-8; rename it") from None
         return dict(sorted(found.items()))
 
-    def read(self, path: str) -> bytes:
-        """A file's content. Raises OSError when it cannot be read."""
-        return (self.root / path).read_bytes()
+    def read(self, path: str, checksum: str = "") -> bytes:
+        """A file's content. Raises OSError when it cannot be read, or has another checksum than the one given."""
+        data = (self.root / path).read_bytes()
+        if checksum and checksum != f"sha256:{hashlib.sha256(data).hexdigest()}":
+            raise OSError(errno.EIO, CHANGED, path)
+        return data
 
     def head(self, path: str, size: int) -> bytes:
         """The first ``size`` bytes of a file, or all when it is shorter. Raises OSError when it cannot be read."""
@@ -136,6 +142,41 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
     return False
 
 
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A tree that gives a file only as it was when its checksum was taken.
+
+    Attributes:
+        tree: the files.
+        checksums: path to checksum; a file without one is given as it is.
+    """
+
+    tree: Tree
+    checksums: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        """That of the tree."""
+        return self.tree.where
+
+    @property
+    def files(self) -> dict[str, File]:
+        """Those of the tree."""
+        return self.tree.files
+
+    def read(self, path: str, checksum: str = "") -> bytes:
+        """A file's content. Raises OSError when it cannot be read, or has changed."""
+        return self.tree.read(path, checksum or self.checksums.get(path, ""))
+
+    def head(self, path: str, size: int) -> bytes:
+        """The first ``size`` bytes of a file, unchecked."""
+        return self.tree.head(path, size)
+
+    def checksum(self, path: str) -> str:
+        """That of the file as it is now."""
+        return self.tree.checksum(path)
+
+
 @contextmanager
 def reading_ahead(tree: Tree, paths: Sequence[str], depth: int = 4) -> Iterator[Tree]:
     """The same tree; while a file is worked on, threads read the next ones in the order of ``paths``.
@@ -170,12 +211,12 @@ class _Ahead:
     def files(self) -> dict[str, File]:
         return self.tree.files
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, checksum: str = "") -> bytes:
         while self.pending and len(self.under_way) < self.depth:
             following = self.pending.popleft()
             self.under_way.append((following, self.pool.submit(self.tree.read, following)))
         if not self.under_way or self.under_way[0][0] != path:
-            return self.tree.read(path)
+            return self.tree.read(path, checksum)
         return self.under_way.popleft()[1].result()
 
     def head(self, path: str, size: int) -> bytes:

@@ -2,10 +2,12 @@
 
 ``SOURCES`` says by the beginning of ``ingest.source`` which file here knows it; anything without a scheme is a path
 of this machine. A source that can be read where it lies (a folder, a bucket) is left there; of any other the files
-are kept in the folder ``files`` beside the manifest of ingest.
+are kept in the folder ``files`` beside the manifest of ingest, until another source needs none.
 """
 
+import os.path
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from segline.errors import SourceError
@@ -13,7 +15,7 @@ from segline.params import Ingest
 from segline.sources.bucket import open_bucket
 from segline.sources.dvc import open_dvc
 from segline.sources.folder import open_path
-from segline.sources.kept import no_room
+from segline.sources.kept import no_room, remove_kept
 from segline.sources.opened import Opened
 from segline.sources.synthetic import open_synthetic
 from segline.sources.web import open_web
@@ -32,12 +34,17 @@ def open_source(settings: Ingest, seed: int, files: Path) -> Opened:
     """Bring the source within reach; files that cannot be read in place are put into ``files``.
 
     Raises:
-        SourceError: the source is missing, empty, unreadable or of a kind that is not known.
+        SourceError: the source is missing, empty, unreadable or of a kind that is not known, or it cannot heed a
+            setting.
         StageError: ``files`` holds what segline did not put there.
     """
     scheme = _scheme(settings.source)
+    _refuse_unheeded(settings, scheme)
     try:
-        return SOURCES[scheme](settings, seed, files) if scheme else open_path(settings, files)
+        opened = SOURCES[scheme](settings, seed, files) if scheme else open_path(settings, files)
+        if opened.root:
+            remove_kept(files, opened.root)
+        return opened
     except OSError as error:  # what goes wrong with a source itself is told by its own file
         raise no_room(files, error) from None
 
@@ -51,3 +58,18 @@ def _scheme(source: str) -> str:
             f"with {', '.join(SOURCES)}"
         )
     return known
+
+
+def _refuse_unheeded(settings: Ingest, scheme: str) -> None:
+    """Refuse settings that are for sources of another kind; none is ignored in silence."""
+    source = settings.source
+    is_archive = scheme in ("http://", "https://") or (not scheme and not os.path.isdir(source))
+    if settings.sha256 and not is_archive:
+        raise SourceError(f"ingest.sha256: {source} is no archive, so it has no SHA-256; leave it empty")
+    for field in fields(settings.dvc):
+        value = getattr(settings.dvc, field.name)
+        if value != field.default and scheme != "dvc://":
+            raise SourceError(
+                f"ingest.dvc.{field.name}: got {value!r}, but {source} is no dvc://repository; "
+                f"leave it at {field.default!r}"
+            )

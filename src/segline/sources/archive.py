@@ -2,7 +2,8 @@
 
 Every member is looked at before the first is unpacked. Only files are written, under names that stay below the
 folder; a link becomes a copy of the file that it leads to. Hidden members are left out, and a single folder that
-everything lies in is taken for the root.
+everything lies in is taken for the root. Of members with one name, a tar's last one counts, as files may be appended to
+a tar; a zip must not have them.
 """
 
 import posixpath
@@ -24,11 +25,13 @@ from segline.errors import SourceError
 from segline.outputs import MARK, file_hash, write_text, writing
 from segline.params import Ingest
 from segline.progress import bar
-from segline.sources.kept import kept_from, no_room, refuse_too_big
+from segline.sources.kept import forget_manifest, kept_from, no_room, refuse_too_big
 from segline.sources.opened import Opened
 from segline.storage import one_line
 
 PIECE = 1024 * 1024
+LONGEST_TARGET = 4096
+"""Bytes of a path that a link leads to, as on Linux."""
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError, NotImplementedError, UnicodeError)
 Kind = Literal["file", "folder", "link", "other"]
 
@@ -111,6 +114,7 @@ def unpack(archive: Path, where: str, files: Path, mark: str) -> None:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
             write_text(work / MARK, mark)
+            forget_manifest(files)
     except OSError as error:
         if error.errno is None:  # bz2 and gzip say so of damage
             raise _damaged(where, error) from None
@@ -153,6 +157,8 @@ def _problem(member: Member, by_name: dict[str, Member]) -> str:
         return "is no file, folder or link"
     if not _is_text(member.name):
         return "is no name in UTF-8"
+    if member.shown and by_name["/".join(member.parts)] is not member:
+        return "is there twice"
     if member.kind == "link" and _leaves(member.target):
         return f"is a link to {member.target!r}, outside of the folder"
     if member.shown and _led_to(member, by_name).kind != "file":
@@ -201,7 +207,7 @@ def _members(archive: Path) -> Iterator[list[Member]]:
             yield list(_of_zip(opened))
     else:
         with tarfile.open(archive, "r:*") as opened:
-            yield list(_of_tar(opened))
+            yield list({member.parts: member for member in _of_tar(opened)}.values())
 
 
 def _of_zip(opened: zipfile.ZipFile) -> Iterator[Member]:
@@ -211,11 +217,17 @@ def _of_zip(opened: zipfile.ZipFile) -> Iterator[Member]:
         if info.is_dir():
             kind: Kind = "folder"
         elif stat.S_ISLNK(mode):
-            kind = "link"
+            kind = "link" if info.file_size <= LONGEST_TARGET else "other"
         else:
             kind = "file" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "other"
-        target = _beside(name, opened.read(info).decode()) if kind == "link" else ""
+        target = _beside(name, _content(opened, info).decode()) if kind == "link" else ""
         yield Member(name, kind, info.file_size, partial(opened.open, info), target)
+
+
+def _content(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """What a link holds; not all at once, as its size may be a lie."""
+    with opened.open(info) as stream:
+        return stream.read(LONGEST_TARGET)
 
 
 def _of_tar(opened: tarfile.TarFile) -> Iterator[Member]:

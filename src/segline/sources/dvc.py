@@ -5,6 +5,7 @@ Files that are there already with the same content are not fetched again.
 """
 
 import errno
+import filecmp
 import hashlib
 import os
 import time
@@ -21,7 +22,7 @@ from segline.errors import SourceError
 from segline.outputs import write_file
 from segline.params import Ingest
 from segline.progress import bar
-from segline.sources.kept import keep_files, no_room
+from segline.sources.kept import forget_manifest, keep_files, no_room
 from segline.sources.opened import Opened
 from segline.storage import ATTEMPTS, one_line, pauses
 
@@ -49,7 +50,7 @@ def open_dvc(settings: Ingest, seed: int, files: Path) -> Opened:
         _remove_others(files, remote)
         try:
             with bar("fetching", len(remote)) as advance, ThreadPoolExecutor(THREADS) as pool:
-                for _ in pool.map(lambda name: _fetch(system, remote[name], files / name, where), remote):
+                for _ in pool.map(lambda name: _fetch(system, remote[name], files, name, where), remote):
                     advance(1)
         finally:
             _remove_torn(files)
@@ -94,9 +95,13 @@ def _opened(repository: str, revision: str, where: str) -> Iterator[Any]:
 
 def _listed(system: Any, path: str, where: str) -> dict[str, _Remote]:
     """The files below the path, by their name there; hidden ones are left out."""
+    from dvc.exceptions import DvcException
+
     root = f"/{path.strip('/')}".rstrip("/").removesuffix("/.")
     try:
         found = system.find(root or "/", detail=True)
+    except DvcException:  # DVC opens the repository only now
+        raise
     except Exception as error:  # the remotes of DVC raise whatever their libraries do
         reason = one_line(error) or type(error).__name__
         raise SourceError(
@@ -117,6 +122,7 @@ def _remove_others(files: Path, wanted: dict[str, _Remote]) -> None:
     """Remove what the revision does not have."""
     _remove_torn(files)
     for name in Folder(files).files.keys() - wanted.keys():
+        forget_manifest(files)
         (files / name).unlink()
     for folder, _, _ in os.walk(files, topdown=False):
         with suppress(OSError):  # it is not empty
@@ -129,15 +135,22 @@ def _remove_torn(files: Path) -> None:
         torn.unlink()
 
 
-def _fetch(system: Any, remote: _Remote, path: Path, where: str) -> None:
+def _fetch(system: Any, remote: _Remote, files: Path, name: str, where: str) -> None:
     """Copy a file, unless it is there already."""
+    path = files / name
     if remote.md5 and path.is_file() and _md5(path) == remote.md5:
         return
+
+    def copy(temporary: Path) -> None:
+        _copy(system, remote, temporary, where)
+        if not path.is_file() or not filecmp.cmp(path, temporary, shallow=False):
+            forget_manifest(files)
+
     reason = ""
     for pause in pauses():
         time.sleep(pause)
         try:
-            write_file(path, lambda temporary: _copy(system, remote, temporary, where))
+            write_file(path, copy)
             return
         except FileNotFoundError:
             raise SourceError(

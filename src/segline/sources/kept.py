@@ -6,6 +6,7 @@ The folder is Segline's own: with another origin it is emptied. A folder without
 from pathlib import Path
 from shutil import disk_usage, rmtree
 
+from segline.data.manifest import NAME
 from segline.errors import SourceError, StageError
 from segline.outputs import MARK, write_text
 
@@ -22,10 +23,7 @@ def keep_files(files: Path, origin: str) -> None:
     """
     if kept_from(files) == origin:
         return
-    old = files.with_name(f"{files.name}.old")  # a kill in between must not leave files without their mark
-    rmtree(old, ignore_errors=True)
-    if files.is_dir():
-        files.rename(old)
+    old = _put_aside(files)
     files.mkdir(parents=True)
     write_text(files / MARK, origin)
     rmtree(old, ignore_errors=True)
@@ -43,6 +41,30 @@ def kept_from(files: Path) -> str:
     if files.is_file() or (files.is_dir() and any(files.iterdir())):
         raise StageError(f"{files} holds files that segline did not put there; move them or give --out another folder")
     return ""
+
+
+def forget_manifest(files: Path) -> None:
+    """Remove the manifest beside ``files`` before they change, so that a kill never leaves one of other files."""
+    (files.parent / NAME).unlink(missing_ok=True)
+
+
+def remove_kept(files: Path, root: str) -> None:
+    """Remove ``files`` and what a kill left of it: the source is read at ``root``. What has no mark is left alone."""
+    for ending in ("", ".old", ".download", ".partial"):
+        folder = files.with_name(f"{files.name}{ending}")
+        if not (folder / MARK).is_file() or Path(root).resolve().is_relative_to(folder.resolve()):
+            continue
+        rmtree(folder if ending else _put_aside(files), ignore_errors=True)
+
+
+def _put_aside(files: Path) -> Path:
+    """Give ``files`` another name, to be removed there: a kill in between must not leave files without their mark."""
+    old = files.with_name(f"{files.name}.old")
+    rmtree(old, ignore_errors=True)
+    forget_manifest(files)
+    if files.is_dir():
+        files.rename(old)
+    return old
 
 
 def no_room(path: Path, error: OSError) -> NoRoomError:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from segline.data.tree import Folder
 from segline.errors import SourceError
-from segline.outputs import write_text
+from segline.outputs import MARK, write_text
 from segline.params import Ingest
 from segline.progress import bar, say
 from segline.sources.archive import checked_hash, mark_of, unpack
@@ -192,6 +192,7 @@ class Download:
             raise _UnchangedError
         self.forget()
         self.folder.mkdir(parents=True)
+        write_text(self.folder / MARK, "download")
         refuse_too_big(version.size, self.url, self.folder)
         write_text(self._about, text)
         return version

@@ -41,7 +41,7 @@ def _ingest(settings: Ingest, seed: int, out: Path) -> None:
     opened = open_source(settings, seed, out / FILES)
     layout = LAYOUTS[settings.layout.name](**settings.layout.options)
     origin = _origin(settings, layout, opened)
-    layout.legend(origin.legend)
+    _check_legend(layout, origin, opened.tree)
     pairs = layout.find(opened.tree)
     _refuse_twins(pairs, opened.tree)
     checksums = _checksums(pairs, layout, opened.tree, out)
@@ -75,6 +75,13 @@ def _origin(settings: Ingest, layout: Layout, opened: Opened) -> Origin:
         root=opened.root,
         revision=opened.revision,
     )
+
+
+def _check_legend(layout: Layout, origin: Origin, tree: Tree) -> None:
+    try:
+        layout.legend(origin.legend)
+    except DataError as error:
+        raise DataError(f"{tree.where}: {error}") from None
 
 
 def _refuse_twins(pairs: list[Pair], tree: Tree) -> None:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from segline import cluster
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
+from segline.data.decoding import keep_memory
 from segline.data.exclusions import Exclusions, read_exclusions
 from segline.data.layouts import Legend
-from segline.data.manifest import Manifest, read_manifest
+from segline.data.manifest import Manifest, checked, read_manifest
 from segline.data.sampling import Sampler
 from segline.data.shards import Description, join_shards, open_split, part_file, write_shard
 from segline.data.splits import SPLITS, assign
@@ -74,13 +75,16 @@ def run(params: Params, *, ingested: Path, validated: Path, exclusions: Path | N
         write_statistics(work, statistics.iloc[splits["train"]])
         description = _describe(whole, splits, joined)
         write_json(work / "dataset.json", description.to_dict())
-    _report(description, out)
+    _report(description, manifest, splits, excluded, out)
 
 
 def make_shard(shard: Shard) -> int:
     """Write one shard; returns the number of pairs in it."""
+    keep_memory()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
-    with reading_ahead(shard.tree, [row[part] for row in rows for part in ("label", "image")]) as tree:
+    with reading_ahead(
+        checked(shard.tree, shard.manifest), [row[part] for row in rows for part in ("label", "image")]
+    ) as tree:
         sampler = Sampler(tree, shard.manifest.layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
         write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, edges=shard.settings.edges)
@@ -93,7 +97,7 @@ def _read_exclusions(path: Path | None, manifest: Manifest) -> Exclusions:
     excluded = read_exclusions(path)
     unknown = excluded.unknown(manifest.rows["key"])
     if unknown:
-        say(f"label: warning: {path} names {len(unknown)} images that are not in the data, the first is {unknown[0]!r}")
+        say(f"label: warning: {path} names {len(unknown)} images not in the data, the first is {unknown[0]!r}")
     return excluded
 
 
@@ -162,7 +166,15 @@ def _describe(
     )
 
 
-def _report(description: Description, work: Path) -> None:
-    sizes = ", ".join(f"{len(open_split(work, split))} {split}" for split in SPLITS)
+def _report(
+    description: Description, manifest: Manifest, splits: dict[str, list[int]], excluded: Exclusions, out: Path
+) -> None:
+    sizes = ", ".join(f"{len(open_split(out, split))} {split}" for split in SPLITS)
     note = " (test is the validation split: the layout has no other)" if description.test_is_val else ""
     say(f"label: {sizes} crops of {description.side} px, {len(description.classes)} classes{note}")
+    tested = [key for key in manifest.rows["key"].iloc[splits["test"]] if excluded.boxes(key)]
+    if tested:
+        say(
+            f"label: warning: exclusions ignore parts of {len(tested)} test images, the first is {tested[0]!r}; look at"
+            " each: a model must not choose what it is tested on"
+        )

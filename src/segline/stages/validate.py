@@ -18,12 +18,12 @@ import pandas as pd
 
 from segline.data import drift
 from segline.data.contact_sheet import HEIGHT, Tile, colour, write_sheet
-from segline.data.manifest import Manifest, read_manifest, write_manifest
+from segline.data.manifest import Manifest, checked, read_manifest, write_manifest
 from segline.data.statistics import measure, read_statistics, reduction, relate, write_statistics
 from segline.data.tree import Tree
 from segline.errors import DataError, StageError, TrackingError
 from segline.expectations import Outcome, Rule, check
-from segline.outputs import source_hash, write_json, write_text, writing
+from segline.outputs import MARK, source_hash, write_json, write_text, writing
 from segline.params import Params, Validate
 from segline.progress import bar, say
 from segline.rules import rules
@@ -45,11 +45,13 @@ class Drift:
         champion: its number; None when there is nothing to compare with.
         note: why nothing was compared; empty when it was.
         table: the columns of :func:`segline.data.drift.compare`, the largest index first.
+        unchecked: whether nothing was compared although there is a champion, or may be one.
     """
 
     champion: int | None
     note: str
     table: pd.DataFrame
+    unchecked: bool = False
 
 
 def run(params: Params, *, ingested: Path, tracking_uri: str, out: Path) -> None:
@@ -62,13 +64,15 @@ def run(params: Params, *, ingested: Path, tracking_uri: str, out: Path) -> None
             report is then in ``<out>.rejected``.
     """
     settings, manifest = params.validate, read_manifest(ingested)
-    tree = open_tree(manifest.origin, ingested)
+    tree = checked(open_tree(manifest.origin, ingested), manifest)
     rejected = out.with_name(f"{out.name}.rejected")
     with writing(out, fingerprint=f"{manifest.content_hash} code {source_hash('data')}") as work:
         with bar("looking at pairs", len(manifest.rows)) as advance:
             statistics = measure(manifest, tree, pieces=work / PIECES, progress=advance)
         table = _table(manifest, statistics, settings)
         drifted = _drift(params, table, tracking_uri)
+        if drifted.unchecked and settings.severity.drift == "warn":
+            say(f"validate: warning: {drifted.note}")
         judged, section = table.drop(columns=["classes", "class_pixels"]), _drift_section(drifted, settings)
         outcomes, page = check(judged, rules(settings), key="key", appendix=section)
         outcomes.append(_drift_outcome(drifted, settings))
@@ -91,7 +95,8 @@ def run(params: Params, *, ingested: Path, tracking_uri: str, out: Path) -> None
         write_manifest(work, replace(manifest, rows=manifest.rows[whole.to_numpy()].reset_index(drop=True)))
         write_statistics(work, statistics[whole])
         shutil.rmtree(work / PIECES)
-    shutil.rmtree(rejected, ignore_errors=True)
+    if (rejected / MARK).is_file():
+        shutil.rmtree(rejected, ignore_errors=True)
     _report(outcomes, told, len(table), bad, out)
 
 
@@ -133,7 +138,7 @@ def _table(manifest: Manifest, statistics: pd.DataFrame, settings: Validate) -> 
     return table
 
 
-# The rules. Those about the manifest have no severity among the parameters and always stop.
+# Drift, the one rule that Great Expectations does not judge.
 
 
 def _drift(params: Params, table: pd.DataFrame, uri: str) -> Drift:
@@ -144,14 +149,14 @@ def _drift(params: Params, table: pd.DataFrame, uri: str) -> Drift:
     except LookupError:
         return Drift(None, "there is no champion with statistics to compare with", nothing)
     except (ImportError, StageError, TrackingError) as error:
-        say(f"validate: warning: drift is not checked: {error}")
-        return Drift(None, f"drift is not checked: {error}", nothing)
+        return Drift(None, f"drift is not checked: {error}", nothing, unchecked=True)
     readable = table[table["height"].notna() & (table["labelled_pixels"].fillna(0) > 0)]
     now = readable[readable["split"].isin(["train", ""])]
     found = drift.compare(before, now).sort_values(["psi", "statistic"], ascending=[False, True])
-    fewest = min(len(before), len(now))
-    note = f"{fewest} pairs are too few to compare, at least {drift.FEWEST} are needed" if found.empty else ""
-    return Drift(number, note, found)
+    if found.empty:
+        fewest = f"{min(len(before), len(now))} pairs are too few to compare, at least {drift.FEWEST} are needed"
+        return Drift(number, f"drift is not checked: {fewest}", found, unchecked=True)
+    return Drift(number, "", found)
 
 
 def _champion(name: str, uri: str) -> tuple[int, pd.DataFrame]:
@@ -169,19 +174,26 @@ def _champion(name: str, uri: str) -> tuple[int, pd.DataFrame]:
 
 
 def _drift_outcome(drifted: Drift, settings: Validate) -> Outcome:
+    """Whether the data have not drifted. Where drift may stop the line, it also has to be known."""
     far = drifted.table[drifted.table["psi"] > settings.max_drift]
     shown = ", ".join(
         f"{row.statistic} {row.psi:.2f} ({row.before:.3g} -> {row.now:.3g})" for row in far.itertuples(index=False)
     )
+    reason = (
+        f"the data differ from those that champion v{drifted.champion} was trained on: {shown}; if this is meant, "
+        "raise validate.max_drift"
+    )
+    if drifted.unchecked:
+        reason = f"{drifted.note}; mend that or set validate.severity.drift to warn"
     rule = Rule(
         slug="drift",
         name=f"no population stability index is above {settings.max_drift:g}",
         expectation="population stability index",
         severity=settings.severity.drift,
-        reason=f"the data differ from those that champion v{drifted.champion} was trained on: {shown}; if this is "
-        "meant, raise validate.max_drift",
+        reason=reason,
     )
-    return Outcome(rule, far.empty, ())
+    unknown = drifted.unchecked and rule.severity == "stop"
+    return Outcome(rule, far.empty and not unknown, ())
 
 
 def _drift_section(drifted: Drift, settings: Validate) -> str:

@@ -26,18 +26,19 @@ import yaml
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.decoding import decode_image
+from segline.data.decoding import decode_image, decode_label
 from segline.data.layouts.layout import UNKNOWN, Layout, Legend, Pair, by_name, flat, match, under, value_table
-from segline.data.layouts.layout import read_label as read_values
 from segline.data.tree import Tree
 from segline.errors import DataError
 from segline.fields import suggestion
 
 LEGEND = "classes.yaml"
 LOSSLESS = (".bmp", ".gif", ".pgm", ".png", ".ppm", ".tif", ".tiff")
-IMAGES = (*LOSSLESS, ".jpeg", ".jpg", ".webp")
+LOSSY = (".jpeg", ".jpg", ".webp")
+IMAGES = (*LOSSLESS, *LOSSY)
 SPLITS = ("train", "val", "test")
 Colour = tuple[int, int, int]
+HINT = "; for [red, green, blue] set the layout's `colours: true`"
 
 
 def folders(
@@ -59,12 +60,24 @@ def folders(
 def find_pairs(tree: Tree, images: str, masks: str, mask_ending: str) -> list[Pair]:
     """Pair images with masks by their path below the two folders, without the suffix."""
     endings = tuple(f"{mask_ending}{suffix}".lower() for suffix in LOSSLESS)
-    found = under(tree, f"{images}/", *IMAGES), under(tree, f"{masks}/", *endings)
-    if not all(found):
-        raise DataError(f"{tree.where}: no images in {images}/ or no masks in {masks}/; expected the folders layout")
-    image_of = by_name(tree, found[0], lambda path: _name(path, images, ""))
-    mask_of = by_name(tree, found[1], lambda path: _name(path, masks, mask_ending))
+    found_masks = under(tree, f"{masks}/", *endings)
+    no_images = set(found_masks) if mask_ending else set()  # both may lie in one folder
+    found_images = [path for path in under(tree, f"{images}/", *IMAGES) if path not in no_images]
+    missing = [] if found_images else [f"no images in {images}/"]
+    missing += [] if found_masks else [_no_masks(tree, masks, mask_ending)]
+    if missing:
+        raise DataError(f"{tree.where}: {' and '.join(missing)}; expected the folders layout")
+    image_of = by_name(tree, found_images, lambda path: _name(path, images, ""))
+    mask_of = by_name(tree, found_masks, lambda path: _name(path, masks, mask_ending))
     return flat(match(image_of, mask_of, _describe))
+
+
+def _no_masks(tree: Tree, masks: str, mask_ending: str) -> str:
+    """What to tell when there are no masks."""
+    lossy = under(tree, f"{masks}/", *(f"{mask_ending}{suffix}".lower() for suffix in LOSSY))
+    named = f" whose names end with {mask_ending}" if mask_ending else ""
+    hint = f" but such as {lossy[0]} (masks must be lossless: png, bmp or tif)" if lossy else ""
+    return f"no masks in {masks}/{named}{hint}"
 
 
 def _name(path: PurePosixPath, folder: str, ending: str) -> str:
@@ -78,6 +91,17 @@ def _describe(name: str) -> tuple[str, str]:
     parts = name.split("/")
     split = parts.pop(0) if parts[0] in SPLITS and len(parts) > 1 else ""
     return (parts[0] if len(parts) > 1 else name), split
+
+
+def read_values(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
+    """A mask whose numbers are the values; raises OSError."""
+    data = tree.read(path)
+    try:
+        return decode_label(data)
+    except OSError as error:
+        if "channels (RGB" not in str(error):
+            raise
+        raise OSError(f"{error}; if its colours are the classes, set `colours: true`") from None
 
 
 def read_colours(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
@@ -98,15 +122,15 @@ def read_legend(text: str, colours: bool) -> Legend:
         DataError: at the first fault.
     """
     document = _document(text)
-    entries = {
-        name: _class(entry, f"classes.{name}", colours) for name, entry in _classes(document.get("classes")).items()
-    }
+    written = _classes(document.get("classes"))
+    entries = {name: _class(entry, f"classes.{name}", colours) for name, entry in written.items()}
     background = document.get("background")
     if background is not None and background not in list(entries):
         _refuse("background", f"unknown class {background!r}{suggestion(background, entries)}")
     ignored = _values(document["ignored"], "ignored", colours) if "ignored" in document else []
     claims = {"ignored": ignored} | {f"classes.{name}": values for name, (values, _) in entries.items()}
-    _refuse_shared(claims, "value that cannot be told from one")
+    threes = not colours and any(isinstance(entry, list) and len(entry) == 3 for entry in written.values())
+    _refuse_shared(claims, "value that cannot be told from one", HINT if threes else "")
     given = {f"classes.{name}": [colour] for name, (_, colour) in entries.items() if colour}
     _refuse_shared(given, "colour")
     spare = _spare_colours({colour for _, colour in entries.values() if colour})
@@ -129,6 +153,15 @@ class _Loader(yaml.SafeLoader):
         if twice:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice[0]} is there twice")
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """YAML takes 010 for 8 and 1:30 for 90."""
+        if not re.fullmatch(r"[-+]?(0|[1-9]\d*)", node.value):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: got {node.value}, expected a number such as 10")
+        return int(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _document(text: str) -> dict[Any, Any]:
@@ -175,7 +208,8 @@ def _values(value: object, where: str, colours: bool) -> list[int]:
     items = value if isinstance(value, list) else [value]
     found = {number for item in items for number in _range(item)}
     if not found or not all(_range(item) for item in items):
-        _refuse(where, f"got {value!r}, expected values of 0 to 65535: 3, [3, 4] or 3-9")
+        hint = HINT if any(isinstance(item, list) for item in items) else ""
+        _refuse(where, f"got {value!r}, expected values of 0 to 65535: 3, [3, 4] or 3-9{hint}")
     return sorted(found)
 
 
@@ -201,13 +235,13 @@ def _colours(value: object, where: str) -> list[Colour]:
     return found
 
 
-def _refuse_shared(claims: dict[str, list[Any]], what: str) -> None:
+def _refuse_shared(claims: dict[str, list[Any]], what: str, hint: str = "") -> None:
     owners: dict[Any, str] = {}
     for where, items in claims.items():
         for item in items:
             owner = owners.setdefault(item, where)
             if owner != where:
-                _refuse(where, f"has a {what} of {owner}; give each value and each colour to one of them")
+                _refuse(where, f"has a {what} of {owner}; give each value and each colour to one of them{hint}")
 
 
 def _spare_colours(taken: set[Colour]) -> Iterator[Colour]:

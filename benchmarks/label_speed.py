@@ -14,6 +14,7 @@ where a crop is at the bottom edge, or the JPEG is progressive or has restart ma
 """
 
 import argparse
+import hashlib
 import importlib
 import io
 import tempfile
@@ -164,11 +165,17 @@ def measure(works: dict[Any, Work], frames: list[Frame], repeats: int) -> dict[A
 
 def label_frame(frame: Frame, foreground: Foreground, table: np.ndarray) -> Crop:
     """What label does with a frame."""
+    sum_up(frame)
     raw = decode_label(frame.png)
     top, left = max_foreground_corner(foreground(raw), CROP)
     box = Box(top, left, min(CROP, raw.shape[0] - top), min(CROP, raw.shape[1] - left))
     ids = table[raw[top : top + box.height, left : left + box.width]]
     return Crop((top, left), *cut(decode_image(frame.jpeg, box=box), ids, (0, 0), CROP))
+
+
+def sum_up(frame: Frame) -> list[str]:
+    """The checksums by which label sees that the files are those that were ingested."""
+    return [hashlib.sha256(data).hexdigest() for data in (frame.png, frame.jpeg)]
 
 
 def label_plainly(frame: Frame, table: np.ndarray, background: int) -> Crop:
@@ -208,12 +215,14 @@ def label_works(frames: list[Frame], table: np.ndarray, legend: Legend) -> dict[
     reduce = reduction(min(SIZE), SIDE)
     return {
         LABEL: lambda frame: label_frame(frame, foreground, table),
+        "  checksums": sum_up,
         "  label map": lambda frame: decode_label(frame.png),
         "  foreground": lambda frame: foreground(raws[frame]),
         "  fullest window": lambda frame: max_foreground_corner(masks[frame], CROP),
         "  JPEG down to the crop": lambda frame: decode_image(frame.jpeg, box=boxes[frame]),
         PLAIN: lambda frame: label_plainly(frame, table, legend.background),
         "validate": lambda frame: (
+            sum_up(frame),
             of_image(decode_image(frame.jpeg, reduce=reduce)),
             of_label(decode_label(frame.png), legend),
         ),

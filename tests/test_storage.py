@@ -52,6 +52,17 @@ def test_a_bucket_is_as_the_folder_with_the_same_files(bucket, tmp_path, prefix)
             assert tree.head(name, size) == folder.head(name, size)
 
 
+def test_an_object_is_read_as_it_was_when_its_checksum_was_taken(bucket):
+    name = bucket({"a": b"one"})
+    tree = Bucket(f"s3://{name}")
+    checksum = tree.checksum("a")
+    assert tree.read("a", checksum) == b"one"
+    bucket({"a": b"six"}, name)
+    assert tree.read("a") == b"six"
+    with pytest.raises(OSError, match="since it was ingested"):
+        tree.read("a", checksum)
+
+
 def test_a_listing_of_several_pages_is_whole(bucket):
     names = [f"{number:03d}" for number in range(3 * PAGE + 1)]
     tree = Bucket(f"s3://{bucket({f'p/{name}': b'1' for name in names})}/p")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from segline.data.manifest import Origin
-from segline.data.tree import CHANGED, File, Folder, Tree
+from segline.data.tree import File, Folder, Tree
 from segline.errors import SourceError
 
 SCHEME = "s3://"
@@ -36,8 +36,8 @@ PIECE = 64 * 1024
 CONNECTIONS = 32
 OF_ONE_OBJECT = {
     "NoSuchKey": "it is no longer in the bucket",
-    "PreconditionFailed": CHANGED,
-    "InvalidRange": CHANGED,
+    "PreconditionFailed": "it was changed while it was read, or since it was ingested",
+    "InvalidRange": "it was changed while it was read",
     "InvalidObjectState": "it lies in an archive tier; restore it",
 }
 PASSING = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded", "InternalError"}

@@ -1,12 +1,7 @@
 """Label is run through the command line and compared, crop by crop, with a slow computation of its own."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -275,23 +270,6 @@ def test_a_file_that_changed_since_it_was_ingested_is_not_labelled(wad, ingested
     assert "it has changed since it was ingested" in line
     assert sorted((wad / "train_color").iterdir())[0].stem in line
     assert not folder.exists()
-
-
-def test_a_full_disk_is_one_line_and_the_same_command_continues(ingested, tmp_path):
-    """A limit on the size of files is the full disk that needs no root."""
-    params = {"label": {"crop": 32, "shard_size": 4, "split": {"method": "balanced", **SHARES}}}
-    folders = ["--ingested", ingested, "--validated", ingested.with_name("validate"), "--out", tmp_path / "label"]
-    words = " ".join(["segline", "label", "--params", f"'{json.dumps(params)}'", *map(str, folders)])
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    full, enough = (
-        subprocess.run(["bash", "-c", f"{limit} {words}"], capture_output=True, text=True, env=environment)
-        for limit in ("ulimit -f 8;", "")
-    )
-    assert full.returncode == 5
-    [line] = full.stderr.splitlines()
-    assert re.search(r"label\.partial/train: cannot be written \(File too large\); mend that", line)
-    assert enough.returncode == 0
-    assert len(open_split(tmp_path / "label", "train")) == 6
 
 
 def test_the_statistics_are_those_of_the_training_pairs(ingested):

@@ -41,6 +41,7 @@ def project(folder):
     folder.mkdir()
     shutil.copy(ROOT / "dvc.yaml", folder)
     shutil.copy(ROOT / ".dvcignore", folder)
+    shutil.copy(ROOT / "exclusions.csv", folder)
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "params.yaml").write_text(yaml.safe_dump({"seed": 7, **TINY}))
     subprocess.run([dvc(), "init", "--no-scm", "--quiet"], cwd=folder, check=True)

@@ -19,7 +19,7 @@ from typing import Protocol
 from segline.errors import SourceError
 from segline.outputs import file_hash
 
-CHANGED = "it has changed since it was ingested"
+CHANGED = "it has changed since it was ingested: ingest again"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[st
             if entry.name.startswith("."):
                 continue
             path = f"{prefix}{entry.name}"
-            path.encode()
+            path.encode()  # raises for a name that is not UTF-8
             if _leads_nowhere(entry):
                 continue
             if entry.is_dir():
@@ -142,17 +142,15 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """A tree that gives a file only as it was when its checksum was taken.
+class Around:
+    """A tree around another, which it only reads in another way.
 
-    Attributes:
+    Args:
         tree: the files.
-        checksums: path to checksum; a file without one is given as it is.
     """
 
-    tree: Tree
-    checksums: Mapping[str, str]
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
 
     @property
     def where(self) -> str:
@@ -165,16 +163,33 @@ class Checked:
         return self.tree.files
 
     def read(self, path: str, checksum: str = "") -> bytes:
-        """A file's content. Raises OSError when it cannot be read, or has changed."""
-        return self.tree.read(path, checksum or self.checksums.get(path, ""))
+        """A file's content, as the tree gives it."""
+        return self.tree.read(path, checksum)
 
     def head(self, path: str, size: int) -> bytes:
-        """The first ``size`` bytes of a file, unchecked."""
+        """The first ``size`` bytes of a file, as the tree gives them."""
         return self.tree.head(path, size)
 
     def checksum(self, path: str) -> str:
         """That of the file as it is now."""
         return self.tree.checksum(path)
+
+
+class Checked(Around):
+    """A tree that gives a file only as it was when its checksum was taken.
+
+    Args:
+        tree: the files.
+        checksums: path to checksum; a file without one is given as it is.
+    """
+
+    def __init__(self, tree: Tree, checksums: Mapping[str, str]) -> None:
+        super().__init__(tree)
+        self.checksums = checksums
+
+    def read(self, path: str, checksum: str = "") -> bytes:
+        """A file's content. Raises OSError when it cannot be read, or has changed."""
+        return self.tree.read(path, checksum or self.checksums.get(path, ""))
 
 
 @contextmanager
@@ -196,20 +211,13 @@ def reading_ahead(tree: Tree, paths: Sequence[str], depth: int = 4) -> Iterator[
                 future.cancel()
 
 
-class _Ahead:
+class _Ahead(Around):
     """A tree with some of its files on the way."""
 
     def __init__(self, tree: Tree, pending: deque[str], pool: ThreadPoolExecutor, depth: int) -> None:
-        self.tree, self.pending, self.pool, self.depth = tree, pending, pool, depth
+        super().__init__(tree)
+        self.pending, self.pool, self.depth = pending, pool, depth
         self.under_way: deque[tuple[str, Future[bytes]]] = deque()
-
-    @property
-    def where(self) -> str:
-        return self.tree.where
-
-    @property
-    def files(self) -> dict[str, File]:
-        return self.tree.files
 
     def read(self, path: str, checksum: str = "") -> bytes:
         while self.pending and len(self.under_way) < self.depth:
@@ -218,9 +226,3 @@ class _Ahead:
         if not self.under_way or self.under_way[0][0] != path:
             return self.tree.read(path, checksum)
         return self.under_way.popleft()[1].result()
-
-    def head(self, path: str, size: int) -> bytes:
-        return self.tree.head(path, size)
-
-    def checksum(self, path: str) -> str:
-        return self.tree.checksum(path)

@@ -87,8 +87,12 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        said = f"cannot be written ({os.strerror(error.errno)}); mend that and run the same command again"
-        raise OSError(error.errno, said, str(path)) from None
+        raise OSError(error.errno, unwritable(error.errno), str(path)) from None
+
+
+def unwritable(number: int) -> str:
+    """What to tell of a file that cannot be written, given the error's number."""
+    return f"cannot be written ({os.strerror(number)}); mend that and run the same command again"
 
 
 def file_hash(path: Path) -> str:

@@ -3,12 +3,13 @@
 The folder is Segline's own: with another origin it is emptied. A folder without the mark is left alone.
 """
 
+import errno
 from pathlib import Path
 from shutil import disk_usage, rmtree
 
 from segline.data.manifest import NAME
 from segline.errors import SourceError, StageError
-from segline.outputs import MARK, write_text
+from segline.outputs import MARK, unwritable, write_text
 
 
 class NoRoomError(SourceError):
@@ -69,9 +70,7 @@ def _put_aside(files: Path) -> Path:
 
 def no_room(path: Path, error: OSError) -> NoRoomError:
     """What to tell when a file cannot be written."""
-    return NoRoomError(
-        f"{error.filename or path} cannot be written ({error.strerror}); mend that, run the command again"
-    )
+    return NoRoomError(f"{error.filename or path} {unwritable(error.errno or errno.EIO)}")
 
 
 def refuse_too_big(need: int, where: str, files: Path) -> None:

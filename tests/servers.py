@@ -131,7 +131,7 @@ def serving(answer, tls=None):
             self.wfile.flush()
             return True
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815 - http.server's own names
 
         def log_message(self, *_):
             pass

@@ -82,9 +82,8 @@ def make_shard(shard: Shard) -> int:
     """Write one shard; returns the number of pairs in it."""
     keep_memory()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
-    with reading_ahead(
-        checked(shard.tree, shard.manifest), [row[part] for row in rows for part in ("label", "image")]
-    ) as tree:
+    paths = [row[part] for row in rows for part in ("label", "image")]
+    with reading_ahead(checked(shard.tree, shard.manifest), paths) as tree:
         sampler = Sampler(tree, shard.manifest.layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
         write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, edges=shard.settings.edges)
@@ -109,12 +108,12 @@ def _leave_out(manifest: Manifest, statistics: pd.DataFrame, excluded: Exclusion
     return replace(manifest, rows=rows), statistics.set_index("key").loc[rows["key"]].reset_index()
 
 
-def _fingerprint(ready: Shard) -> str:
+def _fingerprint(whole: Shard) -> str:
     """What the shards depend on. Not on the number of workers: they make the same bytes."""
-    settings = as_json(replace(ready.settings, workers=1))
-    legend = hashlib.sha256(repr(ready.legend.classes).encode() + ready.legend.table.tobytes()).hexdigest()
+    settings = as_json(replace(whole.settings, workers=1))
+    legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.table.tobytes()).hexdigest()
     code = source_hash("stages.label", "data")
-    return f"{ready.manifest.content_hash} {legend} {ready.exclusions.hash} {settings} seed {ready.seed} code {code}"
+    return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed} code {code}"
 
 
 def _plan(whole: Shard, splits: dict[str, list[int]], statistics: pd.DataFrame, work: Path) -> dict[str, list[Shard]]:
@@ -149,19 +148,19 @@ def _make(shards: list[Shard], workers: int) -> None:
 
 
 def _describe(
-    ready: Shard, splits: dict[str, list[int]], joined: dict[str, tuple[NDArray[np.int64], str]]
+    whole: Shard, splits: dict[str, list[int]], joined: dict[str, tuple[NDArray[np.int64], str]]
 ) -> Description:
     digests = "".join(f"{split} {joined[split][1]}\n" for split in SPLITS)
-    origin = ready.manifest.origin
+    origin = whole.manifest.origin
     return Description(
-        classes=ready.legend.classes,
-        background=ready.legend.background,
-        side=ready.settings.crop,
+        classes=whole.legend.classes,
+        background=whole.legend.background,
+        side=whole.settings.crop,
         content_hash=hashlib.sha256(digests.encode()).hexdigest(),
         source=origin.source,
-        source_hash=ready.manifest.content_hash,
+        source_hash=whole.manifest.content_hash,
         source_revision=origin.revision,
-        pixels={split: [int(count) for count in joined[split][0][: len(ready.legend.classes)]] for split in SPLITS},
+        pixels={split: [int(count) for count in joined[split][0][: len(whole.legend.classes)]] for split in SPLITS},
         test_is_val=splits["test"] == splits["val"],
     )
 

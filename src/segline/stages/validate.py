@@ -104,7 +104,7 @@ def reasons(outcomes: Sequence[Outcome], table: pd.DataFrame) -> dict[str, list[
     """By the slug of a rule that is broken one line for each failing row, or one for the table as a whole."""
     failing = {key for outcome in outcomes for key in outcome.failing}
     bad = table[table["key"].isin(failing)]
-    rows: dict[str, dict[str, Any]] = {row["key"]: row for row in bad.to_dict("records")}  # type: ignore[misc]
+    rows: dict[str, Any] = {str(row["key"]): row for row in bad.to_dict("records")}
     return {
         outcome.rule.slug: [outcome.rule.reason.format(**rows.get(key, {})) for key in outcome.failing]
         or [outcome.rule.reason]

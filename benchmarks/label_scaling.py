@@ -80,7 +80,7 @@ def prepare(drawn: Path, at: Path, count: int) -> None:
     segline("ingest", {"ingest": {"source": str(at / "wad")}}, "--out", str(at / "ingest"))
     manifest = read_manifest(at / "ingest")
     write_manifest(at / "validate", manifest)
-    tree = open_tree(manifest.origin, at / "ingest")
+    tree = open_tree(manifest.origin.root, at / "ingest")
     write_statistics(at / "validate", measure(manifest, tree, pieces=at / "pieces"))
 
 

@@ -1,18 +1,19 @@
 """Splits for tests, written through Segline's own shard writer from plain arrays."""
 
-from segline.data.edges import edge_map
 from segline.data.shards import Crop, join_shards, write_shard
 
 
-def write_split(folder, images, labels, *, size=1_000_000, keys=None, group="g", edges=False):
-    """Write images (n, h, w, 3) and labels (n, h, w) as shards of ``size``; returns the pixels and the digest."""
-    keys = keys or [f"crop{number}" for number in range(len(images))]
+def write_split(folder, images, labels, *, size=1_000_000, keys=None, group="g", distances=None):
+    """Write images (n, h, w, 3), labels (n, h, w) and distance maps, kind -> float16 (n, c, h, w), as shards of
+    ``size``; returns the pixels and the digest."""
+    keys, distances = keys or [f"crop{number}" for number in range(len(images))], distances or {}
     crops = [
-        Crop(key, group, 0, 0, 1.0, *pair, edge_map(pair[1]) if edges else None)
-        for key, *pair in zip(keys, images, labels, strict=True)
+        Crop(key, group, 0, 0, 1.0, *pair, {name: maps[number] for name, maps in distances.items()})
+        for number, (key, *pair) in enumerate(zip(keys, images, labels, strict=True))
     ]
     starts = range(0, len(crops), size)
+    channels = {name: maps.shape[1] for name, maps in distances.items()}
     for number, start in enumerate(starts):
-        write_shard(folder, number, crops[start : start + size], shape=labels.shape[1:], edges=edges)
+        write_shard(folder, number, crops[start : start + size], shape=labels.shape[1:], distances=channels)
     folder.mkdir(parents=True, exist_ok=True)
     return join_shards(folder, len(starts))

@@ -13,7 +13,7 @@ from servers import PAGE, Cut, Refuse, Whole, forget_client
 from segline import storage
 from segline.data.tree import Folder
 from segline.errors import SourceError
-from segline.storage import ATTEMPTS, Bucket
+from segline.storage import ATTEMPTS, Bucket, local_file
 
 NAMES = ["a.txt", "a b/c d.txt", "ü/日本.txt", "a+b%20c&d=e#f?.txt", "x/y/z/deep.txt"]
 BIG = os.urandom(300_000)
@@ -86,6 +86,30 @@ def test_the_etag_stands_for_the_content(bucket):
 
 def read_one(tree):
     return os.getpid(), tree.read("a"), tree.head("a", 2)
+
+
+def test_a_file_of_a_bucket_is_copied_under_a_name_by_its_content(bucket, tmp_path):
+    name = bucket({"weights/net.pth": b"one"})
+    place, keep = f"s3://{name}/weights/net.pth", tmp_path / "kept"
+    first = local_file(place, keep)
+    assert (first.read_bytes(), first.name) == (b"one", f"{hashlib.sha256(b'one').hexdigest()[:16]}-net.pth")
+    assert local_file(place, keep) == first
+    bucket({"weights/net.pth": b"two"}, name)
+    assert local_file(place, keep).read_bytes() == b"two"
+    assert first.read_bytes() == b"one"
+    assert refusal(lambda: local_file(f"s3://{name}/weights/nut.pth", keep)).startswith(f"s3://{name}/weights/nut.pth")
+    assert len(list(keep.iterdir())) == 2
+
+
+def test_a_file_of_this_machine_is_taken_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").write_bytes(b"one")
+    assert local_file("net.pth", tmp_path / "kept") == tmp_path / "net.pth"
+    assert (
+        refusal(lambda: local_file("nut.pth", tmp_path / "kept"))
+        == f"nut.pth is not a file (looked from {tmp_path}); mend the path"
+    )
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])

@@ -8,6 +8,7 @@ import pytest
 from segline import tables
 from segline.data.layouts import LAYOUTS
 from segline.fields import fault
+from segline.losses import LOSSES
 
 PARTS = pytest.mark.parametrize(
     ("package", "table"), [("models", "MODELS"), ("losses", "LOSSES"), ("data.layouts", "LAYOUTS")]
@@ -36,6 +37,12 @@ def test_every_option_has_a_default_that_fits_and_says_what_it_means(package, ta
         for known in keyword_only(entry).values():
             assert fault(known.default, known.annotation) is None, (entry, known)
             assert any(isinstance(note, str) for note in known.annotation.__metadata__), (entry, known)
+
+
+def test_the_distance_maps_of_a_loss_are_those_of_its_class():
+    for name, loss in LOSSES.items():
+        assert tables.distances(name) == getattr(loss, "distances", ()), name
+    assert {name for name in LOSSES if tables.distances(name)} == {"boundary", "distance_map", "touching_border"}
 
 
 def test_the_classes_of_a_layout_are_those_of_its_legend():

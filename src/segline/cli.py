@@ -24,6 +24,7 @@ INPUTS = {
     "ingested": "ingest",
     "validated": "validate",
     "labelled": "label",
+    "edged": "edges",
     "trained": "train",
     "evaluated": "evaluate",
     "ensembled": "ensemble",
@@ -45,7 +46,8 @@ STAGES = {
     "ingest": Stage("pair images with label maps and write their manifest"),
     "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("ingested",), tracked=True),
     "label": Stage("class ids, crops and splits as memory-mapped shards", ("ingested", "validated"), excludes=True),
-    "train": Stage("train every architecture x loss with Ray Tune", ("labelled",), tracked=True),
+    "edges": Stage("train the edge network that the loss semeda needs", ("labelled",)),
+    "train": Stage("train every architecture x loss with Ray Tune", ("labelled", "edged"), tracked=True),
     "evaluate": Stage("metrics, pictures and curves of every candidate", ("labelled", "trained")),
     "ensemble": Stage("average the best candidates, chosen on validation", ("labelled", "trained", "evaluated")),
     "promote": Stage(

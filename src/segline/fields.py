@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 
@@ -29,11 +30,19 @@ class Unit:
     name: str
 
 
+Pretrained = Annotated[
+    bool | str,
+    "where the encoder starts: true for ImageNet weights from timm's hub, a file (.safetensors, .pth) or "
+    "s3://bucket/key, false for random weights",
+]
+"""The option of every architecture with an encoder."""
+
 NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
     bool: "true or false",
+    dict[str, float]: "a mapping of names to numbers",
     dict[str, dict[str, list[str]]]: "a mapping of layouts to mappings of classes",
 }
 
@@ -81,6 +90,10 @@ def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 def _expected(kind: Any, notes: tuple[Any, ...]) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return "a list of " + ", ".join(map(str, get_args(get_args(kind)[0])))
+    if isinstance(kind, UnionType):
+        return " or ".join(_expected(part, notes) for part in get_args(kind))
     bounds = [str(note) for note in notes if isinstance(note, Range)]
     return " ".join([NAMES.get(kind, str(kind)), *bounds])
 
@@ -88,7 +101,9 @@ def _expected(kind: Any, notes: tuple[Any, ...]) -> str:
 def _fits(value: object, kind: Any, notes: tuple[Any, ...]) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return value in inner
+        return any(type(value) is type(known) and value == known for known in inner)
+    if origin is UnionType:
+        return any(_fits(value, part, notes) for part in inner)
     if origin is list:
         return isinstance(value, list) and all(_fits(item, inner[0], ()) for item in value)
     if origin is dict:

@@ -148,7 +148,9 @@ class Label:
     crop: Annotated[int, Range(16, 4096), Unit("px"), "side of a square crop"] = 96
     crops_per_image: Annotated[int, Range(1, 1000), "crops of an image, for max_foreground and random"] = 1
     tile_overlap: Annotated[int, Range(0, 4095), Unit("px"), "by which neighbouring tiles overlap"] = 0
-    edges: Annotated[bool, "also write maps of the borders between classes"] = False
+    distances: Annotated[
+        list[Literal["border", "signed", "touching"]], "maps of distances that some losses need, see docs/data.md"
+    ] = field(default_factory=list)
     class_maps: Annotated[
         dict[str, dict[str, list[str]]],
         "layout -> new class -> the layout's classes in it, the rest ignored; a layout without a map keeps its own",
@@ -156,6 +158,16 @@ class Label:
     split: Split = field(default_factory=Split)
     shard_size: Annotated[int, Range(1, 100_000), "crops in one shard, about"] = 256
     workers: Annotated[int, Range(1, 10_000), "processes; more than one run on Ray, here or at RAY_ADDRESS"] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edges:
+    """The network that the loss semeda compares label maps with; trained only when a loss of the grid asks for it."""
+
+    steps: Annotated[int, Range(1, 1_000_000), "of training at most"] = 1000
+    batch_size: Annotated[int, Range(1, 4096), "label maps in a step"] = 8
+    learning_rate: Annotated[float, Range(1e-8, 10), "of Adam"] = 1e-2
+    min_accuracy: Annotated[float, Share, "of edges on held-out label maps, at which training ends"] = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +250,7 @@ class Params:
     ingest: Ingest = field(default_factory=Ingest)
     validate: Validate = field(default_factory=Validate)
     label: Label = field(default_factory=Label)
+    edges: Edges = field(default_factory=Edges)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     ensemble: Ensemble = field(default_factory=Ensemble)
@@ -267,6 +280,11 @@ def load(origin: str | Path) -> Params:
 def _follows(key: str, wrong: list[str]) -> bool:
     """Whether a fault of this key may come from one that is reported above it or below it."""
     return any(f"{key}.".startswith(f"{other}.") or other.startswith((f"{key}.", f"{key}[")) for other in wrong)
+
+
+def need_edges(losses: tuple[tuple[Choice, ...], ...]) -> bool:
+    """Whether a loss of the grid compares edges, for which the stage edges trains a network."""
+    return any(term.name == "semeda" for terms in losses for term in terms)
 
 
 def as_json(section: Any) -> str:
@@ -405,6 +423,7 @@ def _contradictions(params: Params) -> list[str]:
     cells = [(str(model), str(loss)) for model in params.train.models for loss in params.train.losses]
     if len(set(cells)) < len(cells):
         found.append("train: the same model with the same loss is listed twice; remove one")
+    found += _faults_of_grid(params)
     for layout, wanted in params.label.class_maps.items():
         found += _faults_of_map(layout, wanted)
     if split.folds in (1, 2) or (split.folds and split.fold >= split.folds):
@@ -413,6 +432,25 @@ def _contradictions(params: Params) -> list[str]:
         )
     if params.label.tile_overlap >= params.label.crop:
         found.append(f"label.tile_overlap: got {params.label.tile_overlap}, expected less than label.crop")
+    return found
+
+
+def _faults_of_grid(params: Params) -> list[str]:
+    """What the models and losses lack to be trained as they are asked for."""
+    found = [
+        f"train.models[{i}].unet_resnet50.pretrained: got false, which freezes three stages at random weights; "
+        "expected weights, or modified: true"
+        for i, model in enumerate(params.train.models)
+        if model.name == "unet_resnet50" and not model.options.get("pretrained") and not model.options.get("modified")
+    ]
+    found += [
+        f"label.distances: lacks {name!r}, which train.losses[{i}].{term.name} needs; add it"
+        for i, terms in enumerate(params.train.losses)
+        for term in terms
+        if term.name in tables.options("losses")
+        for name in tables.distances(term.name)
+        if name not in params.label.distances
+    ]
     return found
 
 

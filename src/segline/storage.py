@@ -12,6 +12,7 @@ answer) is a SourceError and ends the run.
 """
 
 import errno
+import hashlib
 import os
 import random
 import time
@@ -22,9 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segline.data.manifest import Origin
 from segline.data.tree import File, Folder, Tree
 from segline.errors import SourceError
+from segline.outputs import write_file
 
 SCHEME = "s3://"
 FILES = "files"
@@ -200,16 +201,42 @@ class Bucket:
         raise SourceError(f"{self.url}: {one_line(error)}; check the URL and the configuration of AWS") from None
 
 
-def open_tree(origin: Origin, ingested: Path) -> Tree:
+def open_tree(root: str, ingested: Path) -> Tree:
     """The files that a manifest speaks of.
 
     Args:
-        origin: the manifest's.
+        root: of the manifest's origin.
         ingested: the folder that ingest wrote.
     """
-    if not origin.root:
+    if not root:
         return Folder(ingested / FILES)
-    return Bucket(origin.root) if origin.root.startswith(SCHEME) else Folder(Path(origin.root))
+    return Bucket(root) if root.startswith(SCHEME) else Folder(Path(root))
+
+
+def local_file(place: str, keep: Path) -> Path:
+    """A file of this machine, or an object of a bucket, which is copied into ``keep`` under a name by its content.
+
+    Args:
+        place: a path, or ``s3://bucket/key``.
+        keep: the folder to copy into.
+
+    Raises:
+        SourceError: it is not there, or cannot be read.
+    """
+    if not place.startswith(SCHEME):
+        path = Path(place).resolve()
+        if not path.is_file():
+            raise SourceError(f"{place} is not a file (looked from {Path.cwd()}); mend the path")
+        return path
+    folder, _, name = place.rpartition("/")
+    try:
+        content = Bucket(folder).read(name)
+    except OSError as error:
+        raise SourceError(f"{place} cannot be read ({error.strerror}); mend the address") from None
+    path = keep.resolve() / f"{hashlib.sha256(content).hexdigest()[:16]}-{name}"
+    if not path.is_file():
+        write_file(path, lambda temporary: temporary.write_bytes(content))
+    return path
 
 
 def pauses() -> Iterator[float]:

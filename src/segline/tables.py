@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from segline.fields import Range, Unit
+from segline.fields import Pretrained, Range, Unit
 
-ANNOTATIONS = {"Annotated": Annotated, "Literal": Literal, "Range": Range, "Unit": Unit}
+ANNOTATIONS = {"Annotated": Annotated, "Literal": Literal, "Pretrained": Pretrained, "Range": Range, "Unit": Unit}
 
 
 @cache
@@ -36,6 +36,22 @@ def _origins(folder: Path) -> tuple[dict[str, str], list[ast.stmt]]:
 
 
 @cache
+def distances(loss: str) -> tuple[str, ...]:
+    """The maps of distances that a loss needs, as its class says in ``distances``."""
+    folder = Path(__file__).parent / "losses"
+    origin, body = _origins(folder)
+    target = _entries(body)[loss]
+    values = (
+        statement.value
+        for node in ast.parse((folder / f"{origin[target]}.py").read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == target
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "distances" and statement.value
+    )
+    return tuple(ast.literal_eval(next(values, ast.Tuple([]))))
+
+
+@cache
 def class_names(layout: str) -> tuple[str, ...]:
     """The classes of a layout; empty when they come with the data."""
     folder = Path(__file__).parent / "data" / "layouts"
@@ -51,10 +67,12 @@ def class_names(layout: str) -> tuple[str, ...]:
 
 
 def _entries(body: list[ast.stmt]) -> dict[str, str]:
-    """The keys of the table and the names that they stand for."""
+    """The keys of the table and the names that they stand for; of ``partial(Name, ...)`` that is ``Name``."""
     table = next(node.value for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
     return {
-        ast.literal_eval(key): ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True) if key
+        ast.literal_eval(key): ast.unparse(value.args[0] if isinstance(value, ast.Call) else value)
+        for key, value in zip(table.keys, table.values, strict=True)
+        if key
     }
 
 

@@ -15,7 +15,10 @@ STRIPES = 6
 
 
 def change(images, labels, seed=0, **amounts):
-    return augment(images, labels, **NONE | amounts, generator=torch.Generator().manual_seed(seed))
+    """The changed images and labels of images without distances."""
+    *changed, distances = augment(images, labels, **NONE | amounts, generator=torch.Generator().manual_seed(seed))
+    assert distances == {}
+    return changed
 
 
 def noise(images=3, side=SIDE):
@@ -153,6 +156,43 @@ def test_colour_changes_brightness_and_contrast_of_the_image_alone():
 
 
 EVERYTHING = {"flip": 0.5, "scale": 0.2, "shift": 0.1, "rotate": 10.0, "colour": 0.3}
+
+
+def move(images, labels, distances, **amounts):
+    return augment(images, labels, **NONE | amounts, generator=torch.Generator().manual_seed(0), distances=distances)
+
+
+def test_distances_move_with_the_labels():
+    """Maps that are painted from the labels, two channels of one and one of the other; without zoom they are kept."""
+    images, labels = noise(images=8)
+    one, other = labels[:, None].float() + 1, torch.stack([labels * 2.0 + 1, -1.0 - labels], 1)
+    amounts = {"flip": 0.5, "shift": 0.3, "rotate": 180.0, "colour": 0.5}
+    moved, moved_labels, distances = move(images, labels, {"one": one, "other": other}, **amounts)
+    there = moved_labels != IGNORED
+    assert 0.3 < there.float().mean() < 1
+    assert torch.equal(distances["one"][:, 0][there], moved_labels[there].float() + 1)
+    assert torch.equal(distances["other"][:, 0][there], moved_labels[there] * 2.0 + 1)
+    assert torch.equal(distances["other"][:, 1][there], -1.0 - moved_labels[there])
+    assert not distances["one"][:, 0][~there].any()
+    alone, labels_alone = change(images, labels, **amounts)
+    assert torch.equal(alone, moved)
+    assert torch.equal(labels_alone, moved_labels)
+
+
+def test_distances_grow_and_shrink_with_what_is_shown():
+    """A stripe's distance to the block beside it, measured in the zoomed labels, is that of the zoomed maps."""
+    images, labels = marked(slice(0, SIDE), slice(0, 12), images=100)
+    column = torch.arange(SIDE) - 11.5
+    signed = column.expand(100, 1, SIDE, SIDE).contiguous()
+    _, moved, distances = move(images, labels, {"signed": signed}, scale=0.4)
+    row, where = moved[:, SIDE // 2], distances["signed"][:, 0, SIDE // 2]
+    first = (row == 1).sum(1, keepdim=True) + (row == IGNORED).sum(1, keepdim=True) // 2
+    expected = torch.arange(SIDE) - (first - 0.5)
+    there = (row != IGNORED) & (first < SIDE)
+    assert there.float().mean() > 0.7
+    # The contour falls between two pixels, and a nearest neighbour is up to half a px off, before it is magnified.
+    assert ((where - expected).abs()[there] <= 1 / 0.6 + 0.5).all()
+    assert float((where / expected)[there & (expected > 20)].mean()) == pytest.approx(1, abs=0.02)
 
 
 def test_a_seed_gives_the_same_bits_and_another_seed_others():

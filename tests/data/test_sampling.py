@@ -8,6 +8,7 @@ from PIL import Image
 
 from segline.classes import IGNORED
 from segline.data.boxes import Box
+from segline.data.distances import DISTANCES, Truth
 from segline.data.exclusions import Exclusions
 from segline.data.layouts import LAYOUTS
 from segline.data.sampling import Sampler
@@ -155,6 +156,63 @@ def test_what_is_excluded_is_ignored_and_draws_no_crop(settings):
             for column in range(max(70 - side, 0) + 1)
         )
         assert int(((crops[0].label != 0) & (crops[0].label != IGNORED)).sum()) == fullest
+
+
+KINDS = ["border", "signed", "touching"]
+
+
+def crowd(seed):
+    """Instances in patches of 4 px, of which many touch another of their class."""
+    rng = np.random.default_rng(seed)
+    image, _ = scene(seed=seed)
+    patches = rng.choice(np.array([0, 0, 0, 33_001, 33_002, 36_001, 60_000], np.uint16), (13, 18))
+    return image, np.kron(patches, np.ones((4, 4), np.uint16))[:50, :70]
+
+
+def check_distances(crop, raw):
+    """The maps are those of the crop's own class ids and of the raw values that they come from."""
+    assert list(crop.distances) == KINDS
+    truth = Truth(crop.label, raw, len(LEGEND.classes), LEGEND.background)
+    for name in KINDS:
+        np.testing.assert_array_equal(crop.distances[name], DISTANCES[name](truth))
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+def test_distances_are_those_of_the_crop_and_of_its_instances(settings):
+    image, raw = crowd(seed=1)
+    side = settings["crop"]
+    crops = sample(image, raw, **settings, distances=KINDS)
+    plain = sample(image, raw, **settings)
+    assert len(crops) == len(plain)
+    for crop, before in zip(crops, plain, strict=True):
+        values = np.full((side, side), 33_999, np.uint16)
+        there = raw[crop.top : crop.top + side, crop.left : crop.left + side]
+        values[: there.shape[0], : there.shape[1]] = there
+        check(crop, image, ids_of(raw), side)
+        check_distances(crop, values)
+        assert before.distances == {}
+
+
+@pytest.mark.parametrize("side", [16, 35, 100])
+def test_distances_of_a_whole_frame_are_those_of_the_scaled_instances(side):
+    image, raw = crowd(seed=3)
+    [crop] = sample(image, raw, sampling="resize", crop=side, distances=KINDS)
+    sizes = [(length, round(length * side / max(raw.shape))) for length in raw.shape]
+    rows, columns = (((np.arange(size) + 0.5) * length / size).astype(int) for length, size in sizes)
+    scaled = raw[rows][:, columns]
+    values = np.full((side, side), 33_999, np.uint16)
+    values[: len(scaled)] = scaled
+    np.testing.assert_array_equal(crop.label[: len(scaled)], ids_of(scaled))
+    check_distances(crop, values)
+
+
+def test_what_is_excluded_makes_no_contour_and_is_no_instance():
+    image, raw = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint16)
+    raw[:, 3], raw[:, 9], raw[:, 14] = 33_001, 33_002, 36_001
+    exclusions = Exclusions(regions={"k": (Box(0, 8, 16, 3),)})
+    [crop] = sample(image, raw, exclusions, crop=16, distances=KINDS)
+    assert crop.distances["border"][0, 0, [2, 3, 6, 7, 12, 14]].tolist() == [0.5, 0.5, 2.5, 3.5, 1.5, 0.5]
+    assert crop.distances["touching"][0, 0, [0, 4, 7]].tolist() == [16, 10, 10]
 
 
 @pytest.mark.parametrize("missing", ["i", "l"])

@@ -7,7 +7,6 @@ import pytest
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.data.edges import edge_map
 from segline.data.shards import (
     Crop,
     Description,
@@ -93,6 +92,63 @@ def test_a_missing_split_is_one_line(tmp_path):
     assert len(open_split(tmp_path, "train")) == 2
 
 
+def maps(count):
+    rng = np.random.default_rng(count)
+    shapes = {"border": (count, 1, SIDE, SIDE), "signed": (count, 3, SIDE, SIDE)}
+    return {name: rng.normal(0, 100, shape).astype(np.float16) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_distances_are_those_of_the_plain_arrays(tmp_path, size):
+    distances = maps(7)
+    write_split(tmp_path, *arrays(7), size=size, distances=distances)
+    split = open_split(tmp_path.parent, tmp_path.name)
+    for positions in ([0], range(7), np.array([6, 0, 6, 2])):
+        found = split.take_distances(["signed", "border"], positions)
+        assert list(found) == ["signed", "border"]
+        for name, values in found.items():
+            assert values.dtype == np.float32
+            np.testing.assert_array_equal(values, distances[name][np.array(positions)])
+    assert list(split.take_distances(["border"], [0])) == ["border"]
+    assert split.take_distances([], [0]) == {}
+
+
+def test_ranges_are_the_positions_of_the_batches(tmp_path):
+    write(tmp_path, 7, 3)
+    split = Split(tmp_path)
+    assert [list(positions) for positions in split.ranges(3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    for positions, (images, labels) in zip(split.ranges(3), split.batches(3), strict=True):
+        np.testing.assert_array_equal(split.take(positions)[0], images)
+        np.testing.assert_array_equal(split.take(positions)[1], labels)
+
+
+def test_distances_that_label_did_not_make_are_one_line(tmp_path):
+    write_split(tmp_path, *arrays(2), distances={"border": maps(2)["border"]})
+    with pytest.raises(StageError, match=r"label\.distances lacks 'signed'; add it and run `segline label` again"):
+        Split(tmp_path).take_distances(["border", "signed"], [0])
+
+
+@pytest.mark.parametrize("name", ["images-00001.npy", "labels-00000.npy", "border-00001.npy", "signed-00000.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY"])
+def test_a_split_that_lacks_a_shard_is_not_whole(tmp_path, name, content):
+    write_split(tmp_path, *arrays(5), size=3, distances=maps(5))
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StageError, match="run `segline label` again"):
+        open_split(tmp_path.parent, tmp_path.name)
+
+
+def test_the_hash_sees_every_change_of_distances(tmp_path):
+    distances = maps(4)
+    other = {**distances, "border": distances["border"] + np.float16(1)}
+    variants = ({}, {"border": distances["border"]}, distances, other)
+    hashes = [
+        write_split(tmp_path / str(number), *arrays(4), distances=given)[1] for number, given in enumerate(variants)
+    ]
+    assert len(set(hashes)) == 4
+
+
 def crops_of(count, group="g"):
     return [Crop(f"{row:04d}", group, row, 2, 1.5, *pair) for row, pair in enumerate(zip(*arrays(count), strict=True))]
 
@@ -100,7 +156,7 @@ def crops_of(count, group="g"):
 def join(folder, *shards):
     """Write lists of crops as shards and join them."""
     for number, crops in enumerate(shards):
-        write_shard(folder, number, crops, shape=(SIDE, SIDE), edges=False)
+        write_shard(folder, number, crops, shape=(SIDE, SIDE))
     return join_shards(folder, len(shards))
 
 
@@ -122,8 +178,9 @@ def test_shards_of_different_length_make_one_split(tmp_path):
 
 def test_shards_are_what_numpy_itself_writes(tmp_path):
     images, labels = arrays(300)
-    write_split(tmp_path, images, labels, edges=True)
-    for name, values in (("images", images), ("labels", labels), ("edges", edge_map(labels))):
+    distances = maps(300)
+    write_split(tmp_path, images, labels, distances=distances)
+    for name, values in {"images": images, "labels": labels, **distances}.items():
         found = np.load(tmp_path / f"{name}-00000.npy", mmap_mode="r")
         assert found.dtype == values.dtype
         np.testing.assert_array_equal(found, values)
@@ -135,7 +192,7 @@ def test_a_shard_without_its_part_file_is_not_whole(tmp_path):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        write_shard(tmp_path, 0, broken(), shape=(SIDE, SIDE), edges=False)
+        write_shard(tmp_path, 0, broken(), shape=(SIDE, SIDE))
     assert not part_file(tmp_path, 0).exists()
     join(tmp_path, crops_of(3))
     assert len(Split(tmp_path)) == 3

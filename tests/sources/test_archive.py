@@ -13,7 +13,6 @@ import zipfile
 
 import pytest
 
-from segline.data.manifest import Origin
 from segline.errors import StageError
 from segline.storage import open_tree
 
@@ -66,7 +65,7 @@ def test_an_archive_is_as_the_folder_in_it(tmp_path, contents, opening, holds, f
     opened = opening(pack(tmp_path / f"data.{kind}", contents.items()))
     assert holds(opened.tree) == contents
     assert opened.root == ""
-    assert holds(open_tree(Origin(source="", layout="wad"), files.parent)) == contents
+    assert holds(open_tree("", files.parent)) == contents
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -38,7 +38,7 @@ def test_a_bucket_is_read_in_place(bucket, wad, tmp_path, capsys, s3):
     assert (manifest.origin.root, manifest.origin.source, manifest.origin.revision) == (url, url, "")
     assert {path.suffix for path in out.rglob("*")} == {".parquet"}
     assert not [path for method, path, _ in s3.asked if method == "GET" and path.endswith((".jpg", ".png"))]
-    tree = open_tree(manifest.origin, out)
+    tree = open_tree(manifest.origin.root, out)
     for image in manifest.rows["image"]:
         assert tree.read(image) == wad[f"data set/{image}"]
     pixels = manifest.layout.read_image(tree, manifest.rows["image"][0], -1)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from servers import git
 
-from segline.data.manifest import Origin
 from segline.data.tree import Folder
 from segline.errors import SourceError
 from segline.storage import open_tree
@@ -27,7 +26,7 @@ def test_a_folder_is_read_in_place(source, contents, opening, holds, files):
     opened = opening(source)
     assert holds(opened.tree) == contents
     assert (opened.root, opened.revision) == (str(source), "")
-    assert holds(open_tree(Origin(source="", layout="wad", root=opened.root), files.parent)) == contents
+    assert holds(open_tree(opened.root, files.parent)) == contents
     assert not files.parent.exists()
 
 

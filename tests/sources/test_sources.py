@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from segline.data.manifest import Origin
 from segline.data.tree import Folder
 from segline.errors import StageError
 from segline.sources import SOURCES
@@ -25,10 +24,10 @@ def test_an_unknown_kind_is_one_line_that_lists_the_known(refused, source, monke
 
 @pytest.mark.parametrize(("root", "kind"), [("s3://bucket/x", Bucket), ("/data", Folder), ("data", Folder)])
 def test_a_tree_is_found_again_by_its_root(tmp_path, root, kind):
-    tree = open_tree(Origin(source="", layout="wad", root=root), tmp_path)
+    tree = open_tree(root, tmp_path)
     assert isinstance(tree, kind)
     assert tree.where == root
-    assert open_tree(Origin(source="", layout="wad"), tmp_path) == Folder(tmp_path / "files")
+    assert open_tree("", tmp_path) == Folder(tmp_path / "files")
 
 
 def test_what_a_source_does_not_need_is_not_loaded():

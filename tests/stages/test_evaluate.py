@@ -48,7 +48,7 @@ def run(tmp_path):
         labelled, trained, out = (tmp_path / name for name in ("label", "train", "evaluate"))
         for split in ("train", "val", "test"):
             crops = [draw(*crop) for crop in CROPS if crop[0] == split]
-            write_shard(labelled / split, 0, crops, shape=(16, 16), edges=False)
+            write_shard(labelled / split, 0, crops, shape=(16, 16))
             join_shards(labelled / split, 1)
         pixels = {split: [1, 1] for split in ("train", "val", "test")}
         facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}

@@ -187,7 +187,7 @@ def test_a_folder_named_like_our_own_is_read_in_place(wad, out, monkeypatch):
     (wad.with_name("elsewhere")).rename("files")
     assert ingest("files", out) == 0
     manifest = read_manifest(out)
-    assert open_tree(manifest.origin, out).read(manifest.rows["image"][0])
+    assert open_tree(manifest.origin.root, out).read(manifest.rows["image"][0])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_synthetic_scenes_are_drawn_once(out, capsys):
     assert ingest("synthetic:", out, synthetic=scenes) == 0
     manifest = read_manifest(out)
     assert manifest.origin.root == ""
-    assert open_tree(manifest.origin, out).where == str(out / "files")
+    assert open_tree(manifest.origin.root, out).where == str(out / "files")
     assert manifest.rows["group"].nunique() == 3
     before = files(out)
     assert ingest("synthetic:", out, synthetic=scenes) == 0

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from segline.cli import main
-from segline.data.edges import edge_map
 from segline.data.manifest import NAME, read_manifest, write_manifest
 from segline.data.shards import open_split, part_file
 from segline.data.statistics import NAME as STATISTICS
 from segline.data.statistics import measure, read_statistics, write_statistics
+from segline.errors import StageError
+from segline.params import STREET_CLASSES
 from segline.stages import label as stage
 from segline.storage import open_tree
 
@@ -31,7 +32,7 @@ def ingested(wad, tmp_path):
     manifest = read_manifest(tmp_path / "ingest")
     write_validated(tmp_path / "validate", manifest)
     write_statistics(
-        tmp_path / "validate", measure(manifest, open_tree(manifest.origin, tmp_path), pieces=tmp_path / "pieces")
+        tmp_path / "validate", measure(manifest, open_tree(manifest.origin.root, tmp_path), pieces=tmp_path / "pieces")
     )
     return tmp_path / "ingest"
 
@@ -200,7 +201,7 @@ def test_a_killed_run_keeps_the_shards_that_are_whole(ingested, monkeypatch, cap
     assert files(folder) == files(undisturbed)
 
 
-@pytest.mark.parametrize("change", [{"seed": 8}, {"crop": 17}, {"edges": True}])
+@pytest.mark.parametrize("change", [{"seed": 8}, {"crop": 17}, {"distances": ["border"]}])
 def test_shards_of_a_killed_run_with_other_parameters_are_not_taken(ingested, monkeypatch, change):
     real, made = stage.make_shard, []
 
@@ -228,14 +229,46 @@ def test_tiles_fill_shards_with_about_as_many_crops_as_asked(ingested):
     assert set(zip(split.index["top"], split.index["left"], strict=True)) == {(0, 0), (0, 24), (16, 0), (16, 24)}
 
 
-def test_edges_are_written_on_demand(ingested):
-    _, folder = label(ingested, edges=True)
+def distance_to_contour(label):
+    """By looking at all pairs of pixels."""
+    known = np.argwhere(label != 255)
+    values = label[tuple(known.T)]
+    apart = np.sqrt(np.square(known[:, None] - known).sum(2))
+    found = np.zeros(label.shape)
+    found[tuple(known.T)] = np.where(values[:, None] != values, apart, 1000.5).min(1) - 0.5
+    return found
+
+
+def test_distances_are_written_on_demand(ingested):
+    code, folder = label(ingested, distances=["signed", "border"])
+    assert code == 0
+    _, plain = label(ingested, out="other")
     for split in SPLITS:
-        for path in sorted((folder / split).glob("edges-*.npy")):
-            labels = np.load(path.with_name(path.name.replace("edges", "labels")))
-            np.testing.assert_array_equal(np.load(path), edge_map(labels))
-    assert len(list(folder.rglob("edges-*.npy"))) == len(list(folder.rglob("labels-*.npy")))
-    assert not list(label(ingested, out="other")[1].rglob("edges-*.npy"))
+        found, expected = open_split(folder, split), open_split(plain, split)
+        positions = range(len(expected))
+        maps = found.take_distances(["border", "signed"], positions)
+        images, labels = found.take(positions)
+        np.testing.assert_array_equal(images, expected.take(positions)[0])
+        np.testing.assert_array_equal(labels, expected.take(positions)[1])
+        border = np.stack([distance_to_contour(label) for label in labels])
+        np.testing.assert_allclose(maps["border"][:, 0], border, rtol=2**-11)
+        assert maps["signed"].shape == (len(labels), len(STREET_CLASSES), 16, 16)
+        with_contour = maps["border"] < 1000
+        for class_id, signed in enumerate(np.moveaxis(maps["signed"], 1, 0)):
+            inside = (labels == class_id) & with_contour[:, 0]
+            np.testing.assert_array_equal(signed[inside], -maps["border"][:, 0][inside])
+            assert (signed[~inside] >= 0).all()
+        with pytest.raises(StageError, match=r"label\.distances lacks 'touching'"):
+            found.take_distances(["touching"], [0])
+    assert {path.name.split("-")[0] for path in plain.rglob("*.npy")} == {"images", "labels"}
+
+
+@pytest.mark.parametrize("given", [["bordr"], "border", [1], {"border": True}, ["border", None]])
+def test_an_unknown_kind_of_distances_is_refused_before_any_stage_runs(ingested, capsys, given):
+    code, folder = label(ingested, distances=given)
+    assert code == 2
+    assert f"label.distances: got {given!r}" in capsys.readouterr().err
+    assert not folder.exists()
 
 
 def test_exclusions_leave_out_images_and_ignore_boxes(ingested, tmp_path, capsys):

@@ -1,6 +1,8 @@
 """From stored crops to network input, and random changes of a batch on the training device."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -37,7 +39,8 @@ def augment(
     rotate: float,
     colour: float,
     generator: torch.Generator,
-) -> tuple[Float[Tensor, "b 3 h w"], UInt8[Tensor, "b h w"]]:
+    distances: Mapping[str, Float[Tensor, "b _ h w"]] = MappingProxyType({}),
+) -> tuple[Float[Tensor, "b 3 h w"], UInt8[Tensor, "b h w"], dict[str, Float[Tensor, "b _ h w"]]]:
     """Flip, zoom, shift, rotate and recolour each image of a batch by its own random amounts.
 
     Args:
@@ -49,19 +52,24 @@ def augment(
         rotate: largest rotation in degrees.
         colour: largest relative change of brightness and of contrast.
         generator: a CPU generator, the source of all randomness.
+        distances: maps of distances by kind; they move with the labels and stay in px of what they are then maps of.
+            What comes in from outside is 0.
     """
     amounts = (torch.rand(6, len(images), generator=generator) * 2 - 1).to(images.device)
-    mirrored, zoom, right, down, angle, light = amounts
+    mirrored, zoomed, right, down, angle, light = amounts
+    zooms = 1 + scale * zoomed
     contrast = (torch.rand(len(images), generator=generator) * 2 - 1).to(images.device)
     transform = _affine(
         mirror=torch.where((mirrored + 1) / 2 < flip, -1.0, 1.0),
-        zoom=1 + scale * zoom,
+        zoom=zooms,
         angle=angle * math.radians(rotate),
         offset=2 * shift * torch.stack([right, down], dim=1),
     )
     grid = F.affine_grid(transform, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return _recolour(moved, colour * light, 1 + colour * contrast), _move_labels(labels, grid)
+    recoloured = _recolour(moved, colour * light, 1 + colour * contrast)
+    moved_distances = {name: _move_distances(maps, grid, zooms) for name, maps in distances.items()}
+    return recoloured, _move_labels(labels, grid), moved_distances
 
 
 def _affine(
@@ -77,6 +85,14 @@ def _move_labels(labels: UInt8[Tensor, "b h w"], grid: Float[Tensor, "b h w 2"])
     shifted = labels.unsqueeze(1).float() - IGNORED
     moved = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return (moved.squeeze(1) + IGNORED).round().to(torch.uint8)
+
+
+def _move_distances(
+    maps: Float[Tensor, "b c h w"], grid: Float[Tensor, "b h w 2"], zooms: Float[Tensor, " b"]
+) -> Float[Tensor, "b c h w"]:
+    """Nearest neighbours, as for labels; a grid that is scaled by z shows everything 1 / z times as large."""
+    moved = F.grid_sample(maps, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return moved / zooms.view(-1, 1, 1, 1)
 
 
 def _recolour(

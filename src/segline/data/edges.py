@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 from segline.classes import IGNORED
 
+NETWORK = "network/weights.safetensors"
+"""Where in its folder the stage edges leaves the network that tells these edges."""
 # Pixels and their neighbours to the right, below, and below to either side; what one is to the other holds both ways.
 NEIGHBOURS = (
     (np.s_[..., :, :-1], np.s_[..., :, 1:]),

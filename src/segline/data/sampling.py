@@ -1,6 +1,7 @@
 """What is taken from an image: the fullest crops, tiles, random crops, or the whole frame."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -19,7 +20,7 @@ from segline.data.crops import (
     several_corners,
     tiles,
 )
-from segline.data.edges import edge_map
+from segline.data.distances import DISTANCES, Maps, Truth
 from segline.data.exclusions import Exclusions
 from segline.data.layouts import UNKNOWN, Layout, Legend
 from segline.data.shards import Crop
@@ -95,20 +96,28 @@ class Sampler:
         top, left = corner
         return Box(top, left, min(self.settings.crop, shape[0] - top), min(self.settings.crop, shape[1] - left))
 
-    def _crop(self, row: Row, raw: NDArray[np.integer], box: Box, image: NDArray[np.uint8]) -> Crop:
-        ids = self._ids(raw[_part(box)], row["key"], (box.top, box.left))
+    def _crop(self, row: Row, raw: NDArray[Any], box: Box, image: NDArray[np.uint8]) -> Crop:
+        part, side = raw[_part(box)], self.settings.crop
+        ids = self._ids(part, row["key"], (box.top, box.left))
         if image.shape[:2] != ids.shape:
             raise OSError("the image is smaller than its label map")
-        image, ids = cut(image, ids, (0, 0), self.settings.crop)
-        return Crop(row["key"], row["group"], box.top, box.left, 1.0, image, ids, self._edges(ids))
+        padded, ids = cut(image, ids, (0, 0), side)
+        distances = self._distances(ids, lambda: cut(image, part, (0, 0), side)[1])
+        return Crop(row["key"], row["group"], box.top, box.left, 1.0, padded, ids, distances)
 
-    def _shrink(self, row: Row, raw: NDArray[np.integer], image: NDArray[np.uint8]) -> Crop:
+    def _shrink(self, row: Row, raw: NDArray[Any], image: NDArray[np.uint8]) -> Crop:
         side = self.settings.crop
-        image, ids = resize_pair(image, self._ids(raw, row["key"], (0, 0)), side)
-        return Crop(row["key"], row["group"], 0, 0, max(raw.shape) / side, image, ids, self._edges(ids))
+        small, ids = resize_pair(image, self._ids(raw, row["key"], (0, 0)), side)
+        # Of this second pair the label alone is wanted, so a pixel will do for its image.
+        distances = self._distances(ids, lambda: resize_pair(image[:1, :1], raw, side)[1])
+        return Crop(row["key"], row["group"], 0, 0, max(raw.shape) / side, small, ids, distances)
 
-    def _edges(self, ids: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-        return edge_map(ids) if self.settings.edges else None
+    def _distances(self, ids: NDArray[np.uint8], values: Callable[[], NDArray[np.integer]]) -> dict[str, Maps]:
+        """The distance maps of a finished crop, given how to make the raw values that its class ids come from."""
+        if not self.settings.distances:
+            return {}
+        truth = Truth(ids, values(), len(self.legend.classes), self.legend.background)
+        return {name: DISTANCES[name](truth) for name in self.settings.distances}
 
     def _ids(self, raw: NDArray[np.integer], key: str, corner: Corner) -> NDArray[np.uint8]:
         """The class ids of a part of an image, given its raw values and where it begins."""

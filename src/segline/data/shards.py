@@ -1,17 +1,18 @@
 """Shards: equally sized crops in memory-mapped files, and the data set that they make up.
 
 A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-00000.npy`` (uint8, n x h x w;
-255 = ignored), on demand ``edges-00000.npy`` (bool, n x h x w), and so on, and ``index.csv`` with the key, group,
-corner and scale of every crop. Shards need not hold equally many crops.
+255 = ignored), on demand distance maps such as ``border-00000.npy`` (float16, n x c x h x w), and so on, and
+``index.csv`` with the key, group, corner and scale of every crop. Shards need not hold equally many crops.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from segline.outputs import file_hash, naming, write_json
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
+Distances = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Crop:
         scale: px of the source image for one px of the crop.
         image: (side, side, 3).
         label: class ids (side, side).
-        edges: the borders between classes, bool (side, side), where they are asked for.
+        distances: kind -> maps (channels, side, side), of the kinds that are asked for.
     """
 
     key: str
@@ -48,7 +50,7 @@ class Crop:
     scale: float
     image: Images
     label: Labels
-    edges: NDArray[np.bool_] | None = None
+    distances: Mapping[str, Distances] = field(default_factory=dict)
 
 
 INDEX = ("key", "group", "top", "left", "scale")
@@ -77,6 +79,16 @@ class Split:
         ]
 
     @cached_property
+    def _distances(self) -> dict[str, list[Distances]]:
+        """The shards of every kind of distance map that is there."""
+        found: dict[str, list[Distances]] = {}
+        for path in sorted(self.folder.glob("*-*.npy")):
+            kind, _, _ = path.name.rpartition("-")
+            if kind not in ("images", "labels"):
+                found.setdefault(kind, []).append(np.load(path, mmap_mode="r"))
+        return found
+
+    @cached_property
     def _starts(self) -> NDArray[np.intp]:
         """The position of each shard's first crop."""
         return np.cumsum([0, *(len(labels) for _, labels in self._maps)])[:-1]
@@ -86,15 +98,41 @@ class Split:
 
     def take(self, positions: Sequence[int] | NDArray[np.integer]) -> tuple[Images, Labels]:
         """The crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
-        shards = np.searchsorted(self._starts, positions, side="right") - 1
-        places = list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
+        places = self._places(positions)
         images = np.stack([self._maps[shard][0][row] for shard, row in places])
         return images, np.stack([self._maps[shard][1][row] for shard, row in places])
 
+    def take_distances(
+        self, names: Sequence[str], positions: Sequence[int] | NDArray[np.integer]
+    ) -> dict[str, NDArray[np.float32]]:
+        """The distance maps of these kinds at these positions, each (n, channels, h, w).
+
+        Raises:
+            StageError: label made no such maps.
+        """
+        missing = [name for name in names if name not in self._distances]
+        if missing:
+            raise StageError(f"label.distances lacks {missing[0]!r}; add it and run `segline label` again")
+        places = self._places(positions)
+        return {
+            name: np.stack([self._distances[name][shard][row] for shard, row in places]).astype(np.float32)
+            for name in names
+        }
+
     def batches(self, size: int) -> Iterator[tuple[Images, Labels]]:
         """All crops in order, ``size`` at a time; the last batch may be smaller."""
+        for positions in self.ranges(size):
+            yield self.take(positions)
+
+    def ranges(self, size: int) -> Iterator[range]:
+        """The positions of :meth:`batches`."""
         for start in range(0, len(self), size):
-            yield self.take(range(start, min(start + size, len(self))))
+            yield range(start, min(start + size, len(self)))
+
+    def _places(self, positions: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, int]]:
+        """The shard of each position and the row in it."""
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        return list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
 
 
 @dataclass(frozen=True)
@@ -139,7 +177,14 @@ class Description:
         return cls(**content | {"classes": classes})
 
 
-def write_shard(folder: Path, number: int, crops: Iterable[Crop], *, shape: tuple[int, int], edges: bool) -> None:
+def write_shard(
+    folder: Path,
+    number: int,
+    crops: Iterable[Crop],
+    *,
+    shape: tuple[int, int],
+    distances: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     """Write one shard of a split, crop after crop, and last its ``part-00000.json``, which says that it is whole.
 
     Args:
@@ -147,13 +192,13 @@ def write_shard(folder: Path, number: int, crops: Iterable[Crop], *, shape: tupl
         number: of the shard.
         crops: at least one, in order.
         shape: (height, width) of the crops, in px.
-        edges: whether the crops have maps of the borders between classes.
+        distances: the kinds of distance maps that every crop has, and how many channels each has.
     """
     kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "labels": (np.uint8, shape),
         "images": (np.uint8, (*shape, 3)),
     }
-    kinds |= {"edges": (np.bool_, shape)} if edges else {}
+    kinds |= {name: (np.float16, (count, *shape)) for name, count in distances.items()}
     paths = {name: folder / f"{name}-{number:05d}.npy" for name in kinds}
     index, pixels = [], np.zeros(256, np.int64)
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,10 +207,8 @@ def write_shard(folder: Path, number: int, crops: Iterable[Crop], *, shape: tupl
         for name, (kind, item) in kinds.items():
             _write_head(streams[name], kind, (0, *item))
         for crop in crops:
-            streams["images"].write(np.ascontiguousarray(crop.image).data)
-            streams["labels"].write(np.ascontiguousarray(crop.label).data)
-            if crop.edges is not None:
-                streams["edges"].write(np.ascontiguousarray(crop.edges).data)
+            for name, values in {"images": crop.image, "labels": crop.label, **crop.distances}.items():
+                streams[name].write(np.ascontiguousarray(values).data)
             index.append([getattr(crop, name) for name in INDEX])
             pixels += np.bincount(crop.label.ravel(), minlength=256)
         for name, (kind, item) in kinds.items():
@@ -223,8 +266,10 @@ def open_split(labelled: Path, name: str) -> Split:
     """
     split = Split(labelled / name)
     try:
-        whole = len(split) == sum(len(labels) for _, labels in split._maps) > 0
-    except (OSError, ValueError):
+        sizes = [[len(labels) for _, labels in split._maps]]
+        sizes += [list(map(len, maps)) for maps in split._distances.values()]
+        whole = len(split) == sum(sizes[0]) > 0 and all(found == sizes[0] for found in sizes)
+    except (OSError, ValueError, EOFError):
         whole = False
     if not whole:
         raise StageError(f"{split.folder} lacks shards or has a broken one; run `segline label` again")

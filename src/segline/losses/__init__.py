@@ -1,26 +1,49 @@
 """``LOSSES``: the losses by name. A new one is a file here and a line in the table.
 
-A loss is built as ``LOSSES[name](background, **options)``, with the id of the background class or None, and maps
-logits (b, k, h, w) and class ids (b, h, w) to a scalar. Its keyword-only parameters are its options in
-``params.yaml``, where a grid cell may be a weighted sum of several.
+A loss is built as ``LOSSES[name](task, **options)``, with a :class:`~segline.losses.task.Task`, and maps logits
+(b, k, h, w) and class ids (b, h, w) to a scalar, in single precision unless the logits come in double. Its
+keyword-only parameters are its options in ``params.yaml``, where a grid cell may be a weighted sum of several. Those
+that need distance maps of the label stage name them in ``distances`` and take them as further arguments:
+
+- ``border`` (b, 1, h, w): px from the pixel's centre to the nearest contour between two classes; 1000 without one.
+- ``touching`` (b, 1, h, w): sum of the px to the nearest and second nearest foreground instance; 1000 if fewer.
+- ``signed`` (b, k, h, w): px to the contour of class k, negative inside; 0 for a class that the image lacks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from segline.losses.boundary import Boundary
 from segline.losses.bounding_box import BoundingBox
 from segline.losses.class_weight_schedule import ClassWeightSchedule
 from segline.losses.cross_entropy import CrossEntropy
 from segline.losses.dice import Dice
+from segline.losses.distance_map import DistanceMap
+from segline.losses.focal import Focal
+from segline.losses.loss_max_pooling import LossMaxPooling
+from segline.losses.lovasz_softmax import LovaszSoftmax
+from segline.losses.semeda import Semeda
+from segline.losses.sobel import Sobel
+from segline.losses.touching_border import TouchingBorder
 
 LOSSES: dict[str, type[nn.Module]] = {
+    "boundary": Boundary,
     "bounding_box": BoundingBox,
     "class_weight_schedule": ClassWeightSchedule,
     "cross_entropy": CrossEntropy,
     "dice": Dice,
+    "distance_map": DistanceMap,
+    "focal": Focal,
+    "loss_max_pooling": LossMaxPooling,
+    "lovasz_softmax": LovaszSoftmax,
+    "semeda": Semeda,
+    "sobel": Sobel,
+    "touching_border": TouchingBorder,
 }
+
+NO_MAPS: Mapping[str, Tensor] = {}
 
 
 class WeightedSum(nn.Module):
@@ -31,7 +54,25 @@ class WeightedSum(nn.Module):
         self.weights = [weight for weight, _ in terms]
         self.losses = nn.ModuleList(loss for _, loss in terms)
 
-    def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
+    @property
+    def distances(self) -> tuple[str, ...]:
+        """The distance maps that the terms need."""
+        return tuple(sorted({name for loss in self.losses for name in needed(loss)}))
+
+    def forward(
+        self,
+        logits: Float[Tensor, "b k h w"],
+        target: Integer[Tensor, "b h w"],
+        distances: Mapping[str, Tensor] = NO_MAPS,
+    ) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        parts = (weight * loss(logits, target) for weight, loss in zip(self.weights, self.losses, strict=True))
+        parts = (
+            weight * loss(logits, target, *(distances[name] for name in needed(loss)))
+            for weight, loss in zip(self.weights, self.losses, strict=True)
+        )
         return sum(parts, start=logits.new_zeros((), dtype=logits.dtype).float())
+
+
+def needed(loss: nn.Module) -> tuple[str, ...]:
+    """The distance maps that a loss takes, in their order."""
+    return getattr(loss, "distances", ())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from segline.fields import Range
 from segline.losses.class_weight_schedule import batch_weights, spread
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
+from segline.losses.task import Task
 
 
 class BoundingBox(nn.Module):
@@ -25,14 +26,14 @@ class BoundingBox(nn.Module):
 
     def __init__(
         self,
-        background: int | None,
+        task: Task,
         *,
         beta_bg: Annotated[float, Range(0, 1), "weight outside the box; S0 tunes 0.01 to 0.2, best 0.05"] = 0.05,
         class_weights: Annotated[bool, "weight the classes by their prevalence in the batch, as S0 does"] = True,
         alpha_bg: Annotated[float, Range(0, 1), "scales the background's class weight; S0 tunes 0.01 to 0.5"] = 0.5,
     ) -> None:
         super().__init__()
-        self.background = background
+        self.background = task.background
         self.beta_bg = beta_bg
         self.class_weights = class_weights
         self.alpha_bg = alpha_bg

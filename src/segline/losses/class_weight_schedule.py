@@ -7,7 +7,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from segline.fields import Range
-from segline.losses.masking import mean_over_valid, one_hot, pixel_cross_entropy
+from segline.losses.masking import mean_over_valid, pixel_cross_entropy, pixels_by_class
+from segline.losses.task import Task
 
 
 class ClassWeightSchedule(nn.Module):
@@ -27,12 +28,12 @@ class ClassWeightSchedule(nn.Module):
 
     def __init__(
         self,
-        background: int | None,
+        task: Task,
         *,
         alpha_bg: Annotated[float, Range(0, 1), "scales the background's weight; S0 tunes 0.01 to 0.5"] = 0.5,
     ) -> None:
         super().__init__()
-        self.background = background
+        self.background = task.background
         self.alpha_bg = alpha_bg
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
@@ -45,7 +46,7 @@ def batch_weights(
     target: Integer[Tensor, "b h w"], classes: int, background: int | None, alpha_bg: float
 ) -> Float[Tensor, " k"]:
     """The weight of each class in this batch; zero for a class that does not occur."""
-    pixels = one_hot(target, classes).sum((0, 2, 3))
+    pixels = pixels_by_class(target, classes)
     total, present = pixels.sum().clamp(min=1), (pixels > 0).sum()
     weights = torch.where(pixels > 0, total / (present * pixels.clamp(min=1)), 0.0)
     if background is not None:

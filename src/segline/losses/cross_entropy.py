@@ -1,25 +1,61 @@
-"""Pixel-wise cross-entropy (Seed S0, section 4.1)."""
+"""Pixel-wise cross-entropy (Seed S0, section 4.1), with fixed class weights if wanted.
 
+S0 weights classes only by batch (``class_weight_schedule``) and says nothing on fixed weights; their mean is that of
+``torch.nn.CrossEntropyLoss``.
+"""
+
+from typing import Annotated
+
+import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from segline.losses.masking import mean_over_valid, pixel_cross_entropy
+from segline.errors import TrainingError
+from segline.fields import suggestion
+from segline.losses.class_weight_schedule import spread
+from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
+from segline.losses.task import Task
 
 
 class CrossEntropy(nn.Module):
     r"""The mean over the pixels that count of :math:`-\log S(f)_y`, with the softmax S of S0, section 4.1.
 
+    .. math:: \frac{- \sum_i w_{y_i} \log S(f_i)_{y_i}}{\sum_i w_{y_i}}
+
     Logits (b, k, h, w) and class ids (b, h, w) to a scalar. Ignored pixels add nothing; if all are ignored
     the loss is zero.
 
-    >>> import torch
-    >>> CrossEntropy(None)(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long))
+    >>> CrossEntropy(Task(names=("sky", "road")))(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long))
     tensor(0.6931)
     """
 
-    def __init__(self, background: int | None) -> None:
+    weights: Tensor
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        class_weights: Annotated[dict[str, float], "weight of a class by its name, at least 0; 1 if not named"] = {},  # noqa: B006
+    ) -> None:
         super().__init__()
+        self.weighted = bool(class_weights)
+        self.register_buffer("weights", torch.tensor(_by_class(class_weights, task.names)), persistent=False)
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        return mean_over_valid(pixel_cross_entropy(logits, target), target)
+        losses = pixel_cross_entropy(logits, target)
+        if not self.weighted:
+            return mean_over_valid(losses, target)
+        weights = spread(self.weights.to(losses), target) * valid(target)
+        total = weights.sum()
+        return (weights * losses).sum() / total.where(total > 0, 1)
+
+
+def _by_class(weights: dict[str, float], names: tuple[str, ...]) -> list[float]:
+    """The weight of every class in the order of the ids."""
+    for name, weight in weights.items():
+        if name not in names:
+            raise TrainingError(f"cross_entropy: class_weights has the unknown class {name!r}{suggestion(name, names)}")
+        if weight < 0:
+            raise TrainingError(f"cross_entropy: class_weights gives {name!r} {weight}, expected at least 0")
+    return [float(weights.get(name, 1)) for name in names]

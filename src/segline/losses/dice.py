@@ -6,7 +6,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from segline.fields import Range
-from segline.losses.masking import one_hot, valid
+from segline.losses.masking import at_truth, pixels_by_class, probabilities, valid
+from segline.losses.task import Task
 
 
 class Dice(nn.Module):
@@ -20,13 +21,13 @@ class Dice(nn.Module):
 
     >>> import torch
     >>> target = torch.tensor([[[0, 1]]])
-    >>> Dice(None)(torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]]), target) < 1e-6
+    >>> Dice(Task(names=("sky", "road")))(torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]]), target) < 1e-6
     tensor(True)
     """
 
     def __init__(
         self,
-        background: int | None,
+        task: Task,
         *,
         squared: Annotated[bool, "squares in the denominator, as in V-Net"] = False,
         smooth: Annotated[float, Range(1e-6, 1e6), "added to numerator and denominator"] = 1.0,
@@ -37,8 +38,17 @@ class Dice(nn.Module):
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        predicted = logits.float().softmax(1) * valid(target).unsqueeze(1)
-        truth = one_hot(target, logits.shape[1])
-        overlap = (predicted * truth).sum((0, 2, 3))
-        size = (predicted.square() if self.squared else predicted).sum((0, 2, 3)) + truth.sum((0, 2, 3))
+        predicted, classes = probabilities(logits), logits.shape[1]
+        overlap = sum_by_class(at_truth(predicted, target), target, classes)
+        mass = (predicted.square() if self.squared else predicted) * valid(target).unsqueeze(1)
+        size = mass.sum((0, 2, 3)) + pixels_by_class(target, classes)
         return 1 - ((2 * overlap + self.smooth) / (size + self.smooth)).mean()
+
+
+def sum_by_class(values: Float[Tensor, "b h w"], target: Integer[Tensor, "b h w"], classes: int) -> Float[Tensor, " k"]:
+    """The sum of pixel values over the pixels of each class; an ignored pixel must be zero.
+
+    Row by row first: one running sum over a whole batch in single precision would lose digits.
+    """
+    rows = values.new_zeros(*values.shape[:2], classes)
+    return rows.scatter_add(2, target.long().clamp(max=classes - 1), values).sum((0, 1))

@@ -4,12 +4,11 @@ The encoder's features at strides 2 to 32; the decoder doubles the size by neare
 and applies two convolution units, with 256, 128, 64, 32 and 16 channels; a 3x3 head.
 """
 
-from typing import Annotated
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from segline.fields import Pretrained
 from segline.models.blocks import DoubleConv, join, on_padded
 from segline.models.encoders import pyramid
 
@@ -24,7 +23,7 @@ class UNetResNet34(nn.Module):
         self,
         classes: int,
         *,
-        pretrained: Annotated[bool, "start the encoder from ImageNet weights, fetched once by timm"] = False,
+        pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
         self.encoder, channels = pyramid("resnet34", pretrained=pretrained)

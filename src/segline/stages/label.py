@@ -17,6 +17,7 @@ from segline import cluster
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
 from segline.data.decoding import keep_memory
+from segline.data.distances import channels
 from segline.data.exclusions import Exclusions, read_exclusions
 from segline.data.layouts import Legend
 from segline.data.manifest import Manifest, checked, read_manifest
@@ -67,7 +68,7 @@ def run(params: Params, *, ingested: Path, validated: Path, exclusions: Path | N
     legend = merge(manifest.legend, settings.class_maps.get(name, {}), f"label.class_maps.{name}")
     amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), manifest.legend, legend)
     splits = assign(manifest.rows, amounts, settings.split, params.seed)
-    whole = Shard(out, 0, manifest, open_tree(manifest.origin, ingested), legend, settings, excluded, params.seed)
+    whole = Shard(out, 0, manifest, open_tree(manifest.origin.root, ingested), legend, settings, excluded, params.seed)
     with writing(out, fingerprint=_fingerprint(whole)) as work:
         shards = _plan(whole, splits, statistics, work)
         _make([shard for part in shards.values() for shard in part], settings.workers)
@@ -86,7 +87,10 @@ def make_shard(shard: Shard) -> int:
     with reading_ahead(checked(shard.tree, shard.manifest), paths) as tree:
         sampler = Sampler(tree, shard.manifest.layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
-        write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, edges=shard.settings.edges)
+        distances: dict[str, int] = {
+            name: channels(name, len(shard.legend.classes)) for name in shard.settings.distances
+        }
+        write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, distances=distances)
     return len(rows)
 
 

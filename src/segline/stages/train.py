@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from segline import tracking
+from segline.data.edges import NETWORK
 from segline.data.shards import Description, read_description
-from segline.errors import TrainingError
-from segline.outputs import source_hash, writing
-from segline.params import Choice, Params, Train, as_json
+from segline.errors import StageError, TrainingError
+from segline.outputs import file_hash, source_hash, writing
+from segline.params import Choice, Params, Train, as_json, need_edges
 from segline.progress import bar, say
+from segline.storage import local_file
 from segline.training.search import run_trials
 
 CODE = (
@@ -40,6 +42,8 @@ class Trial:
     settings: Train
     seed: int
     labelled: Path
+    edge_network: Path | None
+    encoders: dict[str, Path]
     folder: Path
     key: str
     tracking_uri: str
@@ -48,15 +52,19 @@ class Trial:
     tags: dict[str, str]
 
 
-def run(params: Params, *, labelled: Path, tracking_uri: str, out: Path) -> None:
+def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: Path) -> None:
     """Write a bundle for each candidate, ``out/<candidate>/``, with its ``history.csv``.
 
     Raises:
+        SourceError: a file of encoder weights is not there.
+        StageError: the edge network that a loss needs is not there.
         TrainingError: a trial failed.
         TrackingError: MLflow cannot be reached.
     """
     description = read_description(labelled)
-    key = fingerprint(params, description)
+    encoders = _fetch_encoders(params.train, out)
+    network = _find_network(params.train, edged)
+    key = fingerprint(params, description, [*encoders.values(), *([network] if network else [])])
     tracker = tracking.Tracker(tracking_uri, params.name)
     tags = _facts(description)
     parent = tracker.begin(key, f"grid-{key[:8]}", {"train": as_json(params.train)}, tags)
@@ -69,6 +77,8 @@ def run(params: Params, *, labelled: Path, tracking_uri: str, out: Path) -> None
                 settings=params.train,
                 seed=params.seed,
                 labelled=labelled.resolve(),
+                edge_network=network,
+                encoders=encoders,
                 folder=(work / name).resolve(),
                 key=key,
                 tracking_uri=tracker.address,
@@ -85,10 +95,29 @@ def run(params: Params, *, labelled: Path, tracking_uri: str, out: Path) -> None
     say(f"train: {len(trials)} candidates in {out}: {', '.join(trial.name for trial in trials)}")
 
 
-def fingerprint(params: Params, description: Description) -> str:
-    """What the candidates depend on: parameters, seed, data, code and torch."""
+def fingerprint(params: Params, description: Description, weights: list[Path]) -> str:
+    """What the candidates depend on: parameters, seed, data, the weights they start from, code and torch."""
     parts = (as_json(params.train), params.seed, description.content_hash, source_hash(*CODE), version("torch"))
-    return tracking.key(*parts)
+    return tracking.key(*parts, *map(file_hash, weights))
+
+
+def _fetch_encoders(settings: Train, out: Path) -> dict[str, Path]:
+    """Where the weights lie that the models name by a file or an object of a bucket."""
+    named = {str(model.options["pretrained"]) for model in settings.models if "pretrained" in model.options}
+    return {
+        place: local_file(place, out.with_name(f"{out.name}.encoders"))
+        for place in sorted(named - {str(True), str(False)})
+    }
+
+
+def _find_network(settings: Train, edged: Path) -> Path | None:
+    """The edge network's weights, if a loss of the grid needs them."""
+    if not need_edges(settings.losses):
+        return None
+    path = edged.resolve() / NETWORK
+    if not path.is_file():
+        raise StageError(f"{edged / NETWORK} is not there, but the loss semeda needs it; run `segline edges`")
+    return path
 
 
 def is_finished(folder: Path) -> bool:

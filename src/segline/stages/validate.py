@@ -64,7 +64,7 @@ def run(params: Params, *, ingested: Path, tracking_uri: str, out: Path) -> None
             report is then in ``<out>.rejected``.
     """
     settings, manifest = params.validate, read_manifest(ingested)
-    tree = checked(open_tree(manifest.origin, ingested), manifest)
+    tree = checked(open_tree(manifest.origin.root, ingested), manifest)
     rejected = out.with_name(f"{out.name}.rejected")
     with writing(out, fingerprint=f"{manifest.content_hash} code {source_hash('data')}") as work:
         with bar("looking at pairs", len(manifest.rows)) as advance:

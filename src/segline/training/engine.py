@@ -6,7 +6,7 @@ bits as an undisturbed one.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segline.data.augment import augment, normalise, to_unit
 from segline.data.shards import Split
 from segline.errors import TrainingError
+from segline.losses import WeightedSum
 from segline.metrics.confusion import confusion, mean_iou, pixel_accuracy
 from segline.outputs import write_file
 from segline.params import Train
@@ -45,7 +47,7 @@ class Run:
     """A model in training with all that its next epoch depends on."""
 
     model: nn.Module
-    loss: nn.Module
+    loss: WeightedSum
     train: Split
     val: Split
     classes: int
@@ -55,6 +57,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.loss.to(self.device)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=self.settings.weight_decay, fused=True)
         self.history: list[Epoch] = []
 
@@ -91,22 +94,32 @@ def _train_epoch(run: Run, number: int) -> float:
     for index, start in enumerate(range(0, len(order), size)):
         chosen = order[start : start + size]
         images, labels = run.train.take(chosen)
+        distances = _distances(run, run.train, chosen)
         step = (number - 1) * run.steps_per_epoch + index
-        total += len(chosen) * _step(run, images, labels, generator, step)
+        total += len(chosen) * _step(run, images, labels, distances, generator, step)
     return total / len(order)
 
 
-def _step(run: Run, images: Any, labels: Any, generator: torch.Generator, step: int) -> float:
+def _distances(run: Run, split: Split, positions: Sequence[int] | NDArray[np.integer]) -> dict[str, Tensor]:
+    """The maps that the loss needs, on the training device."""
+    maps = split.take_distances(run.loss.distances, positions)
+    return {name: torch.from_numpy(values).to(run.device) for name, values in maps.items()}
+
+
+def _step(
+    run: Run, images: Any, labels: Any, distances: dict[str, Tensor], generator: torch.Generator, step: int
+) -> float:
     """One optimiser step; returns the loss of the batch."""
-    inputs, target = augment(
+    inputs, target, distances = augment(
         to_unit(images, run.device),
         torch.from_numpy(labels).to(run.device),
+        distances=distances,
         **asdict(run.settings.augment),
         generator=generator,
     )
     for group in run.optimiser.param_groups:
         group["lr"] = _rate(run, step)
-    loss = run.loss(_forward(run, normalise(inputs)), target)
+    loss = run.loss(_forward(run, normalise(inputs)), target, distances)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(f"the loss became {value} at step {step}; lower train.learning_rate")
@@ -127,10 +140,11 @@ def _validate(run: Run) -> tuple[float, float, float]:
     """Loss, mIoU and pixel accuracy on the validation split."""
     run.model.eval()
     total, counts = 0.0, np.zeros((run.classes, run.classes), np.int64)
-    for images, labels in run.val.batches(run.settings.batch_size):
+    for positions in run.val.ranges(run.settings.batch_size):
+        images, labels = run.val.take(positions)
         logits = _forward(run, normalise(to_unit(images, run.device)))
         target: Integer[Tensor, "b h w"] = torch.from_numpy(labels).to(run.device)
-        total += len(images) * float(run.loss(logits, target))
+        total += len(images) * float(run.loss(logits, target, _distances(run, run.val, positions)))
         counts += confusion(labels, logits.argmax(1).cpu().numpy(), run.classes).sum(0)
     return total / len(run.val), float(mean_iou(counts)), float(pixel_accuracy(counts))
 

@@ -1,0 +1,146 @@
+"""What each loss costs next to plain cross-entropy.
+
+    python benchmarks/loss_cost.py [--size 384] [--classes 8 35] [--batch 8] [--repeats 5] [--device cpu]
+
+Forward and backward from the logits on, with the distance maps given and one pixel in twenty ignored. Every round
+times every loss once, cross-entropy of torch among them, so that a busy machine slows all alike; the table has the
+medians and the fastest of the rounds. Memory is the most that one forward and backward took beyond its inputs: on a
+CPU the resident set's peak in a fresh process per loss (Linux only), on CUDA the allocator's. Minutes on two cores
+at the full size. Expect no loss above 3 times cross-entropy but lovasz_softmax, which sorts, and semeda, which runs
+convolutions.
+"""
+
+import argparse
+import gc
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.nn.functional as F
+from machine import stamp
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from segline.classes import IGNORED
+from segline.losses import LOSSES, needed
+from segline.losses.edge_network import EdgeNetwork
+from segline.losses.task import Task
+
+PLAIN = "torch's cross_entropy"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=384, help="side of the images in px")
+    parser.add_argument("--classes", type=int, nargs="+", default=[8, 35])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        for classes in arguments.classes:
+            edges = Path(folder) / f"{classes}.safetensors"
+            save_file(EdgeNetwork(classes).state_dict(), edges)
+            task = Task(names=tuple(map(str, range(classes))), background=0, edge_network=edges)
+            shape = (arguments.batch, classes, arguments.size, arguments.size)
+            seconds = times(task, shape, arguments.device, arguments.repeats)
+            show(shape, seconds, {name: memory(name, task, shape, arguments.device) for name in seconds})
+    where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{stamp()}, torch {torch.__version__}, {where}")
+
+
+class Plain(torch.nn.Module):
+    """The yardstick."""
+
+    def forward(self, logits, target):
+        return F.cross_entropy(logits, target, ignore_index=IGNORED)
+
+
+def build(name, task, device):
+    return (Plain() if name == PLAIN else LOSSES[name](task)).to(device)
+
+
+def inputs(names, shape, device):
+    """Logits, class ids in blocks of 16 px with ignored pixels, and maps with plausible values."""
+    batch, classes, height, width = shape
+    blocks = torch.randint(classes, (batch, -(-height // 16), -(-width // 16)), device=device)
+    target = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].contiguous()
+    target[torch.rand(target.shape, device=device) < 0.05] = IGNORED
+    logits = torch.randn(shape, device=device, requires_grad=True)
+    channels = {"border": 1, "touching": 1, "signed": classes}
+    return logits, target, *(16 * torch.rand(batch, channels[name], height, width, device=device) for name in names)
+
+
+def step(loss, given):
+    given[0].grad = None
+    loss(*given).backward()
+
+
+def times(task, shape, device, repeats):
+    """Name -> seconds of each round."""
+    losses = {name: build(name, task, device) for name in (PLAIN, *LOSSES)}
+    given = {name: inputs(needed(loss), shape, device) for name, loss in losses.items() if needed(loss)}
+    shared = inputs((), shape, device)
+    seconds = {name: [] for name in losses}
+    for turn in range(repeats + 1):
+        for name, loss in losses.items():
+            start = time.perf_counter()
+            step(loss, given.get(name, shared))
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def memory(name, task, shape, device):
+    """Bytes beyond the inputs at the worst moment of one forward and backward."""
+    with get_context("spawn").Pool(1) as process:
+        return process.apply(peak, (name, task, shape, device))
+
+
+def peak(name, task, shape, device):
+    loss = build(name, task, device)
+    step(loss, inputs(needed(loss), (*shape[:2], 32, 32), device))
+    given = inputs(needed(loss), shape, device)
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(loss, given)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    step(loss, given)
+    return resident("VmHWM") - before
+
+
+def resident(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def show(shape, seconds, memories):
+    table = Table(title="forward and backward, logits " + " x ".join(map(str, shape)))
+    for heading in ("", "median ms", "fastest ms", "x", "extra MB", "x"):
+        table.add_column(heading, justify="right" if heading else "left")
+    plain, plain_memory = median(seconds[PLAIN]), memories[PLAIN]
+    for name, rounds in seconds.items():
+        table.add_row(
+            name,
+            f"{1e3 * median(rounds):.0f}",
+            f"{1e3 * min(rounds):.0f}",
+            f"{median(rounds) / plain:.2f}",
+            f"{memories[name] / 1e6:.0f}",
+            f"{memories[name] / plain_memory:.2f}",
+            end_section=name == PLAIN,
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Training step and inference of every architecture, and segmentation_models_pytorch's own beside two of them.
+
+    python benchmarks/model_speed.py [--sides 128 384] [--batch 2] [--only NAME ...] [--fp32]
+
+Each model runs in a process of its own, so that its peak of memory is its own: a training step (forward,
+cross-entropy, backward, AdamW) and inference, in bf16 autocast and channels_last unless --fp32. unet_resnet34 and
+deeplab_v3plus (ResNet-101) alternate with the same architecture of segmentation_models_pytorch in one process, and
+the table gives the ratio of the medians. On a GPU also torch.compile, and the share of the device's measured peak of
+bf16 matrix products. About 20 minutes on 2 cores without GPU, which should do nothing else.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from machine import stamp
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from segline.models import MODELS
+
+CLASSES = 8
+SECONDS = 4.0
+LEAST_ROUNDS = 3
+BESIDE = {"unet_resnet34": ("unet", "resnet34"), "deeplab_v3plus": ("deeplabv3plus", "resnet101")}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+OURS = [name for name in MODELS if not name.startswith("smp/")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", type=int, nargs="+", default=[128, 384], help="of the images, in px")
+    parser.add_argument("--batch", type=int, default=2, help="images at once (default: 2)")
+    parser.add_argument("--only", nargs="+", default=OURS, help="models (default: all of Segline's own)")
+    parser.add_argument("--fp32", action="store_true", help="single precision instead of bf16 autocast")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one, arguments.sides[0], arguments.batch, bf16=not arguments.fp32)))
+        return
+    peak = matrix_peak() if DEVICE.type == "cuda" else 0.0
+    for side in arguments.sides:
+        rows = [(name, in_own_process(name, side, arguments)) for name in arguments.only]
+        show(rows, side, arguments, peak)
+    print(f"{stamp()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def in_own_process(name: str, side: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    words = [sys.executable, __file__, "--one", name, "--sides", str(side), "--batch", str(arguments.batch)]
+    done = subprocess.run([*words, *(["--fp32"] if arguments.fp32 else [])], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} at {side} px: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(name: str, side: int, batch: int, *, bf16: bool) -> dict[str, Any]:
+    """Seconds of a training step and of inference, peak memory in bytes, and the same of the other library."""
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, side, side, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    target = torch.randint(0, CLASSES, (batch, side, side), device=DEVICE)
+    ours = MODELS[name](CLASSES)
+    found = {"parameters": sum(parameter.numel() for parameter in ours.parameters())}
+    before = memory()
+    found |= timed({"ours": ours}, images, target, bf16=bf16)
+    found["memory"] = memory() - before
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        ours(images)
+    found["flops"] = counter.get_total_flops()
+    if name in BESIDE:
+        found["ratio"] = ratios(ours, name, images, target, bf16=bf16)
+    if DEVICE.type == "cuda":
+        found |= {f"compiled {key}": value for key, value in compiled(ours, images, target, bf16=bf16).items()}
+    return found
+
+
+def ratios(ours: nn.Module, name: str, images: Tensor, target: Tensor, *, bf16: bool) -> list[float]:
+    """How many times as fast as the other library's training step and inference."""
+    import segmentation_models_pytorch as smp
+
+    architecture, encoder = BESIDE[name]
+    theirs = smp.create_model(architecture, encoder, encoder_weights=None, classes=CLASSES)
+    both = timed({"ours": ours, "theirs": theirs}, images, target, bf16=bf16)
+    return [both[f"theirs {what}"] / both[f"ours {what}"] for what in ("train", "predict")]
+
+
+def compiled(model: nn.Module, images: Tensor, target: Tensor, *, bf16: bool) -> dict[str, float]:
+    return timed({"ours": torch.compile(model)}, images, target, bf16=bf16)
+
+
+def timed(models: dict[str, nn.Module], images: Tensor, target: Tensor, *, bf16: bool) -> dict[str, float]:
+    """The median seconds of each model's training step and inference, the models taking turns."""
+    actions: dict[str, Callable[[], object]] = {}
+    for name, model in models.items():
+        model.to(DEVICE).to(memory_format=torch.channels_last)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        actions[f"{name} train"] = lambda model=model, optimiser=optimiser: step(model, optimiser, images, target, bf16)
+        actions[f"{name} predict"] = lambda model=model: predict(model, images, bf16)
+    for action in actions.values():
+        action()
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    began = time.perf_counter()
+    while time.perf_counter() - began < SECONDS * len(models) or min(map(len, seconds.values())) < LEAST_ROUNDS:
+        for name, action in actions.items():
+            synchronise()
+            start = time.perf_counter()
+            action()
+            synchronise()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def step(model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, target: Tensor, bf16: bool) -> None:
+    model.train()
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+        logits = model(images)
+    optimiser.zero_grad(set_to_none=True)
+    F.cross_entropy(logits.float(), target).backward()
+    optimiser.step()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, bf16: bool) -> None:
+    model.eval()
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+        model(images)
+
+
+def synchronise() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def memory() -> int:
+    """The most that was held so far, in bytes: of the GPU, or of this process."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def matrix_peak() -> float:
+    """Operations per second of a large product in bf16."""
+    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    for rounds in (5, 30):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(rounds):
+            a @ b
+        torch.cuda.synchronize()
+    return 2 * 8192**3 * 30 / (time.perf_counter() - start)
+
+
+def show(rows: list[tuple[str, dict[str, Any]]], side: int, arguments: argparse.Namespace, peak: float) -> None:
+    precision = "fp32" if arguments.fp32 else "bf16 autocast"
+    table = Table(title=f"{arguments.batch} x 3 x {side} x {side}, {CLASSES} classes, {DEVICE}, {precision}")
+    heads = [
+        "parameters",
+        "GFLOP an image",
+        "train images/s",
+        "predict images/s",
+        "peak memory",
+        "x smp (train, predict)",
+    ]
+    heads += ["compiled train images/s", "share of peak"] if peak else []
+    for heading in ["", *heads]:
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, found in rows:
+        cells = [f"{found['parameters'] / 1e6:.1f} M", f"{found['flops'] / arguments.batch / 1e9:.1f}"]
+        cells += [f"{arguments.batch / found[f'ours {what}']:.1f}" for what in ("train", "predict")]
+        cells += [f"{found['memory'] / 2**30:.2f} GiB", ", ".join(f"{r:.2f}" for r in found.get("ratio", []))]
+        if peak:
+            share = 3 * found["flops"] / found["compiled ours train"] / peak
+            cells += [f"{arguments.batch / found['compiled ours train']:.1f}", f"{100 * share:.0f} %"]
+        table.add_row(name, *cells)
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Shards of street scenes for benchmarks that train, made by the line's own stages."""
+
+import json
+from pathlib import Path
+
+from segline.cli import main as segline
+
+DISTANCES = ["border", "signed", "touching"]
+
+
+def make_shards(folder: Path, *, drives: int, frames: int, height: int, width: int, crop: int, seed: int) -> Path:
+    """Draw scenes, check them and cut crops into ``folder/label``, unless they are there; returns that folder."""
+    labelled = folder / "label"
+    params = {
+        "seed": seed,
+        "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
+        "label": {"crop": crop, "distances": DISTANCES},
+    }
+    words = ["--params", json.dumps(params), "--out"]
+    ingested, validated = folder / "ingest", folder / "validate"
+    database = f"sqlite:///{folder.resolve()}/mlflow.db"
+    commands = [
+        ["ingest", *words, str(ingested)],
+        ["validate", *words, str(validated), "--ingested", str(ingested), "--tracking-uri", database],
+        ["label", *words, str(labelled), "--ingested", str(ingested), "--validated", str(validated)],
+    ]
+    if not labelled.is_dir():
+        for command in commands:
+            if segline(command):
+                raise SystemExit(f"segline {command[0]} failed")
+    return labelled

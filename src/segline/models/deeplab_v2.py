@@ -1,0 +1,40 @@
+"""DeepLab v2 (Seed S1, section 7.4; Chen et al. 2017, "DeepLab", TPAMI).
+
+A ResNet-101 of output stride 8, its last two stages dilated by 2 and 4; ASPP-L: four 3x3 convolutions of
+rates 6, 12, 18 and 24 straight to the classes, summed; the logits are upsampled. It differs from the paper in
+that it sees images at one scale instead of the maximum over three, and in the ResNet, whose blocks stride in
+the 3x3 convolution: where it strode, it keeps the rate of the stage before. The fully connected CRF is a step of
+inference.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from segline.fields import Pretrained
+from segline.models.blocks import on_padded
+from segline.models.encoders import pyramid
+
+STRIDE = 8
+RATES = (6, 12, 18, 24)
+
+
+class DeepLabV2(nn.Module):
+    """DeepLab v2: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+
+    def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
+        super().__init__()
+        self.encoder, channels = pyramid("resnet101", pretrained=pretrained, output_stride=STRIDE)
+        self.aspp = nn.ModuleList(
+            nn.Conv2d(channels[-1], classes, kernel_size=3, padding=rate, dilation=rate) for rate in RATES
+        )
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits of the input's size."""
+        return on_padded(self._segment, images, STRIDE)
+
+    def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        features = self.encoder(images)[-1]
+        logits = torch.stack([classify(features) for classify in self.aspp]).sum(0)
+        return F.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)

@@ -1,0 +1,55 @@
+"""DeepLab v3+ (Seeds S1, section 7.4, and S4, section 4; Chen et al. 2018, sections 3.1 and 3.2).
+
+The encoder and ASPP of DeepLab v3 with atrous separable convolutions, and a decoder: features of stride 4,
+reduced to 48 channels, beside the upsampled ASPP, two separable 3x3 convolutions of 256 channels, a 1x1
+classifier, and a last upsampling by 4. Batch normalisation and ReLU follow both halves of a separable
+convolution, as the paper has it for its Xception and its code everywhere. A ResNet-101 has multi-grid (1, 2, 4)
+in its last stage, as in v3; the aligned Xception-71 of Seed S4 has none (section 4.3), and wants images
+normalised with mean and deviation 0.5 where its ImageNet weights are used.
+"""
+
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from segline.fields import Pretrained, Range
+from segline.models.aspp import WIDTH, Aspp, SeparableUnit, apply_multi_grid
+from segline.models.blocks import PointUnit, join, on_padded
+from segline.models.encoders import pyramid
+
+LOW_LEVEL = 48
+
+
+class DeepLabV3Plus(nn.Module):
+    """DeepLab v3+: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        encoder: Annotated[Literal["resnet101", "xception71"], "network that makes the features"] = "resnet101",
+        output_stride: Annotated[Literal[8, 16], "of the encoder; at 8 all atrous rates double"] = 16,
+        dropout: Annotated[float, Range(0, 0.9), "share of the pooled features dropped in training"] = 0.1,
+        pretrained: Pretrained = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, channels = pyramid(encoder, pretrained=pretrained, output_stride=output_stride)
+        if encoder == "resnet101":
+            apply_multi_grid(self.encoder.get_submodule("layer4"), rate=32 // output_stride)
+        self.aspp = Aspp(channels[-1], unit=SeparableUnit, output_stride=output_stride, dropout=dropout)
+        self.reduce = PointUnit(channels[1], LOW_LEVEL)
+        self.refine = nn.Sequential(SeparableUnit(WIDTH + LOW_LEVEL, WIDTH), SeparableUnit(WIDTH, WIDTH))
+        self.head = nn.Conv2d(WIDTH, classes, kernel_size=1)
+        self.stride = output_stride
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits of the input's size."""
+        return on_padded(self._segment, images, self.stride)
+
+    def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        _, low, *_, deep = self.encoder(images)
+        context = F.interpolate(self.aspp(deep), scale_factor=self.stride // 4, mode="bilinear", align_corners=False)
+        refined = self.refine(join(context, self.reduce(low)))
+        return F.interpolate(self.head(refined), scale_factor=4, mode="bilinear", align_corners=False)

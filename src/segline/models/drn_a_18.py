@@ -1,0 +1,34 @@
+"""Dilated residual network DRN-A-18 (Seed S0, section 5.3; Yu et al. 2017, sections 2 and 4).
+
+A ResNet-18 whose last two stages dilate instead of stride, by 2 and by 4, so that the features have stride 8;
+a 1x1 classifier on them, whose logits are upsampled. The first convolution of each of the two stages, the one
+that strode, keeps the dilation of the stage before it. The features at every fourth position are therefore
+those of the plain ResNet-18, whose weights fit as they are.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from segline.fields import Pretrained
+from segline.models.blocks import on_padded
+from segline.models.encoders import pyramid
+
+STRIDE = 8
+
+
+class DrnA18(nn.Module):
+    """DRN-A-18: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+
+    def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
+        super().__init__()
+        self.encoder, channels = pyramid("resnet18", pretrained=pretrained, output_stride=STRIDE)
+        self.head = nn.Conv2d(channels[-1], classes, kernel_size=1)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits of the input's size."""
+        return on_padded(self._segment, images, STRIDE)
+
+    def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        features = self.encoder(images)[-1]
+        return F.interpolate(self.head(features), scale_factor=STRIDE, mode="bilinear", align_corners=False)

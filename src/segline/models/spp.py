@@ -1,0 +1,49 @@
+"""Spatial pyramid pooling on a dilated ResNet-101 (Seed S0, section 4.4.3; Zhao et al. 2017, section 3).
+
+The seed cites He et al. 2014 for the idea and pools at rates 1, 2, 3 and 6, the pyramid pooling module of
+PSPNet. Features beside their averages over the four grids, a 3x3 convolution unit of 512 channels, dropout,
+a 1x1 classifier, and one upsampling step. Batch normalisation follows the pooling to one cell too. It differs
+from PSPNet in having no auxiliary loss.
+"""
+
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from segline.fields import Pretrained, Range
+from segline.models.blocks import ConvUnit, PyramidPooling, on_padded
+from segline.models.encoders import pyramid
+
+WIDTH = 512
+
+
+class Spp(nn.Module):
+    """SPP: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        output_stride: Annotated[Literal[8, 16, 32], "of the features; below 32 the encoder is dilated"] = 8,
+        dropout: Annotated[float, Range(0, 0.9), "share of the fused features dropped in training"] = 0.1,
+        pretrained: Pretrained = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, channels = pyramid("resnet101", pretrained=pretrained, output_stride=output_stride)
+        self.pool = PyramidPooling(channels[-1])
+        self.fuse = ConvUnit(2 * channels[-1], WIDTH)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Conv2d(WIDTH, classes, kernel_size=1)
+        self.stride = output_stride
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits of the input's size."""
+        return on_padded(self._segment, images, self.stride)
+
+    def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        features = self.encoder(images)[-1]
+        fused = self.fuse(self.pool(features))
+        logits = self.head(self.dropout(fused))
+        return F.interpolate(logits, scale_factor=self.stride, mode="bilinear", align_corners=False)

@@ -1,0 +1,54 @@
+"""Spatial pyramid pooling with the upsampling of a U-Net (Seed S0, section 4.4.3 and figure 4).
+
+``spp`` on an undilated ResNet-101, its one upsampling step replaced by five: each doubles the size bilinearly,
+concatenates the encoder's features of that size and applies two convolution units. The seed does not give the
+decoder's channels; here they are those of the encoder, mirrored. A 1x1 head.
+"""
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from segline.fields import Pretrained, Range
+from segline.models.blocks import ConvUnit, DoubleConv, PyramidPooling, join, on_padded
+from segline.models.encoders import pyramid
+
+WIDTH = 512
+DECODER = (512, 256, 64, 64, 32)
+STRIDE = 32
+
+
+class SppUNet(nn.Module):
+    """SPP-UNet: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        dropout: Annotated[float, Range(0, 0.9), "share of the fused features dropped in training"] = 0.1,
+        pretrained: Pretrained = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, (*shallow, deepest) = pyramid("resnet101", pretrained=pretrained)
+        self.pool = PyramidPooling(deepest)
+        self.fuse = ConvUnit(2 * deepest, WIDTH)
+        self.dropout = nn.Dropout(dropout)
+        below, beside = [WIDTH, *DECODER[:-1]], [*reversed(shallow), 0]
+        self.decoder = nn.ModuleList(
+            DoubleConv(deep + skip, out) for deep, skip, out in zip(below, beside, DECODER, strict=True)
+        )
+        self.head = nn.Conv2d(DECODER[-1], classes, kernel_size=1)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        """Logits of the input's size."""
+        return on_padded(self._segment, images, STRIDE)
+
+    def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
+        *skips, features = self.encoder(images)
+        features = self.dropout(self.fuse(self.pool(features)))
+        for decode in self.decoder:
+            features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+            features = decode(join(features, skips.pop()) if skips else features)
+        return self.head(features)

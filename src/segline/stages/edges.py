@@ -1,0 +1,38 @@
+"""Edges: the network that tells edges from label maps, which the loss semeda compares predictions by.
+
+Seed S4, algorithm 1, first half. It sees no image, so it is trained once for all candidates; without semeda in the
+grid there is nothing to do.
+"""
+
+from pathlib import Path
+
+from segline.data.edges import NETWORK
+from segline.data.shards import open_split, read_description
+from segline.outputs import write_json, writing
+from segline.params import Params, need_edges
+from segline.progress import bar, say
+
+
+def run(params: Params, *, labelled: Path, out: Path) -> None:
+    """Write ``out/network/weights.safetensors`` and ``out/edges.json``: how well it tells held-out edges."""
+    with writing(out) as work:
+        (work / NETWORK).parent.mkdir()
+        if need_edges(params.train.losses):
+            _train(params, labelled, work)
+        else:
+            write_json(work / "edges.json", {"trained": False})
+            say("edges: no loss of train.losses is semeda; nothing to train")
+
+
+def _train(params: Params, labelled: Path, work: Path) -> None:
+    from segline.training.edges import train_edges  # torch, which takes seconds, only where it is needed
+
+    train, val = (open_split(labelled, name) for name in ("train", "val"))
+    classes = len(read_description(labelled).classes)
+    with bar("training the edge network", params.edges.steps) as advance:
+        found = train_edges(train, val, classes, params.edges, seed=params.seed, file=work / NETWORK, progress=advance)
+    write_json(work / "edges.json", {"trained": True, **found})
+    told = f"edges: accuracy {found['accuracy']:.4f} on {len(val)} held-out label maps after {found['steps']} steps"
+    say(f"{told} (no edges at all: {found['base_accuracy']:.4f}; F1 of the edges: {found['f1']:.4f})")
+    if found["accuracy"] < params.edges.min_accuracy:
+        say(f"edges: warning: below edges.min_accuracy, {params.edges.min_accuracy:g}; raise edges.steps")

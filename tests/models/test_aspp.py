@@ -1,0 +1,75 @@
+"""Atrous spatial pyramid pooling: which positions it sees, measured by their gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segline.models.aspp import Aspp, AtrousUnit, SeparableUnit
+from segline.models.blocks import BatchNorm
+
+UNITS = pytest.mark.parametrize("unit", [AtrousUnit, SeparableUnit])
+
+
+def seen_from_the_centre(network, side):
+    """Offsets of the positions that one output in the middle depends on."""
+    features = torch.rand(1, 4, side, side, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    network.eval()(features)[0, :, side // 2, side // 2].sum().backward()
+    return {tuple(offset) for offset in (features.grad[0].abs().sum(0).nonzero() - side // 2).tolist()}
+
+
+def square(rate):
+    return {(row, column) for row in (-rate, 0, rate) for column in (-rate, 0, rate)}
+
+
+@pytest.fixture(autouse=True)
+def _positive_weights(monkeypatch):
+    """No ReLU may be at rest where a position's influence is measured."""
+    initialise = torch.nn.Conv2d.reset_parameters
+
+    def positive(layer):
+        initialise(layer)
+        with torch.no_grad():
+            layer.weight.abs_()
+
+    monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", positive)
+
+
+@UNITS
+@pytest.mark.parametrize(("output_stride", "rates"), [(16, (6, 12, 18)), (8, (12, 24, 36))])
+def test_each_branch_sees_nine_positions_at_its_rate(unit, output_stride, rates):
+    aspp, side = Aspp(4, unit=unit, output_stride=output_stride, dropout=0.0), 2 * max(rates) + 5
+    found = [seen_from_the_centre(branch, side) for branch in aspp.branches]
+    assert found == [{(0, 0)}, *map(square, rates)]
+
+
+@UNITS
+def test_without_the_image_it_sees_the_branches_and_with_it_everything(unit):
+    aspp = Aspp(4, unit=unit, output_stride=16, dropout=0.0)
+    assert len(seen_from_the_centre(aspp, 41)) == 41 * 41
+    with torch.no_grad():
+        aspp.image[0].weight.zero_()
+    assert seen_from_the_centre(aspp, 41) == square(6) | square(12) | square(18)
+
+
+def test_one_image_trains_and_leaves_the_statistics_of_the_pooled_branch():
+    aspp = Aspp(4, unit=AtrousUnit, output_stride=16, dropout=0.0).train()
+    assert isinstance(aspp.image[1], BatchNorm)
+    out = aspp(torch.rand(1, 4, 5, 5))
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert torch.equal(aspp.image[1].running_mean, torch.zeros(256))
+    aspp(torch.rand(2, 4, 5, 5))
+    assert not torch.equal(aspp.image[1].running_mean, torch.zeros(256))
+
+
+def test_a_separable_unit_normalises_between_its_halves():
+    torch.manual_seed(0)
+    unit = SeparableUnit(4, 6, rate=2)
+    features = torch.randn(3, 4, 9, 8)
+    each = F.conv2d(features, unit[0].weight, padding=2, dilation=2, groups=4)
+    each = F.relu(
+        (each - each.mean((0, 2, 3), keepdim=True)) / (each.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()
+    )
+    mixed = torch.einsum("oc,bchw->bohw", unit[3][0].weight[:, :, 0, 0], each)
+    mixed = (mixed - mixed.mean((0, 2, 3), keepdim=True)) / (mixed.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(unit.train()(features), F.relu(mixed), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,153 @@
+"""What every architecture of the table keeps: sizes, training, weights, precision, compilation, export."""
+
+import copy
+
+import jaxtyping
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from segline.models import MODELS
+
+# Small where an option makes them so; the others are of one size.
+OPTIONS = {
+    "downup": {"width": 32},
+    "unet": {"width": 4, "depth": 3},
+    "unet_valid": {"width": 4, "depth": 3},
+    "smp/dpt": {"encoder": "tu-vit_tiny_patch16_224"},
+} | {name: {"encoder": "resnet18"} for name in MODELS if name.startswith("smp/") and name != "smp/dpt"}
+CLASSES = 5
+# What the library's own architectures make and do not use, or cannot move: a bias that batch normalisation takes away.
+UNUSED = {
+    "smp/dpt": ("network.encoder.model.norm.", "network.encoder.model.head."),
+    "smp/pan": ("network.decoder.fpa.down3.2.conv.bias",),
+    "smp/pspnet": ("network.encoder.layer3.", "network.encoder.layer4."),
+}
+
+
+def build(name, classes=CLASSES):
+    torch.manual_seed(0)
+    return MODELS[name](classes, **OPTIONS.get(name, {}))
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    """One for all tests that leave it as it is: some are large."""
+    return build(name).eval()
+
+
+@pytest.mark.parametrize(("images", "height", "width"), [(1, 37, 53), (2, 64, 96), (1, 1, 1), (3, 31, 100)])
+def test_logits_have_the_size_of_the_images(model, images, height, width):
+    with torch.inference_mode():
+        assert model(noise(images, 3, height, width)).shape == (images, CLASSES, height, width)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 150])
+def test_any_number_of_classes(name, classes):
+    """On a device that computes shapes alone."""
+    with torch.device("meta"):
+        model = build(name, classes).eval()
+        assert model(torch.empty(1, 3, 20, 20)).shape == (1, classes, 20, 20)
+
+
+def test_one_image_trains_and_then_two_reach_every_parameter(name):
+    """By the second step: a layer may start at zero, and what is below it learns only from then on.
+
+    Two images, as what is pooled from one is constant, which the next batch normalisation takes away again.
+    """
+    model = build(name).train()
+    frozen = {key: value.detach().clone() for key, value in model.named_parameters() if not value.requires_grad}
+    optimiser = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=1e-2)
+    for images in (1, 2):
+        optimiser.zero_grad()
+        (model(noise(images, 3, 33, 17)) - 3 * noise(images, CLASSES, 33, 17)).square().mean().backward()
+        assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())
+        optimiser.step()
+    trained = {key: value.grad for key, value in model.named_parameters() if value.requires_grad}
+    unreached = [key for key, gradient in trained.items() if gradient is None or not gradient.any()]
+    assert [key for key in unreached if not key.startswith(UNUSED.get(name, ()))] == []
+    assert [
+        key for key, value in model.named_parameters() if key in frozen and not torch.equal(value, frozen[key])
+    ] == []
+
+
+def test_saved_and_loaded_it_predicts_the_same(name, model, tmp_path):
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    torch.manual_seed(5)
+    loaded = MODELS[name](CLASSES, **OPTIONS.get(name, {}))
+    loaded.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.eval()(noise(2, 3, 40, 24)), model(noise(2, 3, 40, 24)), rtol=1e-6, atol=1e-6)
+
+
+def test_memory_format_does_not_matter_and_precision_hardly(model):
+    images = noise(1, 3, 64, 64)
+    with torch.inference_mode():
+        plain = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(images).float()
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        turned = last(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(turned, plain, rtol=1e-4, atol=1e-4 * float(plain.std()) + 1e-7)
+    assert (half - plain).abs().mean() <= 0.05 * plain.std()
+
+
+@pytest.fixture
+def fresh_compiler(monkeypatch):
+    """The shapes in signatures are not checked meanwhile: the check cannot be compiled."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_it_is_compiled_as_a_whole(model, fresh_compiler):
+    """The graph is captured without a break; what inductor makes of it is tried in the slow test."""
+    images = noise(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(images), model(images))
+
+
+@pytest.mark.slow
+def test_compiled_it_trains_the_same(name, fresh_compiler):
+    """A step of the compiled network and of the plain one from the same weights: nearly the same loss and gradient."""
+    model = build(name).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
+            module.p = 0.0
+    twin = copy.deepcopy(model)
+    images, wanted = noise(2, 3, 64, 64), 3 * noise(2, CLASSES, 64, 64)
+    losses = []
+    for network, run in ((model, model), (twin, torch.compile(twin))):
+        network.zero_grad()
+        loss = (run(images) - wanted).square().mean()
+        loss.backward()
+        losses.append(float(loss))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for (key, plain), (_, compiled) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        if plain.grad is not None:
+            difference, size = (plain.grad - compiled.grad).norm(), plain.grad.norm()
+            assert difference <= 2e-2 * size + 1e-5, key
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_exported_to_onnx_it_predicts_the_same(model, tmp_path):
+    images, path = noise(1, 3, 64, 96), tmp_path / "model.onnx"
+    torch.onnx.export(model, (images,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())

@@ -1,0 +1,141 @@
+"""Encoder weights: from a file, and from a hub that runs on this machine."""
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from servers import serving
+
+from segline.errors import TrainingError
+from segline.models.encoders import pyramid, trunk
+from segline.models.smp import Smp
+
+NAME = "resnet10t"
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A classifier with weights that nobody else has."""
+    torch.manual_seed(3)
+    return timm.create_model(NAME)
+
+
+def write(state, path):
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth"])
+@pytest.mark.parametrize("stride", [32, 8])
+def test_weights_come_from_a_file(whole, tmp_path, file, stride):
+    encoder, channels = pyramid(NAME, pretrained=write(whole.state_dict(), tmp_path / file), output_stride=stride)
+    theirs = whole.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in encoder.state_dict().items())
+    images = torch.randn(1, 3, 64, 64)
+    features = encoder.eval()(images)
+    assert [found.shape[1] for found in features] == channels
+    assert 64 // features[-1].shape[-1] == stride
+    if stride == 32:
+        torch.testing.assert_close(features[-1], whole.eval().forward_features(images))
+
+
+def test_the_classifier_may_be_missing_in_the_file(whole, tmp_path):
+    state = {key: value for key, value in whole.state_dict().items() if not key.startswith("fc.")}
+    encoder = trunk(NAME, pretrained=write(state, tmp_path / "w.safetensors"))
+    assert torch.equal(encoder.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
+
+
+def test_smp_takes_weights_from_a_file_too(tmp_path):
+    torch.manual_seed(4)
+    state = timm.create_model("resnet18").state_dict()
+    model = Smp("fpn", 3, encoder="resnet18", pretrained=write(state, tmp_path / "w.safetensors"))
+    assert torch.equal(model.network.encoder.layer2[0].conv1.weight, state["layer2.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("make", [pyramid, trunk])
+def test_weights_of_another_encoder_are_refused_and_named(whole, tmp_path, make):
+    path = write(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(TrainingError, match=rf"{path} does not fit {NAME}: .* the first is conv1.0.weight"):
+        make(NAME, pretrained=path)
+
+
+def test_a_tensor_of_another_shape_is_refused(whole, tmp_path):
+    state = whole.state_dict()
+    state["layer3.0.conv2.weight"] = state["layer3.0.conv2.weight"][:7].contiguous()
+    with pytest.raises(TrainingError, match=r"1 of \d+ tensors .* the first is layer3.0.conv2.weight"):
+        pyramid(NAME, pretrained=write(state, tmp_path / "cut.safetensors"))
+
+
+@pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
+@pytest.mark.parametrize("content", [None, b"", b"not weights"])
+def test_a_file_that_is_no_weights_is_told_in_one_line(tmp_path, file, content):
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(TrainingError, match="cannot be read as weights") as caught:
+        pyramid(NAME, pretrained=str(tmp_path / file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(TrainingError, match="cannot be read as weights"):
+        pyramid(NAME, pretrained=str(tmp_path / "trap.pth"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def hub_of(content):
+    """Answers as the hub's, with one file at every address."""
+    headers = {"ETag": f'"{sha256(content).hexdigest()}"', "X-Repo-Commit": "1" * 40}
+
+    def answer(handler):
+        if "model.safetensors" not in handler.path:
+            return 404, {}, b""
+        return 200, headers, content
+
+    return answer
+
+
+FETCH = f"""
+import torch
+from segline.errors import TrainingError
+from segline.models.encoders import pyramid
+try:
+    encoder, _ = pyramid({NAME!r}, pretrained=True)
+    print("sum", float(encoder.state_dict()["layer4.0.conv1.weight"].double().sum()))
+except TrainingError as error:
+    print("told:", error)
+"""
+
+
+def fetch(tmp_path, address):
+    """What a process of its own, with an empty cache, prints."""
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
+    env = keep | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=env, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_weights_come_from_the_hub_once_or_are_told_to_be_missing(whole, tmp_path):
+    file = tmp_path / "model.safetensors"
+    write(whole.state_dict(), file)
+    wanted = f"sum {float(whole.state_dict()['layer4.0.conv1.weight'].double().sum())}"
+    with serving(hub_of(file.read_bytes())) as hub:
+        assert fetch(tmp_path, hub.address) == wanted
+        fetched = [path for command, path, _ in hub.asked if command == "GET" and "/resolve/" in path]
+        assert fetch(tmp_path, hub.address) == wanted
+        again = [path for command, path, _ in hub.asked if command == "GET" and "/resolve/" in path]
+        assert again == fetched, "the second time it lay in the cache"
+    with serving(lambda handler: (404, {}, b"")) as hub:
+        told = fetch(tmp_path / "empty", hub.address)
+    assert told.startswith(f"told: no pretrained weights for {NAME}")
+    assert told.endswith("go online once, give pretrained a file, or set it to false")

@@ -1,0 +1,35 @@
+"""The U-Net on ResNet-34 against segmentation_models_pytorch's."""
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from segline.models.unet_resnet34 import UNetResNet34
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def parameter_count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def as_in_segline(name):
+    """``decoder.blocks.2.conv1.0.weight`` to ``decoder.2.0.0.weight``, ``segmentation_head.0`` to ``head``."""
+    for theirs, ours in (("decoder.blocks.", "decoder."), (".conv1.", ".0."), (".conv2.", ".1.")):
+        name = name if name.startswith("encoder.") else name.replace(theirs, ours)
+    return name.replace("segmentation_head.0", "head")
+
+
+@pytest.mark.parametrize("classes", [1, 8])
+def test_unet_resnet34_is_that_of_smp(classes):
+    torch.manual_seed(3)
+    theirs = smp.Unet("resnet34", encoder_weights=None, classes=classes)
+    theirs.train()(noise(2, 3, 64, 64))
+    ours = UNetResNet34(classes)
+    ours.load_state_dict({as_in_segline(name): value for name, value in theirs.state_dict().items()})
+    assert parameter_count(ours) == parameter_count(theirs)
+    images = noise(2, 3, 96, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-5, atol=1e-5)

@@ -3,10 +3,11 @@
     python benchmarks/model_speed.py [--sides 128 384] [--batch 2] [--only NAME ...] [--fp32]
 
 Each model runs in a process of its own, so that its peak of memory is its own: a training step (forward,
-cross-entropy, backward, AdamW) and inference, in bf16 autocast and channels_last unless --fp32. unet_resnet34 and
-deeplab_v3plus (ResNet-101) alternate with the same architecture of segmentation_models_pytorch in one process, and
-the table gives the ratio of the medians. On a GPU also torch.compile, and the share of the device's measured peak of
-bf16 matrix products. About 20 minutes on 2 cores without GPU, which should do nothing else.
+cross-entropy, backward, AdamW) and inference, channels_last, and in bf16 autocast where the device computes in it,
+unless --fp32. unet_resnet34 and deeplab_v3plus (ResNet-101) alternate with the same architecture of
+segmentation_models_pytorch in one process, and the table gives the ratio of the medians. On a GPU also torch.compile,
+and the share of the device's measured peak of bf16 matrix products. About 20 minutes on 2 cores without GPU, which
+should do nothing else.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segline.models import MODELS
+from segline.training.engine import computes_bf16
 
 CLASSES = 8
 SECONDS = 4.0
@@ -42,11 +44,20 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[128, 384], help="of the images, in px")
     parser.add_argument("--batch", type=int, default=2, help="images at once (default: 2)")
     parser.add_argument("--only", nargs="+", default=OURS, help="models (default: all of Segline's own)")
-    parser.add_argument("--fp32", action="store_true", help="single precision instead of bf16 autocast")
+    parser.add_argument("--fp32", action="store_true", help="single precision also where the device computes in bf16")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.sides[0], arguments.batch, bf16=not arguments.fp32)))
+        print(
+            json.dumps(
+                measure(
+                    arguments.one,
+                    arguments.sides[0],
+                    arguments.batch,
+                    bf16=computes_bf16(DEVICE) and not arguments.fp32,
+                )
+            )
+        )
         return
     peak = matrix_peak() if DEVICE.type == "cuda" else 0.0
     for side in arguments.sides:
@@ -160,7 +171,7 @@ def matrix_peak() -> float:
 
 
 def show(rows: list[tuple[str, dict[str, Any]]], side: int, arguments: argparse.Namespace, peak: float) -> None:
-    precision = "fp32" if arguments.fp32 else "bf16 autocast"
+    precision = "bf16 autocast" if computes_bf16(DEVICE) and not arguments.fp32 else "fp32"
     table = Table(title=f"{arguments.batch} x 3 x {side} x {side}, {CLASSES} classes, {DEVICE}, {precision}")
     heads = [
         "parameters",

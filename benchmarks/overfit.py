@@ -31,6 +31,7 @@ from segline.models import MODELS
 from segline.params import Edges
 from segline.progress import say
 from segline.training.edges import train_edges
+from segline.training.engine import computes_bf16
 
 GOAL = 0.99
 BATCH = 4
@@ -126,7 +127,7 @@ def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], dev
 
 
 def forward(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=computes_bf16(images.device)):
         return model(images).float()
 
 

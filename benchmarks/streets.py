@@ -8,13 +8,23 @@ from segline.cli import main as segline
 DISTANCES = ["border", "signed", "touching"]
 
 
-def make_shards(folder: Path, *, drives: int, frames: int, height: int, width: int, crop: int, seed: int) -> Path:
+def make_shards(
+    folder: Path,
+    *,
+    drives: int,
+    frames: int,
+    height: int,
+    width: int,
+    crop: int,
+    seed: int,
+    split: dict[str, float] | None = None,
+) -> Path:
     """Draw scenes, check them and cut crops into ``folder/label``, unless they are there; returns that folder."""
     labelled = folder / "label"
     params = {
         "seed": seed,
         "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
-        "label": {"crop": crop, "distances": DISTANCES},
+        "label": {"crop": crop, "distances": DISTANCES, "split": split or {}},
     }
     words = ["--params", json.dumps(params), "--out"]
     ingested, validated = folder / "ingest", folder / "validate"

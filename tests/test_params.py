@@ -117,7 +117,7 @@ def test_models_and_losses_are_names_options_and_sums():
         ({"label": {"crop": 15}}, "label.crop: got 15, expected a whole number 16 to 4096"),
         ({"label": {"crop": None}}, "label.crop: got None, expected a whole number 16 to 4096"),
         ({"train": {"learning_rate": "fast"}}, "train.learning_rate: got 'fast', expected a number 1e-08 to 10"),
-        ({"train": {"precision": "fp16"}}, "train.precision: got 'fp16', expected one of bf16, fp32"),
+        ({"train": {"precision": "fp16"}}, "train.precision: got 'fp16', expected one of auto, bf16, fp32"),
         (
             {"label": {"class_maps": {"wad": {"a": "car"}}}},
             re.compile(r"label\.class_maps: got .*, expected a mapping"),

@@ -198,7 +198,9 @@ class Train:
     learning_rate: Annotated[float, Range(1e-8, 10), "peak of the cosine schedule"] = 2e-3
     weight_decay: Annotated[float, Range(0, 1), "of AdamW"] = 1e-2
     warmup: Annotated[float, Share, "share of the steps in which the rate rises"] = 0.1
-    precision: Annotated[Literal["bf16", "fp32"], "of the forward pass"] = "bf16"
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], "of the forward pass; auto: bf16 where the device computes in it, else fp32"
+    ] = "auto"
     augment: Augment = field(default_factory=Augment)
     cpus_per_trial: Annotated[int, Range(1, 1024), "cores of a trial"] = 1
     gpus_per_trial: Annotated[float, Range(0, 64), "GPUs of a trial"] = 0.0

@@ -245,6 +245,14 @@ def test_it_learns_an_easy_problem(splits, edge_network, tmp_path, loss, precisi
     assert history[-1].val_miou > 0.9
 
 
+@pytest.mark.parametrize(("capabilities", "expected"), [({"avx2": True}, False), ({"avx512_bf16": True}, True)])
+def test_auto_is_bf16_where_the_processor_computes_in_it(splits, monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert new_run(splits, settings=replace(SETTINGS, precision="auto")).bf16 is expected
+    assert new_run(splits, settings=replace(SETTINGS, precision="bf16")).bf16
+    assert not new_run(splits, settings=replace(SETTINGS, precision="fp32")).bf16
+
+
 def test_epochs_are_numbered_from_one(undisturbed):
     assert [record.epoch for record in undisturbed[0]] == [1, 2, 3, 4]
     assert all(later.train_loss != earlier.train_loss for earlier, later in pairwise(undisturbed[0]))

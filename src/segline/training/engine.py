@@ -60,11 +60,21 @@ class Run:
         self.loss.to(self.device)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=self.settings.weight_decay, fused=True)
         self.history: list[Epoch] = []
+        precision = self.settings.precision
+        self.bf16 = computes_bf16(self.device) if precision == "auto" else precision == "bf16"
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch; the last batch may be smaller."""
         return -(-len(self.train) // self.settings.batch_size)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16; without them it is many times slower than single precision."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def fit(run: Run, folder: Path) -> Iterator[Epoch]:
@@ -130,7 +140,7 @@ def _step(
 
 
 def _forward(run: Run, inputs: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.settings.precision == "bf16"):
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
         logits = run.model(inputs.contiguous(memory_format=torch.channels_last))
     return logits.float()
 

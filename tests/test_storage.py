@@ -107,7 +107,7 @@ def test_a_file_of_this_machine_is_taken_where_it_is(tmp_path, monkeypatch):
     assert local_file("net.pth", tmp_path / "kept") == tmp_path / "net.pth"
     assert (
         refusal(lambda: local_file("nut.pth", tmp_path / "kept"))
-        == f"nut.pth is not a file (looked from {tmp_path}); mend the path"
+        == f"'nut.pth' is not a file (looked from {tmp_path}); mend the path"
     )
     assert not (tmp_path / "kept").exists()
 

@@ -224,11 +224,13 @@ def local_file(place: str, keep: Path) -> Path:
         SourceError: it is not there, or cannot be read.
     """
     if not place.startswith(SCHEME):
-        path = Path(place).resolve()
+        path = Path(place).expanduser().resolve()
         if not path.is_file():
-            raise SourceError(f"{place} is not a file (looked from {Path.cwd()}); mend the path")
+            raise SourceError(f"{place!r} is not a file (looked from {Path.cwd()}); mend the path")
         return path
     folder, _, name = place.rpartition("/")
+    if not name or folder + "/" == SCHEME:
+        raise SourceError(f"{place} names no object; expected s3://bucket/key")
     try:
         content = Bucket(folder).read(name)
     except OSError as error:

@@ -167,7 +167,7 @@ class Tracker:
                 loader_module="segline.inference.pyfunc",
                 data_path=str(bundle),
                 signature=_signature(),
-                pip_requirements=[f"segline=={__version__}"],
+                pip_requirements=[f"segline[train]=={__version__}"],
             )
         self.client.update_run(run, status="RUNNING")
         made = self.client.create_model_version(self.experiment, model.model_uri, run_id=run, tags={KEY: key, **tags})

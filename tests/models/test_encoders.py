@@ -8,6 +8,7 @@ from hashlib import sha256
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from servers import serving
 
@@ -55,6 +56,47 @@ def test_smp_takes_weights_from_a_file_too(tmp_path):
     state = timm.create_model("resnet18").state_dict()
     model = Smp("fpn", 3, encoder="resnet18", pretrained=write(state, tmp_path / "w.safetensors"))
     assert torch.equal(model.network.encoder.layer2[0].conv1.weight, state["layer2.0.conv1.weight"])
+
+
+def test_a_vgg_of_torchvision_fits(tmp_path):
+    torch.manual_seed(5)
+    theirs = torchvision.models.vgg11(num_classes=2).eval()
+    ours = trunk("vgg11", pretrained=write(theirs.state_dict(), tmp_path / "vgg.pth")).eval()
+    images = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        fc7 = ours.pre_logits(ours.features(images)).flatten(1)
+        torch.testing.assert_close(theirs.classifier[6](fc7), theirs(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["resnet10t", "convnext_atto"])
+def test_smp_takes_a_file_of_timms_for_an_encoder_of_timms(tmp_path, encoder):
+    torch.manual_seed(6)
+    theirs = timm.create_model(encoder).eval()
+    model = Smp("fpn", 3, encoder=f"tu-{encoder}", pretrained=write(theirs.state_dict(), tmp_path / "w.safetensors"))
+    images = torch.randn(1, 3, 64, 64)
+    deepest = model.network.encoder.eval()(images)[-1]
+    expected = timm.create_model(encoder, features_only=True, out_indices=(-1,)).eval()
+    whole = theirs.state_dict()
+    expected.load_state_dict(
+        {key: whole[key.replace("stem_", "stem.").replace("stages_", "stages.")] for key in expected.state_dict()}
+    )
+    torch.testing.assert_close(deepest, expected(images)[0])
+
+
+def test_an_encoder_that_was_trained_otherwise_sees_its_own_normalisation():
+    """Xception of images in -1 to 1: of the same image, whose colours ImageNet's mean and deviation were taken from."""
+    torch.manual_seed(7)
+    encoder = pyramid("xception41", pretrained=False)[0].eval()
+    colours = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    seen = []
+    encoder[1].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    encoder((colours - mean) / std)
+    torch.testing.assert_close(seen[0], 2 * colours - 1, rtol=1e-5, atol=1e-5)
+
+
+def test_most_encoders_see_images_as_they_are():
+    assert not isinstance(pyramid(NAME, pretrained=False)[0], torch.nn.Sequential)
 
 
 @pytest.mark.parametrize("make", [pyramid, trunk])

@@ -14,9 +14,10 @@ from shard_files import write_split
 
 from segline.classes import LabelClass
 from segline.data.shards import Description
+from segline.errors import SourceError, TrainingError
 from segline.outputs import write_json
 from segline.params import load
-from segline.stages.train import cells
+from segline.stages.train import cells, run
 
 PARAMS = {
     "name": "tiny",
@@ -68,6 +69,36 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(labelled):
     assert "2 candidates" in shown
     for name in ("unet-dice", "unet-cross_entropy"):
         assert len((data / "train" / name / "history.csv").read_text().splitlines()) == 151
+
+
+def test_what_cannot_be_made_is_told_before_anything_runs(labelled, tmp_path):
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    models = [{"smp/fpn": {"encoder": "resnt18"}}, {"drn_a_18": {"pretrained": str(tmp_path / "junk.pth")}}, "unet"]
+    losses = ["dice", {"cross_entropy": {"class_weights": {"drak": 2.0}}}]
+    params = load(json.dumps({"train": {"models": models, "losses": losses}}))
+    (tmp_path / "edges").mkdir()
+    with pytest.raises(TrainingError) as caught:
+        run(params, labelled=labelled, edged=tmp_path / "edges", tracking_uri="sqlite:///none.db", out=tmp_path / "out")
+    [line] = str(caught.value).splitlines()
+    assert "smp/fpn.encoder: unknown encoder 'resnt18'; did you mean 'resnet18'?" in line
+    assert "junk.pth cannot be read as weights" in line
+    assert "'drak'" in line
+    assert "did you mean 'dark'?" in line
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_map_that_label_did_not_make_is_told_before_anything_runs(labelled, tmp_path):
+    params = load(json.dumps({"label": {"distances": ["border"]}, "train": {"losses": ["distance_map"]}}))
+    (tmp_path / "edges").mkdir()
+    with pytest.raises(TrainingError, match=r"label\.distances lacks 'border'; add it and run `segline label` again"):
+        run(params, labelled=labelled, edged=tmp_path / "edges", tracking_uri="none", out=tmp_path / "out")
+
+
+def test_a_weight_file_that_is_missing_is_told_first(labelled, tmp_path):
+    params = load(json.dumps({"train": {"models": [{"fcn8s": {"pretrained": "nowhere.pth"}}]}}))
+    with pytest.raises(SourceError, match=r"'nowhere\.pth' is not a file"):
+        run(params, labelled=labelled, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")
 
 
 def test_twins_of_the_grid_have_names_of_their_own():

@@ -34,7 +34,7 @@ class Semeda(nn.Module):
         self,
         task: Task,
         *,
-        lambda_1: Annotated[float, Range(0), "weight of the first layer; 2, 4, 0 is best on VOC (S4, table 1)"] = 2.0,
+        lambda_1: Annotated[float, Range(0), "weight of the first layer; S4 tunes 0 to 4, under its own scaling"] = 2.0,
         lambda_2: Annotated[float, Range(0), "weight of the second layer"] = 4.0,
         lambda_3: Annotated[float, Range(0), "weight of the edge map itself"] = 0.0,
     ) -> None:

@@ -4,8 +4,8 @@ The encoder and ASPP of DeepLab v3 with atrous separable convolutions, and a dec
 reduced to 48 channels, beside the upsampled ASPP, two separable 3x3 convolutions of 256 channels, a 1x1
 classifier, and a last upsampling by 4. Batch normalisation and ReLU follow both halves of a separable
 convolution, as the paper has it for its Xception and its code everywhere. A ResNet-101 has multi-grid (1, 2, 4)
-in its last stage, as in v3; the aligned Xception-71 of Seed S4 has none (section 4.3), and wants images
-normalised with mean and deviation 0.5 where its ImageNet weights are used.
+in its last stage, as in v3; the aligned Xception-71 of Seed S4 has none (section 4.3), and gets images in
+the normalisation of its ImageNet weights.
 """
 
 from typing import Annotated, Literal

@@ -30,7 +30,16 @@ def _train(params: Params, labelled: Path, work: Path) -> None:
     train, val = (open_split(labelled, name) for name in ("train", "val"))
     classes = len(read_description(labelled).classes)
     with bar("training the edge network", params.edges.steps) as advance:
-        found = train_edges(train, val, classes, params.edges, seed=params.seed, file=work / NETWORK, progress=advance)
+        found = train_edges(
+            train,
+            val,
+            classes,
+            params.edges,
+            seed=params.seed,
+            threads=params.train.cpus_per_trial,
+            file=work / NETWORK,
+            progress=advance,
+        )
     write_json(work / "edges.json", {"trained": True, **found})
     told = f"edges: accuracy {found['accuracy']:.4f} on {len(val)} held-out label maps after {found['steps']} steps"
     say(f"{told} (no edges at all: {found['base_accuracy']:.4f}; F1 of the edges: {found['f1']:.4f})")

@@ -58,13 +58,15 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
     Raises:
         SourceError: a file of encoder weights is not there.
         StageError: the edge network that a loss needs is not there.
-        TrainingError: a trial failed.
+        TrainingError: a model or loss cannot be made, or a trial failed.
         TrackingError: MLflow cannot be reached.
     """
     description = read_description(labelled)
     encoders = _fetch_encoders(params.train, out)
     network = _find_network(params.train, edged)
-    key = fingerprint(params, description, [*encoders.values(), *([network] if network else [])])
+    _rehearse(params.train, description, labelled, encoders, network)
+    weights = [*encoders.values(), *([network] if network else [])]
+    key = fingerprint(params, description, weights)
     tracker = tracking.Tracker(tracking_uri, params.name)
     tags = _facts(description)
     parent = tracker.begin(key, f"grid-{key[:8]}", {"train": as_json(params.train)}, tags)
@@ -150,6 +152,13 @@ def _train_all(trials: list[Trial], settings: Train) -> None:
         run_trials(
             trials, _train_trial, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, on_record=on_record
         )
+
+
+def _rehearse(*words: Any) -> None:
+    """Torch is imported when it is needed: what was refused before needed none."""
+    from segline.stages.trial import rehearse
+
+    rehearse(*words)
 
 
 def _train_trial(trial: Trial) -> Iterator[dict[str, Any]]:

@@ -4,21 +4,24 @@ import csv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from inspect import signature
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from segline import tracking
-from segline.data.shards import Description, open_split, read_description
-from segline.errors import TrainingError
+from segline.data.shards import Description, Split, open_split, read_description
+from segline.errors import SeglineError, TrainingError
 from segline.inference.bundle import FILE, HISTORY, Bundle, Member
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.outputs import write_json, write_text
-from segline.params import Choice
+from segline.outputs import file_hash, write_json, write_text
+from segline.params import Choice, Train
 from segline.stages.train import Trial
 from segline.training import engine
 
@@ -40,6 +43,39 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
         _write_candidate(trial, description, history)
 
 
+def rehearse(
+    settings: Train, description: Description, labelled: Path, encoders: dict[str, Path], edge_network: Path | None
+) -> None:
+    """Make what shows its faults only when it is made, before the first trial begins: each model and loss once.
+
+    Raises:
+        TrainingError: with every fault, such as an unknown encoder, weights that do not fit, an unknown class name.
+    """
+    faults = []
+    train = open_split(labelled, "train")
+    checks: list[Callable[[], object]] = [
+        partial(_model, model, description, encoders) for model in settings.models if _may_fail(model)
+    ]
+    checks += [partial(_try_loss, terms, description, edge_network, train) for terms in settings.losses]
+    for check in checks:
+        try:
+            check()
+        except SeglineError as error:
+            faults.append(str(error))
+    if faults:
+        raise TrainingError("; ".join(faults))
+
+
+def _try_loss(terms: tuple[Choice, ...], description: Description, edge_network: Path | None, train: Split) -> None:
+    """Make a loss, and take the distance maps that it needs."""
+    train.take_distances(_loss(terms, description, edge_network).distances, [0])
+
+
+def _may_fail(model: Choice) -> bool:
+    """Whether a model depends on more than its options: on weights, or on another library's encoders."""
+    return model.name.startswith("smp/") or bool(model.options.get("pretrained"))
+
+
 @contextmanager
 def _named(trial: Trial) -> Iterator[None]:
     """An error says which candidate it happened to."""
@@ -50,26 +86,32 @@ def _named(trial: Trial) -> Iterator[None]:
 
 
 def _engine_run(trial: Trial, description: Description) -> engine.Run:
-    device = torch.device("cuda" if trial.settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
-    task = Task(names=tuple(description.names), background=description.background, edge_network=trial.edge_network)
-    terms = [(term.weight, LOSSES[term.name](task, **term.options)) for term in trial.loss]
     return engine.Run(
-        model=MODELS[trial.model.name](len(description.classes), **_local(trial)),
-        loss=WeightedSum(terms),
+        model=_model(trial.model, description, trial.encoders),
+        loss=_loss(trial.loss, description, trial.edge_network),
         train=open_split(trial.labelled, "train"),
         val=open_split(trial.labelled, "val"),
         classes=len(description.classes),
         settings=trial.settings,
         seed=trial.seed,
-        device=device,
+        device=_device(trial),
     )
 
 
-def _local(trial: Trial) -> dict[str, Any]:
-    """The model's options, with encoder weights where they lie on this machine."""
-    options = trial.model.options
-    here = trial.encoders.get(str(options.get("pretrained")))
-    return {**options, "pretrained": str(here)} if here else options
+def _device(trial: Trial) -> torch.device:
+    return torch.device("cuda" if trial.settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
+
+
+def _model(choice: Choice, description: Description, encoders: dict[str, Path]) -> nn.Module:
+    """A model that starts from weights where they lie on this machine."""
+    options = choice.options
+    here = encoders.get(str(options.get("pretrained")))
+    return MODELS[choice.name](len(description.classes), **(options | ({"pretrained": str(here)} if here else {})))
+
+
+def _loss(terms: tuple[Choice, ...], description: Description, edge_network: Path | None) -> WeightedSum:
+    task = Task(names=tuple(description.names), background=description.background, edge_network=edge_network)
+    return WeightedSum([(term.weight, LOSSES[term.name](task, **term.options)) for term in terms])
 
 
 def _write_candidate(trial: Trial, description: Description, history: list[dict[str, float]]) -> None:
@@ -97,4 +139,9 @@ def _cell(trial: Trial) -> dict[str, Any]:
     for term in trial.loss:
         chosen = {**_options(LOSSES[term.name], term), "weight": term.weight}
         options |= {f"loss.{term.name}.{key}": value for key, value in chosen.items()}
-    return cell | options | {key: value for key, value in settings.items() if key not in ("models", "losses")}
+    here = trial.encoders.get(str(trial.model.options.get("pretrained")))
+    options |= {"model.pretrained_sha256": file_hash(here)} if here else {}
+    bf16 = engine.runs_in_bf16(trial.settings.precision, _device(trial))
+    options["precision"] = "bf16" if bf16 else "fp32"
+    told = ("models", "losses", "precision")
+    return cell | options | {key: value for key, value in settings.items() if key not in told}

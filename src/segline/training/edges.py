@@ -27,15 +27,19 @@ def train_edges(
     settings: Edges,
     *,
     seed: int,
+    threads: int = 1,
     file: Path,
     progress: Callable[[int], None],
 ) -> dict[str, float]:
     """Train until the held-out accuracy is reached or the steps are over, and write the weights.
 
+    The number of threads is a part of what makes the bits.
+
     Returns:
         ``steps``; of the held-out label maps' pixels ``accuracy``, and ``base_accuracy`` of calling none an edge;
         of the edges ``precision``, ``recall`` and ``f1``.
     """
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

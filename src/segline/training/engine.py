@@ -60,13 +60,17 @@ class Run:
         self.loss.to(self.device)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=self.settings.weight_decay, fused=True)
         self.history: list[Epoch] = []
-        precision = self.settings.precision
-        self.bf16 = computes_bf16(self.device) if precision == "auto" else precision == "bf16"
+        self.bf16 = runs_in_bf16(self.settings.precision, self.device)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch; the last batch may be smaller."""
         return -(-len(self.train) // self.settings.batch_size)
+
+
+def runs_in_bf16(precision: str, device: torch.device) -> bool:
+    """What ``train.precision`` comes to on a device."""
+    return computes_bf16(device) if precision == "auto" else precision == "bf16"
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -176,7 +180,7 @@ def _save(run: Run, folder: Path, *, is_best: bool) -> None:
         weights = {name: value.contiguous() for name, value in state.items()}
         write_file(folder / WEIGHTS, lambda path: save_file(weights, path))
     history = [asdict(record) for record in run.history]
-    content = {"model": state, "optimiser": run.optimiser.state_dict(), "history": history}
+    content = {"model": state, "optimiser": run.optimiser.state_dict(), "history": history, "bf16": run.bf16}
     write_file(folder / CHECKPOINT, lambda path: torch.save(content, path))
 
 
@@ -187,4 +191,5 @@ def _resume(run: Run, folder: Path) -> None:
     content = torch.load(path, map_location=run.device, weights_only=True)
     run.model.load_state_dict(content["model"])
     run.optimiser.load_state_dict(content["optimiser"])
+    run.bf16 = content["bf16"]
     run.history = [Epoch(**record) for record in content["history"]]

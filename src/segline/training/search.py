@@ -1,5 +1,6 @@
 """Ray Tune over a list of trials: as many at once as the machine or cluster has room for."""
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +9,7 @@ from segline.cluster import connected
 from segline.errors import SeglineError, TrainingError
 
 # How a trial's error ends, as Ray tells it.
-ERROR_PREFIX = f"{TrainingError.__module__}.{TrainingError.__name__}: "
+ERROR_PREFIX = re.compile(rf"\b{re.escape(SeglineError.__module__)}\.\w+: ")
 
 Trial = Any
 Record = dict[str, Any]
@@ -55,7 +56,7 @@ def _raise(errors: list[Exception], trials: int) -> None:
             raise error
     if errors:
         reasons = "; ".join(str(error).strip().splitlines()[-1] for error in errors)
-        raise TrainingError(f"{len(errors)} of {trials} trials failed: {reasons.replace(ERROR_PREFIX, '')}")
+        raise TrainingError(f"{len(errors)} of {trials} trials failed: {ERROR_PREFIX.sub('', reasons)}")
 
 
 def _refuse_too_large(there: dict[str, float], cpus: int, gpus: float) -> None:

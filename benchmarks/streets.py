@@ -1,6 +1,7 @@
 """Shards of street scenes for benchmarks that train, made by the line's own stages."""
 
 import json
+import signal
 from pathlib import Path
 
 from segline.cli import main as segline
@@ -38,4 +39,5 @@ def make_shards(
         for command in commands:
             if segline(command):
                 raise SystemExit(f"segline {command[0]} failed")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the stages had taken it for themselves
     return labelled

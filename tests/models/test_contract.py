@@ -22,7 +22,7 @@ SMALL = ("downup", "drn_a_18", "unet", "unet_resnet34", "unet_valid")
 CLASSES = 5
 # What the library's own architectures make and do not use, or cannot move: a bias that batch normalisation takes away.
 UNUSED = {
-    "smp/dpt": ("network.encoder.model.norm.", "network.encoder.model.head."),
+    "smp/dpt": ("network.1.encoder.model.norm.", "network.1.encoder.model.head."),
     "smp/pan": ("network.decoder.fpa.down3.2.conv.bias",),
     "smp/pspnet": ("network.encoder.layer3.", "network.encoder.layer4."),
 }

@@ -27,7 +27,8 @@ PARAMS = {
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Shards of coloured noise in two classes."""
+    """Shards of coloured noise in two classes, beside the folder of an edge network that no loss asked for."""
+    (tmp_path / "data/edges").mkdir(parents=True)
     folder, rng = tmp_path / "data/label", np.random.default_rng(0)
     for split in ("train", "val", "test"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)

@@ -65,7 +65,9 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-overfit-"))
     side = arguments.side
-    labelled = make_shards(folder, drives=12, frames=2, height=max(96, 5 * side // 2), width=max(128, 3 * side), crop=side, seed=7)
+    labelled = make_shards(
+        folder, drives=12, frames=2, height=max(96, 5 * side // 2), width=max(128, 3 * side), crop=side, seed=7
+    )
     names = tuple(read_description(labelled).names)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = [take(open_split(labelled, "train"), start, device) for start in (0, BATCH)]

@@ -104,7 +104,8 @@ def test_the_stage_trains_it_when_a_loss_asks_for_it(labelled, tmp_path, capsys)
 def test_the_stage_says_that_no_loss_asks_for_it(labelled, tmp_path, capsys):
     edges.run(params("dice"), labelled=labelled, out=tmp_path / "out")
     assert json.loads((tmp_path / "out/edges.json").read_text()) == {"trained": False}
-    assert list((tmp_path / "out/network").iterdir()) == []
+    assert json.loads((tmp_path / "out/network/network.json").read_text()) == {"trained": False}
+    assert not (tmp_path / "out" / NETWORK).exists()
     assert "no loss of train.losses is semeda" in capsys.readouterr().out
 
 

@@ -14,10 +14,12 @@ from segline.progress import bar, say
 
 
 def run(params: Params, *, labelled: Path, out: Path) -> None:
-    """Write ``out/network/weights.safetensors`` and ``out/edges.json``: how well it tells held-out edges."""
+    """Write ``out/network/`` with the weights, and ``out/edges.json``: how well it tells held-out edges."""
+    wanted = need_edges(params.train.losses)
     with writing(out) as work:
-        (work / NETWORK).parent.mkdir()
-        if need_edges(params.train.losses):
+        # DVC warns of an empty folder.
+        write_json((work / NETWORK).with_name("network.json"), {"trained": wanted})
+        if wanted:
             _train(params, labelled, work)
         else:
             write_json(work / "edges.json", {"trained": False})

@@ -39,7 +39,6 @@ MOST_STEPS = 1000
 STEPS_BETWEEN_LOOKS = 20
 RATES = {
     "deeplab_v1": 1e-4,
-    "downup": 1e-4,
     "fcn16s": 1e-4,
     "fcn32s": 1e-4,
     "fcn8s": 1e-4,
@@ -79,8 +78,9 @@ def main() -> None:
     wanted += [(loss, "unet_resnet34", loss) for loss in LOSSES]
     for subject, model, loss in wanted:
         if not arguments.only or subject in arguments.only:
-            table.add_row(subject, *learn(model, loss, task, batches, device))
-            say(f"overfit: {subject} done")
+            row = learn(model, loss, task, batches, device)
+            table.add_row(subject, *row)
+            say(f"overfit: {subject}: {', '.join(row)}")
     Console().print(table)
     print(f"{stamp()}, torch {torch.__version__}")
 

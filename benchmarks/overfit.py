@@ -19,10 +19,11 @@ import torch
 from machine import stamp
 from rich.console import Console
 from rich.table import Table
-from streets import DISTANCES, make_shards
+from streets import make_shards
 from torch import Tensor, nn
 
 from segline.data.augment import normalise, to_unit
+from segline.data.distances import DISTANCES
 from segline.data.shards import Split, open_split, read_description
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
@@ -88,7 +89,7 @@ def main() -> None:
 def take(split: Split, start: int, device: torch.device) -> Batch:
     positions = range(start, start + BATCH)
     images, labels = split.take(positions)
-    maps = split.take_distances(DISTANCES, positions)
+    maps = split.take_distances(list(DISTANCES), positions)
     return Batch(
         images=normalise(to_unit(images, device)).contiguous(memory_format=torch.channels_last),
         target=torch.from_numpy(labels).to(device),

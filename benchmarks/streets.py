@@ -5,8 +5,7 @@ import signal
 from pathlib import Path
 
 from segline.cli import main as segline
-
-DISTANCES = ["border", "signed", "touching"]
+from segline.data.distances import DISTANCES
 
 
 def make_shards(
@@ -25,7 +24,7 @@ def make_shards(
     params = {
         "seed": seed,
         "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
-        "label": {"crop": crop, "distances": DISTANCES, "split": split or {}},
+        "label": {"crop": crop, "distances": list(DISTANCES), "split": split or {}},
     }
     words = ["--params", json.dumps(params), "--out"]
     ingested, validated = folder / "ingest", folder / "validate"

@@ -6,12 +6,23 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 CHECKED = ("models", "losses", "metrics", "data.augment", "inference", "training.engine")
 
-install_import_hook([f"segline.{name}" for name in CHECKED], "beartype.beartype")
+jaxtyping.install_import_hook([f"segline.{name}" for name in CHECKED], "beartype.beartype")
+
+
+@pytest.fixture
+def fresh_compiler(monkeypatch):
+    """torch.compile without what it kept; shapes in signatures are not checked meanwhile, as that cannot be compiled."""
+    import torch
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,9 @@
 """Losses are compiled together with the network; the value and the gradient stay."""
 
-import jaxtyping
 import pytest
 import torch
 
 from segline.losses import LOSSES
-
-
-@pytest.fixture
-def fresh_compiler(monkeypatch):
-    """The shapes in signatures are not checked meanwhile: the check cannot be compiled."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 ASKS_THE_HOST = {"loss_max_pooling": "how many pixels count", "lovasz_softmax": "which classes are there"}

@@ -2,7 +2,6 @@
 
 import copy
 
-import jaxtyping
 import numpy as np
 import onnxruntime
 import pytest
@@ -121,15 +120,6 @@ def test_half_precision_hardly_matters(small):
         with torch.autocast("cpu", torch.bfloat16):
             half = model(images).float()
     assert (half - plain).abs().mean() <= 0.05 * plain.std()
-
-
-@pytest.fixture
-def fresh_compiler(monkeypatch):
-    """The shapes in signatures are not checked meanwhile: the check cannot be compiled."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def test_it_is_compiled_as_a_whole(model, fresh_compiler):

@@ -35,7 +35,7 @@ class CrossEntropy(nn.Module):
         self,
         task: Task,
         *,
-        class_weights: Annotated[dict[str, float], "weight of a class by its name, at least 0; 1 if not named"] = {},  # noqa: B006
+        class_weights: Annotated[dict[str, float], "weight of a class by its name, at least 0; 1 if not named"] = {},  # noqa: B006 - it is only read
     ) -> None:
         super().__init__()
         self.weighted = bool(class_weights)

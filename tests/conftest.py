@@ -16,7 +16,7 @@ jaxtyping.install_import_hook([f"segline.{name}" for name in CHECKED], "beartype
 
 @pytest.fixture
 def fresh_compiler(monkeypatch):
-    """torch.compile without what it kept; shapes in signatures are not checked meanwhile, as that cannot be compiled."""
+    """A compiler that kept nothing; shapes in signatures are not checked meanwhile, as that cannot be compiled."""
     import torch
 
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -5,7 +5,6 @@ import torch
 
 from segline.losses import LOSSES
 
-
 ASKS_THE_HOST = {"loss_max_pooling": "how many pixels count", "lovasz_softmax": "which classes are there"}
 
 

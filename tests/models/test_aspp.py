@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segline.models.aspp import Aspp, AtrousUnit, SeparableUnit
+from segline.models.aspp import Aspp, AtrousDepthwise, AtrousUnit, SeparableUnit
 from segline.models.blocks import BatchNorm
 
 UNITS = pytest.mark.parametrize("unit", [AtrousUnit, SeparableUnit])
@@ -73,3 +73,17 @@ def test_a_separable_unit_normalises_between_its_halves():
     mixed = torch.einsum("oc,bchw->bohw", unit[3][0].weight[:, :, 0, 0], each)
     mixed = (mixed - mixed.mean((0, 2, 3), keepdim=True)) / (mixed.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(unit.train()(features), F.relu(mixed), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rate", "side"), [(1, 5), (2, 5), (2, 9), (3, 12), (5, 5), (5, 6), (7, 5), (6, 25)])
+def test_a_rate_is_that_of_a_convolution_whichever_way_it_is_computed(rate, side):
+    """By the centre alone, on sub-grids, or plainly: values and gradients."""
+    torch.manual_seed(0)
+    layer = AtrousDepthwise(4, rate).double()
+    features = torch.randn(2, 4, side, side + 1, dtype=torch.float64, requires_grad=True)
+    plain = F.conv2d(features, layer.weight, padding=rate, dilation=rate, groups=4)
+    upstream = torch.randn_like(plain)
+    expected = torch.autograd.grad(plain, (features, layer.weight), upstream)
+    found = layer(features)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(torch.autograd.grad(found, (features, layer.weight), upstream), expected)

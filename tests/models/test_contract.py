@@ -143,7 +143,7 @@ def test_compiled_it_trains_the_same(name, fresh_compiler):
         network.zero_grad()
         loss = (run(images) - wanted).square().mean()
         loss.backward()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     for (key, plain), (_, compiled) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
         if plain.grad is not None:

@@ -3,8 +3,9 @@
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
 
-from segline.models.unet_resnet34 import UNetResNet34
+from segline.models.unet_resnet34 import UNetResNet34, convolve_doubled
 
 
 def noise(*shape):
@@ -33,3 +34,19 @@ def test_unet_resnet34_is_that_of_smp(classes):
     images = noise(2, 3, 96, 64)
     with torch.inference_mode():
         torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("skipped", [0, 3])
+def test_a_convolution_of_doubled_features_is_that_of_the_features_made(skipped):
+    """Values and gradients, at the border too."""
+    torch.manual_seed(0)
+    deep = torch.randn(2, 4, 5, 3, dtype=torch.float64, requires_grad=True)
+    skip = torch.randn(2, skipped, 10, 6, dtype=torch.float64) if skipped else None
+    kernel = torch.randn(6, 4 + skipped, 3, 3, dtype=torch.float64, requires_grad=True)
+    doubled = deep.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    made = F.conv2d(doubled if skip is None else torch.cat([doubled, skip], 1), kernel, padding=1)
+    upstream = torch.randn_like(made)
+    expected = torch.autograd.grad(made, (deep, kernel), upstream)
+    found = convolve_doubled(deep, skip, kernel)
+    torch.testing.assert_close(found, made)
+    torch.testing.assert_close(torch.autograd.grad(found, (deep, kernel), upstream), expected)

@@ -50,6 +50,14 @@ class PointUnit(nn.Sequential):
         )
 
 
+def on_plain_cpu(features: Tensor) -> bool:
+    """Whether a rearranged convolution pays: on a CPU, and not in an exported graph, which holds the textbook's form.
+
+    Libraries of convolutions for GPUs are as fast for the textbook's form.
+    """
+    return features.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
 class PyramidPooling(nn.Module):
     """Features beside their averages over grids of 1, 2, 3 and 6 cells a side (Zhao et al. 2017, section 3.2).
 

@@ -48,7 +48,7 @@ PARAMS = {
         "models": [{"unet_resnet34": {"pretrained": False}}],
         "losses": [{"dice": {"weight": 0.5}, "cross_entropy": {"weight": 0.5}}],
         "epochs": 20,
-        "cpus_per_trial": 1,
+        "cpus_per_worker": 1,
     },
     # Everything is listed, and the thresholds are applied here.
     "evaluate": {"audit": {"min_confidence": 0.0}},

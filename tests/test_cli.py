@@ -132,6 +132,7 @@ def test_folders_and_parameters_reach_the_stage(stage, monkeypatch, tmp_path):
     more |= {"exclusions": tmp_path / "list.csv"} if STAGES[stage].excludes else {}
     words += [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     assert main([stage, "--params", '{"seed": 3}', *words, "--out", str(tmp_path / "out")]) == 0
+    more |= {"plan_only": False} if STAGES[stage].planned else {}
     assert called == [(Params(seed=3), {**folders, **more, "out": tmp_path / "out"})]
 
 

@@ -28,9 +28,9 @@ def faults_in(document):
 
 
 def leaves(tree, prefix=""):
-    """Dotted key and value of every leaf of nested mappings; the class maps are one leaf, their keys are the user's."""
+    """Dotted key and value of every leaf of nested mappings; a map whose keys are the user's is one leaf."""
     for key, value in tree.items():
-        if isinstance(value, dict) and key != "class_maps":
+        if isinstance(value, dict) and key not in ("class_maps", "spaces"):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -298,3 +298,27 @@ def test_a_leaf_of_a_wrong_type_is_named_by_its_dotted_key(key):
             continue
         [line] = faults_in(with_leaf(key, wrong))
         assert line.startswith(f"{key}: got {wrong!r}, expected ")
+
+
+def test_the_spaces_of_a_search_are_checked_by_what_they_draw():
+    spaces = {
+        "learning_rat": [1e-3],
+        "batch_size": [8, 0],
+        "unet.width": {"low": 4, "high": 5000},
+        "bounding_box.beta": [0.1],
+        "dice.squared": [True, 1],
+    }
+    found = faults_in({"train": {"search": {"spaces": spaces}}})
+    where = "train.search.spaces"
+    assert f"{where}.learning_rat: unknown hyperparameter; did you mean 'learning_rate'?" in found
+    assert f"{where}.bounding_box.beta: unknown hyperparameter; did you mean 'bounding_box.beta_bg'?" in found
+    assert f"{where}.batch_size[1]: got 0, expected a whole number 1 to 4096" in found
+    assert f"{where}.unet.width.high: got 5000, expected a whole number 1 to 512" in found
+    assert f"{where}.dice.squared[1]: got 1, expected true or false" in found
+    assert len(found) == 5
+
+
+def test_numbers_in_exponents_are_numbers(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("train: {search: {spaces: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}}")
+    assert load(path).train.search.spaces["learning_rate"].at(0.5) == pytest.approx(1e-3)

@@ -1,26 +1,36 @@
 """Tracking on a real database of MLflow: everything is written once, whatever is repeated."""
 
+import hashlib
 import json
 import math
+import os
 import re
 import socket
 import subprocess
+import sys
+import time
 from contextlib import nullcontext
 
 import pytest
 from mlflow.exceptions import MlflowException
 
+from segline import tracking
 from segline.errors import TrackingError
 from segline.tracking import (
     CHALLENGER,
     CHAMPION,
+    ENVIRONMENT,
     KEY,
     STATISTICS,
     Tracker,
     Version,
     champion_statistics,
     code_version,
+    environment_hash,
     key,
+    reason_of,
+    refused,
+    settings,
 )
 
 
@@ -77,6 +87,48 @@ def test_a_run_cut_off_before_its_parameters_gets_them_when_it_is_begun_again(tr
     assert tracker.client.get_run(begin(tracker)).data.params == {"epochs": "3", "loss": "dice"}
 
 
+def test_a_run_begun_again_gets_the_tags_of_now_and_keeps_its_parameters(tracker):
+    run = begin(tracker)
+    again = tracker.begin("key", "unet-dice", {"loss": "focal", "epochs": 3, "new": 1}, {"segline.dataset": "def"})
+    found = tracker.client.get_run(run)
+    assert again == run
+    assert found.data.params == {"epochs": "3", "loss": "dice", "new": "1"}
+    assert found.data.tags["segline.dataset"] == "def"
+
+
+def test_a_run_names_its_environment(tracker):
+    assert tracker.client.get_run(begin(tracker)).data.tags[ENVIRONMENT] == environment_hash()
+    other = tracker.begin("other", "cell", {}, {ENVIRONMENT: "of the trial"})
+    assert tracker.client.get_run(other).data.tags[ENVIRONMENT] == "of the trial"
+
+
+def test_a_run_that_is_not_taken_is_told(tracker, monkeypatch):
+    def trouble(*_, **__):
+        raise MlflowException("the server has no room left")
+
+    monkeypatch.setattr(type(tracker.client), "log_batch", trouble)
+    with pytest.raises(TrackingError, match=r"did not begin unet-dice \(the server has no room left\)$"):
+        begin(tracker)
+
+
+def test_more_parameters_and_tags_than_a_request_may_hold(tracker):
+    params = {f"p{number}": number for number in range(230)}
+    tags = {f"t{number}": str(number) for number in range(230)}
+    for _ in range(2):
+        found = tracker.client.get_run(tracker.begin("key", "cell", params, tags)).data
+        assert found.params == {name: str(value) for name, value in params.items()}
+        assert found.tags | tags == found.tags
+
+
+def test_a_run_says_which_epoch_it_has(tracker):
+    run, last = tracker.resume("key", "cell", {}, {})
+    assert last == 0
+    # The second epoch has no finite loss, and the scores are at step 0.
+    tracker.log_history(run, [{"epoch": 1, "train_loss": 1.0}, {"epoch": 2, "train_loss": math.inf, "seconds": 3}])
+    tracker.log_scores(run, {"test_miou": 0.5})
+    assert tracker.resume("key", "cell", {}, {}) == (run, 2)
+
+
 def test_a_run_may_have_a_parent(tracker):
     parent = begin(tracker, "parent")
     child = tracker.begin("child", "cell", {}, {}, parent)
@@ -100,6 +152,66 @@ def test_a_long_history_is_written_whole(tracker):
     assert [metric.step for metric in tracker.client.get_metric_history(run, "train_loss")] == list(range(1, 1201))
 
 
+def test_a_long_history_cut_off_between_its_requests_is_written_once(tracker, monkeypatch):
+    """Every request holds whole epochs: an epoch that has its loss has all."""
+    run = begin(tracker)
+    history = [{"epoch": number, **{f"m{name}": number / name for name in range(1, 8)}} for number in range(1, 301)]
+    write, sizes = type(tracker.client).log_batch, []
+
+    def cut_off(client, run, metrics):
+        if len(sizes) == 1:
+            raise KeyboardInterrupt
+        sizes.append(len(metrics))
+        write(client, run, metrics=metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tracker.client), "log_batch", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.log_history(run, history)
+    assert sizes == [142 * 7]
+    assert tracker.log_history(run, history) == 300
+    for name in range(1, 8):
+        steps = [(metric.step, metric.value) for metric in tracker.client.get_metric_history(run, f"m{name}")]
+        assert sorted(steps) == [(number, number / name) for number in range(1, 301)]
+
+
+def test_what_is_no_number_is_left_out_of_an_epoch(tracker):
+    run = begin(tracker)
+    tracker.log_history(run, [{"epoch": 1, "system/memory_gb": 3, "trial": "unet", "rate": math.inf, "on": None}])
+    assert tracker.client.get_run(run).data.metrics == {"system/memory_gb": 3.0}
+
+
+def test_files_are_kept_once(tracker, tmp_path, monkeypatch):
+    run = begin(tracker)
+    folder = tmp_path / "candidate"
+    (folder / "more").mkdir(parents=True)
+    for name, text in {"model.json": "{}", "more/weights.bin": "1234", ".hidden": "1"}.items():
+        (folder / name).write_text(text)
+    write, sent = type(tracker.client).log_artifact, []
+
+    def log_artifact(client, run, file, place):
+        sent.append(os.path.relpath(file, folder))
+        assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == tracking.UPLOAD_TIMEOUT_S
+        write(client, run, file, place)
+
+    monkeypatch.setattr(type(tracker.client), "log_artifact", log_artifact)
+    for _ in range(2):
+        tracker.keep(run, folder, "model")
+    assert sent == ["model.json", "more/weights.bin"]
+    (folder / "more" / "weights.bin").write_text("12345")
+    tracker.keep(run, folder, "model")
+    assert sent == ["model.json", "more/weights.bin", "more/weights.bin"]
+    kept = tracker.client.download_artifacts(run, "model", str(tmp_path))
+    assert subprocess.check_output(["diff", "-r", "--exclude", ".hidden", folder, kept]) == b""
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) < tracking.UPLOAD_TIMEOUT_S
+
+
+def test_a_folder_without_files_is_refused(tracker, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none has no files") as caught:
+        tracker.keep(begin(tracker), tmp_path / "none", "model")
+    assert refused(caught.value)
+
+
 def test_scores_leave_out_what_is_no_number(tracker):
     run = begin(tracker)
     tracker.log_scores(run, {"test_miou": 0.5, "test_dice": math.nan})
@@ -108,7 +220,13 @@ def test_scores_leave_out_what_is_no_number(tracker):
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (GeneratorExit, "KILLED")],
+    [
+        (None, "FINISHED"),
+        (ValueError, "FAILED"),
+        (KeyboardInterrupt, "KILLED"),
+        (GeneratorExit, "KILLED"),
+        (SystemExit, "KILLED"),
+    ],
 )
 def test_a_run_is_closed_with_how_it_ended(tracker, error, expected):
     run = begin(tracker)
@@ -118,6 +236,19 @@ def test_a_run_is_closed_with_how_it_ended(tracker, error, expected):
             raise error
     assert status(tracker, run) == expected
     assert status(tracker, begin(tracker)) == "RUNNING"
+
+
+def test_the_error_of_a_block_is_told_even_if_its_run_cannot_be_closed(tracker, monkeypatch):
+    run = begin(tracker)
+
+    def trouble(*_):
+        raise MlflowException("the server is away")
+
+    monkeypatch.setattr(type(tracker.client), "set_terminated", trouble)
+    with pytest.raises(ValueError, match="of the block"), tracker.closing(run):
+        raise ValueError("of the block")
+    with pytest.raises(MlflowException, match="away"), tracker.closing(run):
+        pass
 
 
 def test_a_bundle_is_registered_once_for_a_key(tracker, bundle, tracking_uri):
@@ -245,6 +376,52 @@ def test_an_address_that_cannot_be_is_named(uri):
         begin(Tracker(uri, "streets"))
 
 
+@pytest.fixture
+def silent():
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_server_that_is_silent_does_not_hold_for_long(silent):
+    begun = time.monotonic()
+    with (
+        settings(MLFLOW_HTTP_REQUEST_TIMEOUT=1, MLFLOW_HTTP_REQUEST_MAX_RETRIES=0),
+        pytest.raises(TrackingError, match=rf"{silent} cannot be reached \(no answer in time\)"),
+    ):
+        begin(Tracker(silent, "streets"))
+    assert time.monotonic() - begun < 5
+
+
+def test_mlflow_is_not_waited_for_for_minutes():
+    """A minute for a silent server in all: three tries, and the pauses between them."""
+    code = "import segline.tracking, mlflow.environment_variables as e; print(e.MLFLOW_HTTP_REQUEST_TIMEOUT.get() *"
+    code += " (1 + e.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()))"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    assert int(subprocess.check_output([sys.executable, "-c", code], env=clean)) <= 60
+
+
+def test_a_password_is_not_told(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match=re.escape("http://127.0.0.1:1 cannot be reached (Connection refused)")):
+        begin(Tracker("http://me:secret@127.0.0.1:1", "streets"))
+
+
+def test_reasons_are_short():
+    assert reason_of(ValueError()) == "ValueError"
+    assert reason_of(FileNotFoundError(2, "No such file", "/a/b")) == "[Errno 2] No such file: '/a/b'"
+    assert reason_of(MlflowException("at http://a:b@host/api\nmore")) == "at http://host/api"
+
+
+def test_settings_hold_within_their_block(monkeypatch):
+    monkeypatch.setenv("MLFLOW_ONE", "1")
+    monkeypatch.delenv("MLFLOW_TWO", raising=False)
+    with settings(MLFLOW_ONE=3, MLFLOW_TWO=4):
+        assert (os.environ["MLFLOW_ONE"], os.environ["MLFLOW_TWO"]) == ("3", "4")
+    assert os.environ["MLFLOW_ONE"] == "1"
+    assert "MLFLOW_TWO" not in os.environ
+
+
 def test_a_key_tells_its_parts_apart():
     assert len({key("ab", "c"), key("a", "bc"), key("abc"), key("ab", "c", ""), key("c", "ab")}) == 5
     assert key("a", 1) == key("a", "1")
@@ -265,3 +442,32 @@ def test_the_code_version_is_that_of_git(tmp_path, monkeypatch):
     assert code_version() == {"mlflow.source.git.commit": commit, "segline.uncommitted": "no"}
     (tmp_path / "new").touch()
     assert code_version() == {"mlflow.source.git.commit": commit, "segline.uncommitted": "yes"}
+
+
+def test_without_git_there_is_no_code_version(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_version() == {}
+
+
+def test_a_git_that_does_not_end_is_left(tmp_path, monkeypatch):
+    """It knows the commit at once, but looks at the files for ever."""
+    slow = tmp_path / "git"
+    slow.write_text('#!/bin/sh\n[ "$2" = rev-parse ] && echo abc || exec sleep 60\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(tracking, "GIT_TIMEOUT_S", 0.5)
+    assert code_version() == {"mlflow.source.git.commit": "abc"}
+
+
+def test_the_environment_is_every_distribution_with_its_version(tmp_path, monkeypatch):
+    for folder, metadata in {
+        "one/zlib_ng-2.0": "Name: zlib_ng\nVersion: 2.0\n",
+        "one/A.b-1.0": "Name: A.b\nVersion: 1.0\n",
+        "two/A.b-1.0": "Name: A.b\nVersion: 1.0\n",
+        "two/nameless-1.0": "Version: 1.0\n",
+    }.items():
+        (tmp_path / f"{folder}.dist-info").mkdir(parents=True)
+        (tmp_path / f"{folder}.dist-info" / "METADATA").write_text(metadata)
+    (tmp_path / "two" / "torn-1.0.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "one"), str(tmp_path / "two")])
+    assert environment_hash.__wrapped__() == hashlib.sha256(b"a-b==1.0\nzlib-ng==2.0").hexdigest()

@@ -34,12 +34,13 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's line in the help, the folders it reads, whether it talks to MLflow and whether it takes exclusions."""
+    """A stage's line in the help, the folders it reads, whether it talks to MLflow, takes exclusions, has a plan."""
 
     help: str
     inputs: tuple[str, ...] = ()
     tracked: bool = False
     excludes: bool = False
+    planned: bool = False
 
 
 STAGES = {
@@ -47,7 +48,7 @@ STAGES = {
     "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("ingested",), tracked=True),
     "label": Stage("class ids, crops and splits as memory-mapped shards", ("ingested", "validated"), excludes=True),
     "edges": Stage("train the edge network that the loss semeda needs", ("labelled",)),
-    "train": Stage("train every architecture x loss with Ray Tune", ("labelled", "edged"), tracked=True),
+    "train": Stage("train every architecture x loss with Ray Tune", ("labelled", "edged"), tracked=True, planned=True),
     "evaluate": Stage("metrics, pictures and curves of every candidate", ("labelled", "trained")),
     "ensemble": Stage("average the best candidates, chosen on validation", ("labelled", "trained", "evaluated")),
     "promote": Stage(
@@ -157,6 +158,12 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
             metavar="FILE",
             help="CSV of images and of boxes in them to leave out, such as evaluate's unlabelled.csv (default: none)",
         )
+    if stage.planned:
+        parser.add_argument(
+            "--plan",
+            action="store_true",
+            help="only print the trials, their memory and the time they would take, from a few steps of each kind",
+        )
     parser.set_defaults(run=_run_stage)
 
 
@@ -168,6 +175,7 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     _spare(folders, arguments.out)
     more = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
     more |= {"exclusions": arguments.exclusions} if stage.excludes else {}
+    more |= {"plan_only": arguments.plan} if stage.planned else {}
     import_module(f"segline.stages.{arguments.command}").run(loaded, **folders, **more, out=arguments.out)
 
 

@@ -8,7 +8,8 @@
     ├── DataError                     4   the data themselves: broken files, unknown label values, no split possible
     ├── StageError                    5   a stage's input is missing, or its output is being written by another run
     ├── TrainingError                 6   a trial failed
-    └── TrackingError                 7   the MLflow server or registry
+    ├── TrackingError                 7   the MLflow server or registry
+    └── StoppedError                 75   training was told to stop and saved itself; the same command continues
 
 A message says what is wrong, where, what was got, what was expected and what to do, in one line. Anything
 that is not a :class:`SeglineError` is a fault of Segline itself and keeps its traceback.
@@ -60,3 +61,9 @@ class TrackingError(SeglineError):
     """MLflow cannot be reached or holds something that does not fit."""
 
     exit_code = 7
+
+
+class StoppedError(SeglineError):
+    """Training was told to stop and saved itself; 75 is what sysexits.h has for "try again"."""
+
+    exit_code = 75

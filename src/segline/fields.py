@@ -60,6 +60,11 @@ def as_declared(value: Any, annotation: Any) -> Any:
     return float(value) if kind is float and type(value) is int else value
 
 
+def is_whole(annotation: Any) -> bool:
+    """Whether a field is a whole number."""
+    return _split(annotation)[0] is int
+
+
 def suggestion(word: object, known: Collection[str]) -> str:
     """``; did you mean 'x'?`` for a near miss, otherwise the known names; of options there may be none."""
     if not known:

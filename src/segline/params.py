@@ -15,8 +15,10 @@ import yaml
 from segline import tables
 from segline.errors import ParamsError
 from segline.fields import Range, Unit, as_declared, fault, suggestion
+from segline.spaces import Space, parse_space
 
 Share = Range(0, 1)
+WEIGHT = Annotated[float, Range(0), "factor in a weighted sum"]
 # What can be learnt in the minutes that the default takes; the layout's own eight classes want more.
 STREET_CLASSES = {
     "background": ("background",),
@@ -175,10 +177,37 @@ class Augment:
     """Random changes of a training batch."""
 
     flip: Annotated[float, Share, "probability of a horizontal flip"] = 0.5
+    flip_vertical: Annotated[float, Share, "probability of a vertical flip, for medical and aerial images"] = 0.0
     scale: Annotated[float, Range(0, 0.9), "largest relative zoom in or out"] = 0.1
     shift: Annotated[float, Share, "largest shift as a share of the side"] = 0.05
     rotate: Annotated[float, Range(0, 180), Unit("degrees"), "largest rotation"] = 2.0
+    elastic: Annotated[
+        float, Range(0, 1000), Unit("px"), "standard deviation of the displacements on a 3 x 3 grid that deform a crop"
+    ] = 0.0
     colour: Annotated[float, Share, "largest relative change of brightness and contrast"] = 0.1
+    saturation: Annotated[float, Share, "largest relative change of saturation"] = 0.0
+    hue: Annotated[float, Range(0, 0.5), "largest shift of hue as a share of the full circle"] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which trials a cell of the grid has, and which of them train to the end."""
+
+    spaces: Annotated[
+        dict[str, Space],
+        "what is drawn: a hyperparameter of train, or <model>.<option>, <loss>.<option> -> a list of values or "
+        "{low: ..., high: ..., log: true or false}",
+    ] = field(default_factory=dict)
+    samples: Annotated[int, Range(1, 10_000), "trials of a cell that has something to draw"] = 1
+    scheduler: Annotated[
+        Literal["halving", "asha", "none"],
+        "which trials go on: the best at each rung, with the same bits every time; the same asynchronously; all",
+    ] = "halving"
+    reduction: Annotated[int, Range(2, 100), "one in how many trials goes on to the next rung"] = 2
+    min_epochs: Annotated[int, Range(1, 100_000), "epochs of the first rung; of later ones reduction times as many"] = 8
+    finalists: Annotated[int, Range(0, 1000), "best trials that are trained again with other seeds"] = 0
+    seeds: Annotated[int, Range(1, 100), "seeds of a finalist, the first one counted"] = 3
+    max_failed: Annotated[int, Range(0), "failed trials that are left out; with more, train fails at its end"] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,17 +222,32 @@ class Train:
         (Choice(name="bounding_box", options={"beta_bg": 0.05, "class_weights": False}),),
         (Choice(name="dice"),),
     )
+    search: Search = field(default_factory=Search)
     epochs: Annotated[int, Range(1, 100_000), "passes over the training split"] = 8
-    batch_size: Annotated[int, Range(1, 4096), "images in a step"] = 8
-    learning_rate: Annotated[float, Range(1e-8, 10), "peak of the cosine schedule"] = 2e-3
-    weight_decay: Annotated[float, Range(0, 1), "of AdamW"] = 1e-2
+    max_steps: Annotated[int, Range(0), "steps at which a trial ends before its epochs are over; 0: none"] = 0
+    max_minutes: Annotated[
+        float, Range(0), Unit("min"), "training at which a trial ends, not repeatable to the bit; 0: none"
+    ] = 0.0
+    patience: Annotated[int, Range(0), "epochs without a better validation mIoU that end a trial; 0: none do"] = 0
+    batch_size: Annotated[int, Range(1, 4096), "images in a forward pass, over all workers of a trial"] = 8
+    accumulate: Annotated[int, Range(1, 1024), "forward passes in a step of the optimiser"] = 1
+    learning_rate: Annotated[float, Range(1e-8, 10), "peak of the schedule"] = 2e-3
+    schedule: Annotated[Literal["cosine", "poly", "constant"], "how the rate falls after its rise"] = "cosine"
     warmup: Annotated[float, Share, "share of the steps in which the rate rises"] = 0.1
+    weight_decay: Annotated[float, Range(0, 1), "of AdamW"] = 1e-2
+    epsilon: Annotated[float, Range(1e-12, 1), "of AdamW"] = 1e-8
+    clip: Annotated[float, Range(0), "largest norm of the gradient; 0: any"] = 0.0
+    ema: Annotated[float, Range(0, 0.99999), "decay of the averaged weights that are judged and kept; 0: none"] = 0.0
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], "of the forward pass; auto: bf16 where the device computes in it, else fp32"
     ] = "auto"
+    compile: Annotated[bool, "compile the network; pays in long runs on a GPU"] = False
     augment: Augment = field(default_factory=Augment)
-    cpus_per_trial: Annotated[int, Range(1, 1024), "cores of a trial"] = 1
-    gpus_per_trial: Annotated[float, Range(0, 64), "GPUs of a trial"] = 0.0
+    checkpoint_minutes: Annotated[float, Range(0), Unit("min"), "training at most between two checkpoints"] = 10.0
+    checkpoints: Annotated[str, "s3://bucket/prefix that keeps what trials save as well; empty: none"] = ""
+    workers_per_trial: Annotated[int, Range(1, 1024), "processes of a trial; more than one share each batch"] = 1
+    cpus_per_worker: Annotated[int, Range(1, 1024), "cores of a worker"] = 1
+    gpus_per_worker: Annotated[float, Range(0, 64), "GPUs of a worker"] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,6 +389,8 @@ def _value(annotation: Any, value: object, where: str, faults: list[str]) -> Any
         return tuple(
             _one_choice("models", item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults))
         )
+    if where == "train.search.spaces":
+        return _spaces(value, where, faults)
     if where == "train.losses":
         return tuple(
             _choices("losses", item, f"{where}[{i}]", faults) for i, item in enumerate(_items(value, where, faults))
@@ -354,6 +400,29 @@ def _value(annotation: Any, value: object, where: str, faults: list[str]) -> Any
         faults.append(f"{where}: {problem}")
         return _WRONG
     return as_declared(value, annotation)
+
+
+# The hyperparameters of train that a search may draw, beside the options of models and losses.
+TUNABLE = ("batch_size", "accumulate", "learning_rate", "warmup", "weight_decay", "epsilon", "clip", "ema")
+
+
+def _spaces(value: object, where: str, faults: list[str]) -> Any:
+    """The spaces of a search; what may be drawn is known by its name, and so are its type and range."""
+    if not isinstance(value, dict):
+        faults.append(f"{where}: got {value!r}, expected a mapping of hyperparameters to lists or ranges")
+        return _WRONG
+    known = _tunable()
+    faults += [f"{where}.{key}: unknown hyperparameter{suggestion(key, known)}" for key in value if key not in known]
+    return {key: parse_space(value[key], known[key], f"{where}.{key}", faults) for key in value if key in known}
+
+
+def _tunable() -> dict[str, Any]:
+    """All that can be drawn, with its annotation: ``learning_rate``, ``augment.flip``, ``unet.width`` and so on."""
+    hints = get_type_hints(Train, include_extras=True)
+    losses = {name: found | {"weight": WEIGHT} for name, found in tables.options("losses").items()}
+    parts = {"augment": get_type_hints(Augment, include_extras=True), **tables.options("models"), **losses}
+    dotted = {f"{part}.{name}": annotation for part, found in parts.items() for name, annotation in found.items()}
+    return {name: hints[name] for name in TUNABLE} | dotted
 
 
 EXAMPLES = {"train.models": "unet", "train.losses": "dice"}
@@ -393,7 +462,7 @@ def _choice(table: str, name: object, given: object, where: str, faults: list[st
     if not isinstance(given, dict):
         faults.append(f"{where}.{name}: got {given!r}, expected a mapping of options")
         return Choice(name=name)
-    annotations = offered[name] | ({"weight": Annotated[float, Range(0)]} if table == "losses" else {})
+    annotations = offered[name] | ({"weight": WEIGHT} if table == "losses" else {})
     for key, value in given.items():
         problem = (
             fault(value, annotations[key]) if key in annotations else f"unknown option{suggestion(key, annotations)}"
@@ -410,6 +479,8 @@ def _contradictions(params: Params) -> list[str]:
     split = params.label.split
     total = split.train + split.val + split.test
     found = []
+    if params.train.checkpoints and not re.fullmatch(r"s3://[^/]+(/.*)?", params.train.checkpoints):
+        found.append(f"train.checkpoints: got {params.train.checkpoints!r}, expected s3://bucket/prefix, or nothing")
     if not re.fullmatch(r"|[0-9a-fA-F]{64}", params.ingest.sha256):
         found.append(f"ingest.sha256: got {params.ingest.sha256!r}, expected 64 digits in hex, or nothing")
     if abs(total - 1) > 1e-6:

@@ -16,6 +16,8 @@ from segline.data.boxes import Box
 BLACK = (0, 0, 0)
 OPACITY = 0.6
 MARK = "magenta"
+NAMED = 10
+"""Curves that have a colour and a name."""
 
 
 def overlay(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
@@ -66,21 +68,44 @@ def draw_suspect(
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
+def draw_leaderboard(board: pd.DataFrame, path: Path) -> None:
+    """Write the best validation mIoU of every trial as bars, the best on top; those that ended early are pale."""
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(board)), layout="constrained")
+    axis = figure.subplots()
+    places = range(len(board))
+    alphas = [1.0 if status == "finished" else 0.35 for status in board["status"]]
+    bars = axis.barh(places, board["val_miou"].fillna(0), color="C0")
+    for drawn, alpha, epochs, score in zip(bars, alphas, board["epochs"], board["val_miou"], strict=True):
+        drawn.set_alpha(alpha)
+        axis.annotate(
+            f" {score:.3f}, {epochs} epochs", (max(0, drawn.get_width()), drawn.get_y() + 0.4), va="center", fontsize=8
+        )
+    axis.set_yticks(places, [name.replace("$", r"\$") for name in board["trial"]], fontsize=8)
+    axis.invert_yaxis()
+    axis.margins(x=0.25)
+    axis.set(xlabel="best validation mIoU")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
 def draw_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """Write the losses and the validation mIoU of every candidate by epoch."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    """Write the losses and the validation mIoU by epoch: the best in colour, the others in grey behind them."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for number, (name, history) in enumerate(histories.items()):
-        colour = f"C{number}"
-        left.plot(history["epoch"], history["train_loss"], color=colour, linestyle="--")
-        left.plot(history["epoch"], history["val_loss"], color=colour, label=name)
-        right.plot(history["epoch"], history["val_miou"], color=colour, label=name)
+    ranked = sorted(histories, key=lambda name: -histories[name]["val_miou"].max())
+    for rank, name in reversed(list(enumerate(ranked))):
+        history, named = histories[name], rank < NAMED
+        style = {"color": f"C{rank}"} if named else {"color": "0.8", "linewidth": 0.8}
+        left.plot(history["epoch"], history["train_loss"], linestyle="--", **style)
+        left.plot(history["epoch"], history["val_loss"], **style)
+        right.plot(history["epoch"], history["val_miou"], marker=".", label=name if named else None, **style)
     left.set(xlabel="epoch", ylabel="loss", title="loss: training dashed, validation solid", yscale="log")
     right.set(xlabel="epoch", ylabel="mIoU", title="validation mIoU")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    right.legend(fontsize=8, frameon=False)
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize=8, frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 

@@ -1,11 +1,18 @@
-"""Progress of long work: a bar on a terminal, nothing otherwise."""
+"""Progress of long work: bars and tables on a terminal, plain lines otherwise."""
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SHOWN = 20
+"""Trials in a table at most: those under way, then the best."""
 
 
 def say(text: str) -> None:
@@ -25,3 +32,86 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
             shown.advance(task, steps)
 
         yield advance
+
+
+@dataclass
+class Standing:
+    """A trial in the display."""
+
+    epoch: int = 0
+    best: float = float("nan")
+    state: str = "waiting"
+
+
+@dataclass
+class GridDisplay:
+    """The trials of a grid: a table that is redrawn on a terminal, a line for each end otherwise."""
+
+    epochs: int
+    trials: dict[str, Standing] = field(default_factory=dict)
+    live: Live | None = None
+    began: float = field(default_factory=time.monotonic)
+    seen: int = 0
+    """Epochs that came while the display was there."""
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Trials that are to run."""
+        self.trials |= {name: Standing() for name in names if name not in self.trials}
+        self._redraw()
+
+    def update(self, name: str, epoch: int, score: float) -> None:
+        """An epoch of a trial, and its validation mIoU."""
+        entry = self.trials[name]
+        self.seen += epoch > entry.epoch
+        entry.epoch, entry.state = epoch, "training"
+        entry.best = score if entry.best != entry.best else max(entry.best, score)
+        self._redraw()
+
+    def finish(self, name: str, state: str) -> None:
+        """A trial has ended: done, eliminated or failed."""
+        entry = self.trials[name]
+        entry.state = state
+        say(f"train: {name} {state}, validation mIoU {entry.best:.3f} after {entry.epoch} epochs")
+        self._redraw()
+
+    def _redraw(self) -> None:
+        if self.live:
+            self.live.update(self._table())
+
+    def _table(self) -> Table:
+        done = sum(entry.state not in ("waiting", "training") for entry in self.trials.values())
+        table = Table(title=f"{done} of {len(self.trials)} trials, {self._left()} left at most")
+        for heading in ("trial", "state", "epoch", "best mIoU"):
+            table.add_column(heading, justify="left" if heading in ("trial", "state") else "right")
+        ranked = sorted(self.trials.items(), key=lambda item: (item[1].state != "training", -_or_zero(item[1].best)))
+        for name, entry in ranked[:SHOWN]:
+            best = "" if entry.best != entry.best else f"{entry.best:.3f}"
+            table.add_row(name, entry.state, f"{entry.epoch}/{self.epochs}", best)
+        if len(ranked) > SHOWN:
+            table.caption = f"and {len(ranked) - SHOWN} more"
+        return table
+
+    def _left(self) -> str:
+        """The time left if no trial ends before its last epoch."""
+        open_epochs = sum(
+            self.epochs - entry.epoch for entry in self.trials.values() if entry.state in ("waiting", "training")
+        )
+        if not self.seen:
+            return "time unknown"
+        seconds = round((time.monotonic() - self.began) / self.seen * open_epochs)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if value != value else value
+
+
+@contextmanager
+def watching_grid(epochs: int) -> Iterator[GridDisplay]:
+    """Show the trials of a grid, each of so many epochs."""
+    display = GridDisplay(epochs)
+    if not sys.stderr.isatty():
+        yield display
+        return
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=2) as display.live:
+        yield display

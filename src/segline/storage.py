@@ -127,6 +127,15 @@ class Bucket:
 
         return self._patiently(begin, path)
 
+    def write(self, path: str, file: Path) -> None:
+        """Make a file an object, whole or not at all. Raises OSError when it cannot be written."""
+
+        def put() -> None:
+            with file.open("rb") as stream:
+                _client().put_object(**self._address(path), Body=stream)
+
+        self._patiently(put, path)
+
     def checksum(self, path: str) -> str:
         """``etag:`` with the ETag and the size. Raises OSError when there is no such object."""
         if path not in self.files:

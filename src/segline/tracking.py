@@ -8,33 +8,40 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import Distribution, distributions
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-# MLflow reads these when it is imported. Its own patience with a server that is away is four minutes.
+# MLflow reads the first when it is imported. Its own patience is four minutes with a server that refuses the
+# connection, and a quarter of an hour with one that is silent; with these it is five seconds and one minute.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 import numpy as np
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
 from segline import __version__
-from segline.errors import TrackingError
+from segline.errors import StoppedError, TrackingError
 
 KEY = "segline.key"
+ENVIRONMENT = "segline.environment"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 SQLITE = "sqlite:///"
@@ -44,6 +51,13 @@ MOMENT = 0
 """When every metric was measured, to MLflow: the same record twice is then one record."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """What a registry answers when it has no such model, and when the model has no such alias."""
+INTERRUPTS = (KeyboardInterrupt, GeneratorExit, SystemExit, StoppedError)
+"""What ends a run KILLED; any other error ends it FAILED."""
+MOST_METRICS = 1000
+"""As many as one request may hold."""
+UPLOAD_TIMEOUT_S = 120
+"""A server answers to a file only when it has stored it."""
+GIT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,11 @@ class Tracker:
         """The URI as it holds in any working directory."""
         return f"{SQLITE}{self.database}" if self.database else self.uri
 
+    @property
+    def shown(self) -> str:
+        """The URI without a password."""
+        return _without_password(self.uri)
+
     @cached_property
     def client(self) -> MlflowClient:
         """The connection, made when it is first needed.
@@ -79,7 +98,7 @@ class Tracker:
             TrackingError: the server or database cannot be reached.
         """
         for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is raised as well
         mlflow.set_tracking_uri(self.address)
         try:
             if self.database and self.database.is_dir():
@@ -89,7 +108,7 @@ class Tracker:
             client = MlflowClient(self.address)
             client.search_experiments(max_results=1)
         except Exception as error:
-            raise TrackingError(f"--tracking-uri {self.uri} cannot be reached ({_first_line(error)})") from None
+            raise TrackingError(f"--tracking-uri {self.shown} cannot be reached ({reason_of(error)})") from None
         return client
 
     @cached_property
@@ -111,47 +130,94 @@ class Tracker:
         return (self.database.parent / "artifacts").as_uri() if self.database else None
 
     def begin(self, key: str, name: str, params: dict[str, Any], tags: dict[str, str], parent: str = "") -> str:
-        """The id of the run with this key, begun now or before."""
-        runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-        if runs:
-            run = str(runs[0].info.run_id)
-            self.client.update_run(run, status="RUNNING")
-        else:
-            marks = {KEY: key, **tags, **({"mlflow.parentRunId": parent} if parent else {})}
-            run = str(self.client.create_run(self.experiment_id, run_name=name, tags=marks).info.run_id)
-        self.client.log_batch(run, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
-        return run
+        """The id of the run with this key, begun now or before; see :meth:`resume`.
 
-    def log_history(self, run: str, history: Sequence[dict[str, float]]) -> None:
-        """Write the epochs (each with its number under ``epoch``) that the run does not have yet."""
-        steps = self.client.get_metric_history(run, "train_loss")
-        last = max((metric.step for metric in steps), default=0)
-        metrics = [
-            Metric(name, value, MOMENT, int(record["epoch"]))
-            for record in history
-            if record["epoch"] > last
-            for name, value in record.items()
-            if name != "epoch" and np.isfinite(value)
-        ]
-        self.client.log_batch(run, metrics=metrics)
+        Raises:
+            TrackingError: MLflow cannot be reached, or does not take the run.
+        """
+        try:
+            return self.resume(key, name, params, tags, parent)[0]
+        except MlflowException as error:
+            raise TrackingError(f"--tracking-uri {self.shown} did not begin {name} ({reason_of(error)})") from None
+
+    def resume(
+        self, key: str, name: str, params: dict[str, Any], tags: dict[str, str], parent: str = ""
+    ) -> tuple[str, int]:
+        """The id of the run with this key, begun now or before, and the last epoch that it has.
+
+        Tags are set on either; MLflow changes no parameter, so those that the run has are left as they are.
+
+        Raises:
+            TrackingError: MLflow cannot be reached for the first time.
+            MlflowException: it does not answer, or does not take the run.
+        """
+        above = {"mlflow.parentRunId": parent} if parent else {}
+        marks = {KEY: key, ENVIRONMENT: environment_hash(), **tags, **above}
+        found = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+        if found:
+            run, new = found[0], [RunTag(name, value) for name, value in marks.items()]
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            with settings(MLFLOW_HTTP_REQUEST_MAX_RETRIES=0):  # sent again after a lost answer, it makes a second run
+                run, new = self.client.create_run(self.experiment_id, run_name=name, tags=marks), []
+        missing = [Param(key, str(value)[:6000]) for key, value in params.items() if key not in run.data.params]
+        self.client.log_batch(run.info.run_id, params=missing, tags=new)
+        return str(run.info.run_id), _last_epoch(run)
+
+    def log_history(self, run: str, history: Sequence[dict[str, float]], last: int | None = None) -> int:
+        """Write the epochs (each with its number under ``epoch``) that the run does not have yet.
+
+        Args:
+            run: its id.
+            history: an epoch's record may hold any numbers; what is none, or not finite, is left out.
+            last: the last epoch that the run is known to have; without it the run is asked.
+
+        Returns:
+            The last epoch that the run has now.
+        """
+        last = _last_epoch(self.client.get_run(run)) if last is None else last
+        new = [record for record in history if record["epoch"] > last]
+        for batch in _batches(_metrics(record) for record in new):
+            self.client.log_batch(run, metrics=batch)
+        return max([last, *(int(record["epoch"]) for record in new)])
+
+    def finish(self, run: str, status: str, tags: dict[str, str], scores: dict[str, float]) -> None:
+        """Write the last tags and metrics of a run, and how it ended."""
+        marks = [RunTag(name, value) for name, value in tags.items()]
+        self.client.log_batch(run, metrics=_metrics({**scores, "epoch": 0}), tags=marks)
+        self.client.set_terminated(run, status)
+
+    def keep(self, run: str, folder: Path, place: str) -> None:
+        """Keep the files of a folder with a run; those that it has, of the same size, are not sent again.
+
+        Raises:
+            FileNotFoundError: the folder has no files.
+        """
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        if not files:
+            raise FileNotFoundError(f"{folder} has no files")
+        with _uploading():
+            for parent in sorted({file.parent for file in files}):
+                where = Path(place, parent.relative_to(folder)).as_posix()
+                there = {entry.path: entry.file_size for entry in self.client.list_artifacts(run, where)}
+                for file in [file for file in files if file.parent == parent]:
+                    if there.get(f"{where}/{file.name}") != file.stat().st_size:
+                        self.client.log_artifact(run, str(file), where)
 
     def log_scores(self, run: str, scores: dict[str, float]) -> None:
         """Write final metrics of a run."""
-        metrics = [Metric(name, value, MOMENT, 0) for name, value in scores.items() if np.isfinite(value)]
-        self.client.log_batch(run, metrics=metrics)
+        self.client.log_batch(run, metrics=_metrics({**scores, "epoch": 0}))
 
     @contextmanager
     def closing(self, run: str) -> Iterator[None]:
         """Close a run at the end of a block: FINISHED, KILLED when it is interrupted, FAILED by an error."""
-        status = "FAILED"
         try:
             yield
-            status = "FINISHED"
-        except (KeyboardInterrupt, GeneratorExit):
-            status = "KILLED"
+        except BaseException as error:
+            with suppress(Exception):  # the block's own error is the one to tell
+                self.client.set_terminated(run, "KILLED" if isinstance(error, INTERRUPTS) else "FAILED")
             raise
-        finally:
-            self.client.set_terminated(run, status)
+        self.client.set_terminated(run, "FINISHED")
 
     def register(self, run: str, key: str, bundle: Path, tags: dict[str, str]) -> Version:
         """The version that holds this bundle, registered now or before, under the experiment's name."""
@@ -160,7 +226,7 @@ class Tracker:
         known = [version for version in self._versions() if version.tags.get(KEY) == key]
         if known:
             return known[0]
-        with mlflow.start_run(run_id=run), warnings.catch_warnings():
+        with mlflow.start_run(run_id=run), warnings.catch_warnings(), _uploading():
             warnings.simplefilter("ignore", UserWarning)  # no input example: the signature is given
             model = mlflow.pyfunc.log_model(
                 name="model",
@@ -179,8 +245,8 @@ class Tracker:
             found = self.client.get_model_version_by_alias(self.experiment, alias)
         except MlflowException as error:
             if error.error_code not in ABSENT:
-                reason = _first_line(error)
-                raise TrackingError(f"--tracking-uri {self.uri} did not say who is {alias} ({reason})") from None
+                reason = reason_of(error)
+                raise TrackingError(f"--tracking-uri {self.shown} did not say who is {alias} ({reason})") from None
             return None
         return Version(int(found.version), dict(found.tags))
 
@@ -195,7 +261,8 @@ class Tracker:
 
     def attach(self, run: str, file: Path) -> None:
         """Keep a file with a run under its own name; one of the same name is replaced."""
-        self.client.log_artifact(run, str(file))
+        with _uploading():
+            self.client.log_artifact(run, str(file))
 
     def attached(self, version: Version, name: str, folder: Path) -> Path | None:
         """The file of this name that was kept with the version's run, copied into a folder; None when there is none.
@@ -209,7 +276,7 @@ class Tracker:
                 return None
             return Path(self.client.download_artifacts(run, name, str(folder)))
         except Exception as error:
-            raise TrackingError(f"--tracking-uri {self.uri} did not give {name} ({_first_line(error)})") from None
+            raise TrackingError(f"--tracking-uri {self.shown} did not give {name} ({reason_of(error)})") from None
 
     def tag(self, version: Version, tags: dict[str, Any]) -> None:
         """Write tags of a version; anything but text is written as JSON."""
@@ -264,12 +331,99 @@ def key(*parts: object) -> str:
 
 def code_version() -> dict[str, str]:
     """The commit and whether the tree differs from it, as tags; empty outside a git repository."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
         return {}
-    return {"mlflow.source.git.commit": commit.strip(), "segline.uncommitted": "yes" if changes.strip() else "no"}
+    changes = _git("status", "--porcelain")
+    differs = {} if changes is None else {"segline.uncommitted": "yes" if changes else "no"}
+    return {"mlflow.source.git.commit": commit, **differs}
+
+
+def _git(*words: str) -> str | None:
+    """What git says; None when there is no git, no repository, or no answer in time."""
+    command = ["git", "--no-optional-locks", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=GIT_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace").strip()
+
+
+@cache
+def environment_hash() -> str:
+    """The SHA-256 over every installed distribution with its version, in hex."""
+    lines = sorted({_pinned(found) for found in distributions()} - {""})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _pinned(found: Distribution) -> str:
+    """A distribution as ``name==version``; nothing for what an uninstall left behind."""
+    with suppress(Exception):  # which one it is depends on who finds distributions: Python or its backport
+        facts = found.metadata
+        if facts["Name"] and facts["Version"]:
+            return f"{re.sub(r'[-_.]+', '-', facts['Name']).lower()}=={facts['Version']}"
+    return ""
+
+
+@contextmanager
+def settings(**values: object) -> Iterator[None]:
+    """Settings of MLflow for a block, in the whole process: it reads them from the environment at every request."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
+
+
+def refused(error: Exception) -> bool:
+    """Whether to try the same again is of no use: MLflow does not take it, or the file to keep is not there."""
+    invalid = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    return invalid or isinstance(error, FileNotFoundError)
+
+
+def reason_of(error: Exception) -> str:
+    """An error in a few words: MLflow's tell the address twice before they come to the matter."""
+    text = str(error)
+    cause = re.search(r"timed out|\[Errno -?\d+\] ([^\"')]+)", text) if isinstance(error, MlflowException) else None
+    if cause:
+        return cause[1] or "no answer in time"
+    return _without_password((text.splitlines() or [type(error).__name__])[0])[:200]
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def _uploading() -> AbstractContextManager[None]:
+    """Time to send a file."""
+    timeout = int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", 0))
+    return settings(MLFLOW_HTTP_REQUEST_TIMEOUT=max(timeout, UPLOAD_TIMEOUT_S))
+
+
+def _last_epoch(run: Run) -> int:
+    """The greatest step of any metric; only ``to_proto`` shows the steps."""
+    return max((int(metric.step) for metric in run.data.to_proto().metrics), default=0)
+
+
+def _metrics(record: dict[str, Any]) -> list[Metric]:
+    """The finite numbers of a record, at the step that is its epoch."""
+    numbers = {name: float(value) for name, value in record.items() if isinstance(value, Real)}
+    finite = {name: value for name, value in numbers.items() if np.isfinite(value) and name != "epoch"}
+    return [Metric(name, value, MOMENT, int(record["epoch"])) for name, value in finite.items()]
+
+
+def _batches(epochs: Iterable[list[Metric]]) -> Iterator[list[Metric]]:
+    """Whole epochs in few requests: MLflow writes a request whole or not at all, so no epoch is ever half there."""
+    batch: list[Metric] = []
+    for metrics in epochs:
+        if len(batch) + len(metrics) > MOST_METRICS:
+            yield batch
+            batch = []
+        batch = batch + metrics
+    yield batch
 
 
 def _signature() -> ModelSignature:
@@ -277,7 +431,3 @@ def _signature() -> ModelSignature:
     images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
     labels = TensorSpec(np.dtype(np.uint8), (-1, -1, -1))
     return ModelSignature(inputs=Schema([images]), outputs=Schema([labels]))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,22 +1,32 @@
 """Augmentation on images whose red channel is painted from the label, and on single shapes."""
 
+import cmath
+import colorsys
 import math
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
+from torchvision.transforms.v2.functional import adjust_saturation
 
 from segline.classes import IGNORED
-from segline.data.augment import MEAN, STD, augment, normalise, to_unit
+from segline.data.augment import MEAN, STD, Amounts, augment, draw, normalise, to_unit
+from segline.params import Augment
 
-NONE = {"flip": 0.0, "scale": 0.0, "shift": 0.0, "rotate": 0.0, "colour": 0.0}
+STILL = Augment(**{field.name: 0.0 for field in fields(Augment)})
 SIDE = 48
 STRIPES = 6
 
 
-def change(images, labels, seed=0, **amounts):
+def drawn(count, seed=0, **settings):
+    return draw(count, replace(STILL, **settings), torch.Generator().manual_seed(seed))
+
+
+def change(images, labels, seed=0, **settings):
     """The changed images and labels of images without distances."""
-    *changed, distances = augment(images, labels, **NONE | amounts, generator=torch.Generator().manual_seed(seed))
+    *changed, distances = augment(images, labels, drawn(len(images), seed, **settings))
     assert distances == {}
     return changed
 
@@ -38,23 +48,37 @@ def stripes(images, upright):
 
 def test_no_amounts_change_nothing():
     images, labels = noise()
-    moved, moved_labels = change(images, labels)
-    torch.testing.assert_close(moved, images, rtol=0, atol=1e-5)
+    one = labels[:, None].float()
+    moved, moved_labels, distances = augment(images, labels, drawn(3), {"one": one})
+    assert torch.equal(moved, images)
     assert torch.equal(moved_labels, labels)
+    assert torch.equal(distances["one"], one)
 
 
-def test_a_flip_mirrors_both():
+@pytest.mark.parametrize(
+    ("settings", "axes"),
+    [
+        ({"flip": 1.0}, [-1]),
+        ({"flip_vertical": 1.0}, [-2]),
+        ({"flip": 1.0, "flip_vertical": 1.0}, [-1, -2]),
+        ({"flip": 1e-9, "elastic": 1e-9}, []),
+    ],
+    ids=["horizontal", "vertical", "both", "neither"],
+)
+def test_a_flip_mirrors_both(settings, axes):
     images, labels = noise()
-    moved, moved_labels = change(images, labels, flip=1.0)
-    torch.testing.assert_close(moved, images.flip(-1), rtol=0, atol=1e-5)
-    assert torch.equal(moved_labels, labels.flip(-1))
+    moved, moved_labels = change(images, labels, **settings)
+    torch.testing.assert_close(moved, images.flip(axes), rtol=0, atol=1e-5)
+    assert torch.equal(moved_labels, labels.flip(axes))
 
 
 def test_flips_come_as_often_as_told():
     images = torch.zeros(2000, 3, 2, 2)
-    labels = torch.tensor([[[0, 1], [0, 1]]], dtype=torch.uint8).expand(2000, 2, 2).contiguous()
-    flipped = (change(images, labels, flip=0.3)[1][:, 0, 0] == 1).float().mean()
-    assert float(flipped) == pytest.approx(0.3, abs=3 * math.sqrt(0.3 * 0.7 / 2000))
+    labels = torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint8).expand(2000, 2, 2).contiguous()
+    corner = change(images, labels, flip=0.3, flip_vertical=0.6)[1][:, 0, 0]
+    for value, expected in enumerate([0.7 * 0.4, 0.3 * 0.4, 0.7 * 0.6, 0.3 * 0.6]):
+        share = float((corner == value).float().mean())
+        assert share == pytest.approx(expected, abs=3 * math.sqrt(expected * (1 - expected) / 2000))
 
 
 @pytest.mark.parametrize("upright", [True, False])
@@ -65,17 +89,18 @@ def test_flips_come_as_often_as_told():
         {"scale": 0.9},
         {"shift": 1.0},
         {"rotate": 180.0},
+        {"elastic": 6.0},
         {"flip": 0.5, "scale": 0.2, "shift": 0.1, "rotate": 5.0},
-        {"flip": 0.5, "scale": 0.9, "shift": 0.3, "rotate": 180.0},
+        {"flip": 0.5, "flip_vertical": 0.5, "scale": 0.9, "shift": 0.3, "rotate": 180.0, "elastic": 3.0},
     ],
     ids=lambda amounts: "-".join(amounts),
 )
 def test_image_and_label_move_together(amounts, upright):
     """Between two stripes red is interpolated, so that it rounds to the label of the nearer one."""
-    images, labels = change(*stripes(16, upright), **amounts)
+    images, labels = change(*stripes(32, upright), **amounts)
     red = images[:, 0] * STRIPES
     sure = (labels != IGNORED) & ((red % 1 - 0.5).abs() > 1e-3)
-    assert sure.float().mean() > 0.2
+    assert sure.float().mean() > 0.15
     assert torch.equal(red[sure].round().to(torch.uint8), labels[sure])
 
 
@@ -83,7 +108,8 @@ def test_image_and_label_move_together(amounts, upright):
 def test_values_stay_in_range_and_labels_known(seed):
     images, labels = noise()
     labels[labels == 2] = IGNORED
-    moved, moved_labels = change(images, labels, seed, flip=0.5, scale=0.9, shift=0.5, rotate=180.0, colour=1.0)
+    everything = {field.name: 0.5 for field in fields(Augment)} | {"rotate": 180.0, "elastic": 5.0, "colour": 1.0}
+    moved, moved_labels = change(images, labels, seed, **everything)
     assert moved.min() >= 0
     assert moved.max() <= 1
     assert moved.isfinite().all()
@@ -155,18 +181,117 @@ def test_colour_changes_brightness_and_contrast_of_the_image_alone():
     assert abs(np.corrcoef(brightness, contrast)[0, 1]) < 0.4
 
 
-EVERYTHING = {"flip": 0.5, "scale": 0.2, "shift": 0.1, "rotate": 10.0, "colour": 0.3}
+def yiq(pixels):
+    """Luma, and I + iQ, of each pixel, by Python's own colorsys."""
+    found = [colorsys.rgb_to_yiq(*map(float, pixel)) for pixel in pixels]
+    return np.array([luma for luma, _, _ in found]), np.array([complex(i, q) for _, i, q in found])
 
 
-def move(images, labels, distances, **amounts):
-    return augment(images, labels, **NONE | amounts, generator=torch.Generator().manual_seed(0), distances=distances)
+def test_hue_and_saturation_turn_and_scale_the_chroma_of_an_image_alone():
+    """All pixels of an image by one angle and one factor, at most as large as told, at the same luma."""
+    images, labels = noise(images=100, side=3)
+    images = 0.4 + 0.2 * images
+    changed, same_labels = change(images, labels, hue=0.2, saturation=0.4)
+    assert torch.equal(same_labels, labels)
+    turns = []
+    for before, after in zip(images, changed, strict=True):
+        (luma, old), (same_luma, new) = (yiq(pixels.flatten(1).T) for pixels in (before, after))
+        assert same_luma == pytest.approx(luma, abs=1e-6)
+        turns.append(new[old.argmax()] / old[old.argmax()])
+        assert np.abs(new - turns[-1] * old).max() < 1e-6
+    angles, factors = zip(*((cmath.phase(turn) / cmath.tau, abs(turn)) for turn in turns), strict=True)
+    assert -0.2 <= min(angles) < -0.18
+    assert 0.18 < max(angles) <= 0.2
+    assert 0.6 <= min(factors) < 0.63
+    assert 1.37 < max(factors) <= 1.4
+    assert abs(np.corrcoef(angles, factors)[0, 1]) < 0.4
+
+
+def test_saturation_is_that_of_torchvision():
+    """Whose luma differs in the third digit; colours that leave the range are cut in both."""
+    images, labels = noise(images=6)
+    amounts = drawn(6, saturation=1.0)
+    changed = augment(images, labels, amounts)[0]
+    for image, after, matrix in zip(images, changed, amounts.chroma, strict=True):
+        factor = float((matrix.trace() - 1) / 2)
+        torch.testing.assert_close(after, adjust_saturation(image, factor), rtol=0, atol=5e-3)
+
+
+def cubic(distance):
+    """Keys's kernel of cubic convolution (1981) with the slope of -0.75 that image libraries use."""
+    a, x = -0.75, abs(distance)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+
+def between(nodes, height, width):
+    """A field of which 3 x 3 nodes are known, node by node and pixel by pixel; beyond them the outermost goes on."""
+    field = np.zeros((height, width))
+    for row, column in np.ndindex(height, width):
+        y, x = 2 * row / (height - 1), 2 * column / (width - 1)
+        for i, j in np.ndindex(7, 7):
+            node = nodes[min(max(i - 2, 0), 2), min(max(j - 2, 0), 2)]
+            field[row, column] += node * cubic(y - (i - 2)) * cubic(x - (j - 2))
+    return field
+
+
+def test_places_are_those_of_scipy_in_a_crop_that_is_not_square():
+    """Rotation and zoom in px about the middle, then a shift in halves of a side, then the displacements."""
+    height, width, zoom, angle, shift = 20, 32, 1.1, 0.3, (0.2, -0.1)
+    generator = torch.Generator().manual_seed(5)
+    image = torch.rand(1, 3, height, width, generator=generator)
+    label = torch.randint(0, 9, (1, height, width), dtype=torch.uint8, generator=generator)
+    nodes = 2 * torch.randn(1, 2, 3, 3, generator=generator)
+    linear = zoom * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    transform = torch.tensor(np.column_stack([linear, shift]), dtype=torch.float32)
+    moved, moved_label, _ = augment(image, label, Amounts(torch.tensor([zoom]), transform[None], nodes))
+    rows, columns = np.mgrid[:height, :width]
+    offsets = np.stack([columns - (width - 1) / 2, rows - (height - 1) / 2])
+    x, y = np.einsum("ij,jhw->ihw", linear, offsets)
+    right, down = (between(part, height, width) for part in nodes[0].double().numpy())
+    x += (width - 1) / 2 + shift[0] * width / 2 + right
+    y += (height - 1) / 2 + shift[1] * height / 2 + down
+    for channel in range(3):
+        expected = map_coordinates(image[0, channel].double().numpy(), [y, x], order=1, mode="reflect")
+        np.testing.assert_allclose(moved[0, channel].numpy(), expected, atol=1e-4)
+    expected_label = map_coordinates(label[0].numpy(), [y, x], order=0, mode="grid-constant", cval=IGNORED)
+    assert 0.02 < (expected_label == IGNORED).mean() < 0.9
+    assert (moved_label[0].numpy() == expected_label).mean() > 0.995
+
+
+def test_displacements_are_normal_with_the_deviation_told():
+    nodes = drawn(3000, elastic=4.0).nodes.double()
+    count = nodes.numel()
+    assert float(nodes.std()) == pytest.approx(4, abs=3 * 4 / math.sqrt(2 * count))
+    assert float(nodes.mean()) == pytest.approx(0, abs=3 * 4 / math.sqrt(count))
+    assert float((nodes.abs() < 4).double().mean()) == pytest.approx(0.6827, abs=0.01)
+    correlation = np.corrcoef(nodes.flatten(1).T.numpy()) - np.eye(18)
+    assert np.abs(correlation).max() < 4.5 / math.sqrt(3000)
+
+
+EVERYTHING = {
+    "flip": 0.5,
+    "flip_vertical": 0.5,
+    "scale": 0.2,
+    "shift": 0.1,
+    "rotate": 10.0,
+    "elastic": 3.0,
+    "colour": 0.3,
+    "saturation": 0.5,
+    "hue": 0.1,
+}
+
+
+def move(images, labels, distances, **settings):
+    return augment(images, labels, drawn(len(images), **settings), distances)
 
 
 def test_distances_move_with_the_labels():
     """Maps that are painted from the labels, two channels of one and one of the other; without zoom they are kept."""
     images, labels = noise(images=8)
     one, other = labels[:, None].float() + 1, torch.stack([labels * 2.0 + 1, -1.0 - labels], 1)
-    amounts = {"flip": 0.5, "shift": 0.3, "rotate": 180.0, "colour": 0.5}
+    amounts = {"flip": 0.5, "flip_vertical": 0.5, "shift": 0.3, "rotate": 180.0, "elastic": 3.0, "colour": 0.5}
     moved, moved_labels, distances = move(images, labels, {"one": one, "other": other}, **amounts)
     there = moved_labels != IGNORED
     assert 0.3 < there.float().mean() < 1
@@ -200,6 +325,63 @@ def test_a_seed_gives_the_same_bits_and_another_seed_others():
     first, again, other = (change(images, labels, seed, **EVERYTHING) for seed in (1, 1, 2))
     assert all(map(torch.equal, first, again))
     assert not torch.equal(first[0], other[0])
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+ROWS = [slice(0, 1), slice(2, 3), slice(3, 7), slice(None, None, 2), torch.tensor([5, 1])]
+
+
+@pytest.mark.parametrize("settings", [EVERYTHING, {"colour": 0.3, "hue": 0.1}, {"flip": 0.5}], ids="-".join)
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+@pytest.mark.parametrize("side", [37, 128])
+@pytest.mark.usefixtures("two_threads")
+def test_a_worker_with_its_rows_gets_the_bits_of_the_whole_batch(settings, rows, side):
+    """With images of any layout in memory, those of a shard have their channels last, and with several threads."""
+    images, labels = noise(images=7, side=side)
+    maps = {"one": images[:, :2]}
+    whole = augment(images.contiguous(memory_format=torch.channels_last), labels, drawn(7, **settings), maps)
+    part = augment(images[rows], labels[rows], drawn(7, **settings).take(rows), {"one": maps["one"][rows]})
+    for old, new in zip(whole[:2], part[:2], strict=True):
+        assert torch.equal(old[rows], new)
+    assert torch.equal(whole[2]["one"][rows], part[2]["one"])
+
+
+def test_how_much_is_drawn_depends_on_the_count_alone():
+    """So that what is switched on leaves the rest of a run, and the other amounts of its batch, as they were."""
+    states = []
+    for settings in (STILL, Augment(), replace(STILL, **EVERYTHING)):
+        generator = torch.Generator().manual_seed(0)
+        draw(5, settings, generator)
+        states.append(generator.get_state())
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[0], states[2])
+    everything, less = drawn(5, **EVERYTHING), drawn(5, **EVERYTHING | {"hue": 0.0, "saturation": 0.0, "elastic": 0.0})
+    assert torch.equal(everything.transform, less.transform)
+    assert torch.equal(everything.light, less.light)
+    assert less.chroma is less.nodes is None
+
+
+def test_amounts_go_to_a_device():
+    amounts = drawn(5, flip=0.5, colour=0.1).to(torch.device("meta"))
+    assert {name for name, part in vars(amounts).items() if part is not None} == {"zoom", "transform", "light"}
+    assert amounts.zoom.is_meta
+    assert amounts.transform.is_meta
+    assert amounts.light.is_meta
+
+
+def test_what_is_given_is_not_written_to():
+    given = (*noise(), torch.ones(3, 1, SIDE, SIDE))
+    kept = [tensor.clone() for tensor in given]
+    for settings in (EVERYTHING, {"colour": 0.5}, {"hue": 0.2}):
+        move(*given[:2], {"one": given[2]}, **settings)
+        assert all(map(torch.equal, given, kept))
 
 
 def test_the_images_of_a_batch_do_not_touch_one_another():

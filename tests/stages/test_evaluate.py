@@ -11,10 +11,11 @@ from test_promote import CLASSES, cutting
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
 from segline.data.shards import Crop, Description, join_shards, write_shard
-from segline.inference.bundle import HISTORY, Bundle, Member, write_bundle
+from segline.inference.bundle import Bundle, Member, write_bundle
 from segline.outputs import write_json
 from segline.params import Audit, Evaluate, Params
 from segline.stages import evaluate
+from segline.training.history import HISTORY
 
 THRESHOLD = 128
 SETTINGS = Audit(min_confidence=0.7, min_pixels=4, border=1, pictures=2)

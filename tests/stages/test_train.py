@@ -8,8 +8,10 @@ import sys
 import time
 from functools import partial
 
+import mlflow
 import numpy as np
 import pytest
+import torch
 from shard_files import write_split
 
 from segline.classes import LabelClass
@@ -17,11 +19,16 @@ from segline.data.shards import Description
 from segline.errors import SourceError, TrainingError
 from segline.outputs import write_json
 from segline.params import load
-from segline.stages.train import cells, run
+from segline.stages.train import run
 
 PARAMS = {
     "name": "tiny",
-    "train": {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice", "cross_entropy"], "epochs": 150},
+    "train": {
+        "models": [{"unet": {"width": 2, "depth": 1}}],
+        "losses": ["dice", "cross_entropy"],
+        "epochs": 150,
+        "search": {"scheduler": "none"},
+    },
 }
 
 
@@ -39,11 +46,11 @@ def labelled(tmp_path):
     return folder
 
 
-def start(folder):
+def start(folder, params=PARAMS):
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "DVC_"))}
     segline = "import sys; from segline.cli import main; sys.exit(main())"
     return subprocess.Popen(
-        [sys.executable, "-c", segline, "train", "--params", json.dumps(PARAMS)],
+        [sys.executable, "-c", segline, "train", "--params", json.dumps(params)],
         cwd=folder,
         env=keep,
         stdout=subprocess.PIPE,
@@ -70,6 +77,29 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(labelled):
     assert "2 candidates" in shown
     for name in ("unet-dice", "unet-cross_entropy"):
         assert len((data / "train" / name / "history.csv").read_text().splitlines()) == 151
+
+
+def test_sigterm_saves_within_ten_seconds_and_ends_with_a_code_of_its_own(labelled):
+    data = labelled.parent
+    process = start(data.parent, PARAMS | {"train": PARAMS["train"] | {"epochs": 1000}})
+    while process.poll() is None and not list(data.glob("train.partial/*/last.pt")):
+        time.sleep(0.1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 75, told
+    [line] = told.strip().splitlines()
+    assert line.startswith("segline train: ")
+    assert line.endswith("saved; the same command continues")
+    assert {run.info.status for run in runs(data)} == {"KILLED"}
+    for checkpoint in data.glob("train.partial/*/last.pt"):
+        assert len(torch.load(checkpoint, weights_only=True)["history"]) < 1000
+
+
+def runs(data):
+    client = mlflow.MlflowClient(f"sqlite:///{data.parent}/mlruns/mlflow.db")
+    return client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
 
 
 def test_what_cannot_be_made_is_told_before_anything_runs(labelled, tmp_path):
@@ -100,9 +130,3 @@ def test_a_weight_file_that_is_missing_is_told_first(labelled, tmp_path):
     params = load(json.dumps({"train": {"models": [{"fcn8s": {"pretrained": "nowhere.pth"}}]}}))
     with pytest.raises(SourceError, match=r"'nowhere\.pth' is not a file"):
         run(params, labelled=labelled, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")
-
-
-def test_twins_of_the_grid_have_names_of_their_own():
-    models = [{"unet": {"width": 1}}, {"unet": {"width": 2}}]
-    settings = load(json.dumps({"train": {"models": models, "losses": ["dice", {"dice": {"squared": True}}]}})).train
-    assert [name for name, _, _ in cells(settings)] == ["unet-dice", "unet-dice.2", "unet-dice.3", "unet-dice.4"]

@@ -1,103 +1,222 @@
 """From stored crops to network input, and random changes of a batch on the training device."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from segline.classes import IGNORED
+from segline.params import Augment
 
 # Channel statistics of ImageNet (RGB, images in 0 to 1), which pretrained encoders expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+# Luma and the two axes of chroma from RGB: the FCC's constants of NTSC, as in Python's colorsys.
+YIQ = ((0.30, 0.59, 0.11), (0.599, -0.2773, -0.3217), (0.213, -0.5251, 0.3121))
 
 
 def to_unit(images: NDArray[np.uint8], device: torch.device) -> Float[Tensor, "b 3 h w"]:
     """Images (b, h, w, 3) in 0 to 255 to floats in 0 to 1, channels last in memory."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def normalise(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Subtract ImageNet's mean and divide by its standard deviation, per channel."""
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (images - mean) / std
+    return (images - mean).div_(std)
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What happens to each image of a batch; a part is None where it leaves every image alone.
+
+    Attributes:
+        zoom: how many times as much of the source a side shows.
+        transform: matrix from px off the middle of the result to px off the middle of the source; its last column is
+            the shift, in halves of a side.
+        nodes: displacements right and down in px, of the nodes of a grid of 3 rows and 3 columns.
+        chroma: matrix from colours to colours.
+        light: factors of brightness and of contrast.
+    """
+
+    zoom: Float[Tensor, " b"]
+    transform: Float[Tensor, "b 2 3"] | None = None
+    nodes: Float[Tensor, "b 2 3 3"] | None = None
+    chroma: Float[Tensor, "b 3 3"] | None = None
+    light: Float[Tensor, "b 2"] | None = None
+
+    def take(self, rows: slice | Integer[Tensor, " _"]) -> "Amounts":
+        """The amounts of these images alone."""
+        return self._each(lambda amounts: amounts[rows])
+
+    def to(self, device: torch.device) -> "Amounts":
+        """The same amounts on a device."""
+        return self._each(lambda amounts: amounts.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Amounts":
+        parts: dict[str, Any] = {name: None if part is None else change(part) for name, part in vars(self).items()}
+        return Amounts(**parts)
+
+
+def draw(count: int, settings: Augment, generator: torch.Generator) -> Amounts:
+    """Random amounts for a batch, within the settings.
+
+    Every worker draws those of the whole batch and takes its own rows, so that many workers do what one would. How
+    many random numbers that takes depends on ``count`` alone.
+
+    Args:
+        count: images in the batch.
+        settings: the largest amounts, and how probable flips are.
+        generator: a CPU generator, the source of all randomness.
+    """
+    uniform = torch.rand(10, count, generator=generator) * 2 - 1
+    normal = torch.randn(count, 2, 3, 3, generator=generator)
+    zoom = 1 + settings.scale * uniform[0]
+    return Amounts(
+        zoom=zoom,
+        transform=_transform(zoom, uniform[1:6], settings),
+        nodes=settings.elastic * normal if settings.elastic else None,
+        chroma=_chroma(uniform[6:8], settings),
+        light=1 + settings.colour * uniform[8:].mT if settings.colour else None,
+    )
+
+
+def _transform(
+    zoom: Float[Tensor, " b"], uniform: Float[Tensor, "5 b"], settings: Augment
+) -> Float[Tensor, "b 2 3"] | None:
+    s = settings
+    if not any((s.flip, s.flip_vertical, s.scale, s.shift, s.rotate, s.elastic)):
+        return None
+    mirrored, upended, turned, right, down = uniform
+    mirror, upend = _signs(mirrored, s.flip), _signs(upended, s.flip_vertical)
+    angle = math.radians(s.rotate) * turned
+    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
+    across = [mirror * cosine, upend * -sine, 2 * s.shift * right]
+    along = [mirror * sine, upend * cosine, 2 * s.shift * down]
+    return torch.stack([torch.stack(across, dim=1), torch.stack(along, dim=1)], dim=1)
+
+
+def _signs(uniform: Float[Tensor, " b"], probability: float) -> Float[Tensor, " b"]:
+    """-1 with this probability, otherwise 1."""
+    return torch.where((uniform + 1) / 2 < probability, -1.0, 1.0)
+
+
+def _chroma(uniform: Float[Tensor, "2 b"], settings: Augment) -> Float[Tensor, "b 3 3"] | None:
+    """Scale and rotate the plane of I and Q, which keeps the luma Y of every colour."""
+    if not (settings.saturation or settings.hue):
+        return None
+    saturation, angle = 1 + settings.saturation * uniform[0], math.tau * settings.hue * uniform[1]
+    to_yiq = torch.tensor(YIQ)
+    turn = torch.zeros(len(angle), 3, 3)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = saturation * angle.cos()
+    turn[:, 2, 1] = saturation * angle.sin()
+    turn[:, 1, 2] = -turn[:, 2, 1]
+    return to_yiq.inverse() @ turn @ to_yiq
 
 
 def augment(
     images: Float[Tensor, "b 3 h w"],
     labels: UInt8[Tensor, "b h w"],
-    *,
-    flip: float,
-    scale: float,
-    shift: float,
-    rotate: float,
-    colour: float,
-    generator: torch.Generator,
+    amounts: Amounts,
     distances: Mapping[str, Float[Tensor, "b _ h w"]] = MappingProxyType({}),
 ) -> tuple[Float[Tensor, "b 3 h w"], UInt8[Tensor, "b h w"], dict[str, Float[Tensor, "b _ h w"]]]:
-    """Flip, zoom, shift, rotate and recolour each image of a batch by its own random amounts.
+    """Flip, zoom, shift, rotate, deform and recolour each image of a batch by its own amounts.
+
+    An image comes out with the same bits whatever else is in the batch.
 
     Args:
-        images: in 0 to 1.
+        images: in 0 to 1, reflected where more is seen than there is.
         labels: class ids; what comes in from outside the image is ignored.
-        flip: probability of a horizontal flip.
-        scale: largest relative zoom.
-        shift: largest shift as a share of the side.
-        rotate: largest rotation in degrees.
-        colour: largest relative change of brightness and of contrast.
-        generator: a CPU generator, the source of all randomness.
+        amounts: of these images, on their device.
         distances: maps of distances by kind; they move with the labels and stay in px of what they are then maps of.
-            What comes in from outside is 0.
+            What comes in from outside is 0. A deformation bends them and leaves their values.
     """
-    amounts = (torch.rand(6, len(images), generator=generator) * 2 - 1).to(images.device)
-    mirrored, zoomed, right, down, angle, light = amounts
-    zooms = 1 + scale * zoomed
-    contrast = (torch.rand(len(images), generator=generator) * 2 - 1).to(images.device)
-    transform = _affine(
-        mirror=torch.where((mirrored + 1) / 2 < flip, -1.0, 1.0),
-        zoom=zooms,
-        angle=angle * math.radians(rotate),
-        offset=2 * shift * torch.stack([right, down], dim=1),
-    )
-    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    recoloured = _recolour(moved, colour * light, 1 + colour * contrast)
-    moved_distances = {name: _move_distances(maps, grid, zooms) for name, maps in distances.items()}
-    return recoloured, _move_labels(labels, grid), moved_distances
+    moved = dict(distances)
+    if amounts.transform is not None:
+        places = _places(amounts.transform, amounts.nodes, *labels.shape[1:])
+        images = F.grid_sample(images, places, mode="bilinear", padding_mode="reflection", align_corners=False)
+        labels = _move_labels(labels, places)
+        moved = {name: _move_distances(maps, places, amounts.zoom) for name, maps in distances.items()}
+    if amounts.chroma is not None:
+        images = _recolour(images, amounts.chroma)
+    if amounts.light is not None:
+        images = _relight(images, amounts.light)
+    return images, labels, moved
 
 
-def _affine(
-    mirror: Float[Tensor, " b"], zoom: Float[Tensor, " b"], angle: Float[Tensor, " b"], offset: Float[Tensor, "b 2"]
-) -> Float[Tensor, "b 2 3"]:
-    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
-    rows = [torch.stack([mirror * cosine, -sine], dim=1), torch.stack([mirror * sine, cosine], dim=1)]
-    return torch.cat([torch.stack(rows, dim=1), offset.unsqueeze(2)], dim=2)
+def _places(
+    transform: Float[Tensor, "b 2 3"], nodes: Float[Tensor, "b 2 3 3"] | None, height: int, width: int
+) -> Float[Tensor, "b {height} {width} 2"]:
+    """Where each pixel comes from, in halves of a side off the middle, as ``F.grid_sample`` wants.
+
+    What its column adds and what its row adds are summed; ``F.affine_grid`` multiplies matrices, many times as slow.
+    """
+    halves = torch.tensor([[width / 2], [height / 2]], device=transform.device)
+    from_columns, from_rows, shift = transform.unsqueeze(2).unbind(3)
+    by_column = from_columns * _off_middle(width, transform.device) / halves + shift
+    by_row = from_rows * _off_middle(height, transform.device) / halves
+    places = by_column.unsqueeze(2) + by_row.unsqueeze(3)
+    if nodes is not None:
+        places += _between(nodes / halves.unsqueeze(2), height, width)
+    return places.permute(0, 2, 3, 1)
 
 
-def _move_labels(labels: UInt8[Tensor, "b h w"], grid: Float[Tensor, "b h w 2"]) -> UInt8[Tensor, "b h w"]:
-    """Nearest neighbours; sampling pads with 0, so that ``IGNORED`` is made the zero."""
-    shifted = labels.unsqueeze(1).float() - IGNORED
-    moved = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return (moved.squeeze(1) + IGNORED).round().to(torch.uint8)
+def _off_middle(side: int, device: torch.device) -> Float[Tensor, " {side}"]:
+    return torch.arange(side, device=device) - (side - 1) / 2
+
+
+def _between(nodes: Float[Tensor, "b 2 3 3"], height: int, width: int) -> Float[Tensor, "b 2 {height} {width}"]:
+    """A value for every pixel, bicubic between 3 x 3 nodes, the outermost of which lie on the outermost pixels.
+
+    Source: Ronneberger et al. 2015, U-Net, section 3.1 (Seed S1, section 7.3.4). The sums are written out because a
+    matrix product of a batch may round otherwise than that of a part of it.
+    """
+    by_row, by_column = _bicubic(height, nodes.device), _bicubic(width, nodes.device)
+    rows = (nodes.unsqueeze(3) * by_column).sum(4)
+    first, second, third = (rows[:, :, node, None] * by_row[:, node, None] for node in range(3))
+    return first + second + third
+
+
+def _bicubic(side: int, device: torch.device) -> Float[Tensor, "{side} 3"]:
+    """The weights of three nodes at each pixel of a side."""
+    each = torch.eye(3, device=device)[None, None]
+    return F.interpolate(each, size=(side, 3), mode="bicubic", align_corners=True)[0, 0]
+
+
+def _move_labels(labels: UInt8[Tensor, "b h w"], places: Float[Tensor, "b h w 2"]) -> UInt8[Tensor, "b h w"]:
+    """Nearest neighbours; sampling pads with 0, so that ``IGNORED``, the largest number, is made the zero."""
+    inverted = (IGNORED - labels).unsqueeze(1).float()
+    moved = F.grid_sample(inverted, places, mode="nearest", padding_mode="zeros", align_corners=False)
+    return IGNORED - moved.squeeze(1).to(torch.uint8)
 
 
 def _move_distances(
-    maps: Float[Tensor, "b c h w"], grid: Float[Tensor, "b h w 2"], zooms: Float[Tensor, " b"]
+    maps: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"], zoom: Float[Tensor, " b"]
 ) -> Float[Tensor, "b c h w"]:
-    """Nearest neighbours, as for labels; a grid that is scaled by z shows everything 1 / z times as large."""
-    moved = F.grid_sample(maps, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return moved / zooms.view(-1, 1, 1, 1)
+    """Nearest neighbours, as for labels; what a zoom by z takes in is shown 1 / z times as large."""
+    moved = F.grid_sample(maps, places, mode="nearest", padding_mode="zeros", align_corners=False)
+    return moved.div_(zoom.view(-1, 1, 1, 1))
 
 
-def _recolour(
-    images: Float[Tensor, "b 3 h w"], brighter: Float[Tensor, " b"], contrast: Float[Tensor, " b"]
-) -> Float[Tensor, "b 3 h w"]:
-    mean = images.mean((1, 2, 3), keepdim=True)
-    shape = (-1, 1, 1, 1)
-    return ((images - mean) * contrast.view(shape) + mean * (1 + brighter.view(shape))).clamp(0, 1)
+def _recolour(images: Float[Tensor, "b 3 h w"], chroma: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3 h w"]:
+    """Every colour through its image's matrix, written out for the same bits as in :func:`_between`."""
+    red, green, blue = (images[:, None, channel] * chroma[:, :, channel, None, None] for channel in range(3))
+    return red.add_(green).add_(blue).clamp_(0, 1)
+
+
+def _relight(images: Float[Tensor, "b 3 h w"], light: Float[Tensor, "b 2"]) -> Float[Tensor, "b 3 h w"]:
+    """Scale the mean of an image by its brightness, and what its pixels differ from that by its contrast."""
+    # A mean over everything is split among threads where the batch is one image, and rounds otherwise.
+    mean = images.mean(3).mean((1, 2))
+    brightness, contrast = light.unbind(1)
+    offset = mean * (brightness - contrast)
+    return (images * contrast.view(-1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1)).clamp_(0, 1)

@@ -7,7 +7,7 @@ A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-000
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -53,6 +53,8 @@ class Crop:
     distances: Mapping[str, Distances] = field(default_factory=dict)
 
 
+SUMS = "sums.json"
+"""The file of a split with the SHA-256 of each of its shards."""
 INDEX = ("key", "group", "top", "left", "scale")
 
 
@@ -233,11 +235,44 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
     index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX))
     index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
     digest = hashlib.sha256((folder / "index.csv").read_bytes())
-    for name, value in sorted((name, value) for part in parts for name, value in part["sums"].items()):
-        digest.update(f"{name} {value}\n".encode())
+    sums = {name: value for part in parts for name, value in part["sums"].items()}
+    for name in sorted(sums):
+        digest.update(f"{name} {sums[name]}\n".encode())
+    write_json(folder / SUMS, sums)
     for number in range(count):
         part_file(folder, number).unlink()
     return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()
+
+
+def verify(labelled: Path, splits: Iterable[str], progress: Callable[[int], None]) -> None:
+    """Compare the shards of some splits with the SHA-256 that label wrote beside them.
+
+    Args:
+        labelled: what label wrote.
+        splits: their names.
+        progress: called with the bytes of each shard that is whole.
+
+    Raises:
+        StageError: a shard is not what label wrote.
+    """
+    for folder in (labelled / name for name in splits):
+        try:
+            sums = json.loads((folder / SUMS).read_text())
+        except (OSError, ValueError):
+            raise StageError(f"{folder / SUMS} is missing or broken; run `segline label` again") from None
+        for name, expected in sums.items():
+            path = folder / name
+            if not path.is_file() or (found := file_hash(path)) != expected:
+                got = (
+                    f"has the SHA-256 {found[:12]}..., expected {expected[:12]}..." if path.is_file() else "is missing"
+                )
+                raise StageError(f"{path} {got}; the shard is damaged, run `segline label` again")
+            progress(path.stat().st_size)
+
+
+def shard_bytes(labelled: Path, splits: Iterable[str]) -> int:
+    """The size of the shards of some splits."""
+    return sum(path.stat().st_size for name in splits for path in (labelled / name).glob("*.npy"))
 
 
 def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:

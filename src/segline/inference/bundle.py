@@ -23,7 +23,6 @@ from segline.models import MODELS
 from segline.outputs import file_hash, write_json
 
 FILE = "model.json"
-HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def _train(params: Params, labelled: Path, work: Path) -> None:
             classes,
             params.edges,
             seed=params.seed,
-            threads=params.train.cpus_per_trial,
+            threads=params.train.cpus_per_worker,
             file=work / NETWORK,
             progress=advance,
         )

@@ -20,13 +20,14 @@ from segline.data.boxes import Box
 from segline.data.shards import Description, Split, open_split, read_description
 from segline.errors import StageError
 from segline.inference.audit import Suspect, find_unlabelled
-from segline.inference.bundle import HISTORY, load_models, read_bundle
+from segline.inference.bundle import FILE, load_models, read_bundle
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
 from segline.outputs import write_file, write_json, writing
 from segline.params import Evaluate, Params
 from segline.pictures import draw_comparison, draw_curves, draw_suspect
 from segline.progress import bar, say
+from segline.training.history import HISTORY
 
 UNLABELLED = "unlabelled.csv"
 # The first five are those of the exclusions, so that rows can be pasted there.
@@ -99,7 +100,7 @@ def candidate_folders(trained: Path) -> list[Path]:
     Raises:
         StageError: there is none.
     """
-    folders = sorted(path for path in trained.iterdir() if path.is_dir())
+    folders = sorted(path.parent for path in trained.glob(f"*/{FILE}"))
     if not folders:
         raise StageError(f"{trained} holds no candidates; run `segline train` again")
     return folders

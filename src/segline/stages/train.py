@@ -1,23 +1,37 @@
 """Train: every architecture x loss of the grid, each trial in its own process, each an MLflow run.
 
-A killed run continues: finished trials are kept, the others go on from their last epoch.
+A killed run continues: finished trials are kept, the others go on from their last checkpoint. Everything is decided
+from what the trials have on disk, so that a run that was killed decides as an undisturbed one does.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from segline import tracking
+from segline.cluster import connected
 from segline.data.edges import NETWORK
-from segline.data.shards import Description, read_description
+from segline.data.shards import Description, read_description, shard_bytes, verify
 from segline.errors import StageError, TrainingError
-from segline.outputs import file_hash, source_hash, writing
-from segline.params import Choice, Params, Train, as_json, need_edges
-from segline.progress import bar, say
+from segline.outputs import file_hash, source_hash, write_text, writing
+from segline.params import Params, Train, as_json, need_edges
+from segline.progress import GridDisplay, bar, say, watching_grid
+from segline.recorder import Recorder
 from segline.storage import local_file
-from segline.training.search import run_trials
+from segline.training import grid, plan
+from segline.training.distributed import Records
+from segline.training.grid import Cell
+from segline.training.history import TRIAL, read_history, read_params
+from segline.training.leaderboard import Row, write_leaderboard
+from segline.training.mirror import Mirror
+from segline.training.search import LOST, Asha, Watch, run_trials
 
 CODE = (
     "models",
@@ -26,81 +40,289 @@ CODE = (
     "data.augment",
     "data.shards",
     "training.engine",
+    "training.grid",
+    "training.schedules",
+    "training.workers",
     "inference.bundle",
     "stages.trial",
     "params",
+    "spaces",
 )
+SPLITS = ("train", "val")
+STOP = "stop"
+"""The file beside the trials that tells them to save themselves and end."""
+ATTEMPTS = 3
+"""At a trial whose process is killed."""
+ELIMINATED = "eliminated"
+"""The file in the folder of a trial that the scheduler stopped."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A cell of the grid and all that its process needs to know."""
+    """A cell of the grid and all that its process needs to know; it trains until an epoch, for now."""
 
-    name: str
-    model: Choice
-    loss: tuple[Choice, ...]
-    settings: Train
-    seed: int
+    cell: Cell
     labelled: Path
     edge_network: Path | None
     encoders: dict[str, Path]
     folder: Path
+    until: int
+    mirror: Mirror
+
+    @property
+    def name(self) -> str:
+        """Of the cell."""
+        return self.cell.name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its candidate is whole: the description is written last."""
+        return (self.folder / "model.json").is_file()
+
+    @property
+    def is_eliminated(self) -> bool:
+        """Whether the scheduler stopped it."""
+        return (self.folder / ELIMINATED).is_file()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do, for now."""
+        return self.is_finished or self.is_eliminated or len(read_history(self.folder)) >= self.until
+
+    @property
+    def score(self) -> float:
+        """The best validation mIoU until the epoch at which it is looked at."""
+        return max((epoch["val_miou"] for epoch in read_history(self.folder)[: self.until]), default=-1.0)
+
+    def eliminate(self) -> None:
+        """Mark it as stopped by the scheduler."""
+        write_text(self.folder / ELIMINATED, "")
+
+
+@dataclass
+class Grid:
+    """The trials of a run, and those that failed."""
+
+    params: Params
+    labelled: Path
+    edge_network: Path | None
+    encoders: dict[str, Path]
+    work: Path
+    mirror: Mirror
+    recorder: Recorder
     key: str
-    tracking_uri: str
-    experiment: str
-    parent_run: str
     tags: dict[str, str]
+    display: GridDisplay
+    trials: dict[str, Trial] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+
+    def is_stopping(self) -> bool:
+        """Whether the trials were told to save themselves and end."""
+        return (self.work / STOP).exists()
+
+    def trial(self, cell: Cell, until: int) -> Trial:
+        """A cell, to be trained until an epoch."""
+        folder = (self.work / cell.name).resolve()
+        made = Trial(cell, self.labelled.resolve(), self.edge_network, self.encoders, folder, until, self.mirror)
+        self.trials[cell.name] = made
+        return made
 
 
-def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: Path) -> None:
-    """Write a bundle for each candidate, ``out/<candidate>/``, with its ``history.csv``.
+def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: Path, plan_only: bool = False) -> None:
+    """Write a bundle for each candidate, ``out/<candidate>/``, with its ``history.csv``; leaderboard and curves.
+
+    Args:
+        params: the sections ``train`` and ``seed``.
+        labelled: what label wrote.
+        edged: what edges wrote.
+        tracking_uri: of MLflow.
+        out: to write.
+        plan_only: only say what would be trained, how long it would take and in how much memory.
 
     Raises:
         SourceError: a file of encoder weights is not there.
-        StageError: the edge network that a loss needs is not there.
-        TrainingError: a model or loss cannot be made, or a trial failed.
+        StageError: shards are damaged, or the edge network that a loss needs is not there.
+        TrainingError: a model or loss cannot be made, or more trials failed than may.
+        StoppedError: SIGTERM came; every trial saved itself.
         TrackingError: MLflow cannot be reached.
     """
     description = read_description(labelled)
     encoders = _fetch_encoders(params.train, out)
     network = _find_network(params.train, edged)
     _rehearse(params.train, description, labelled, encoders, network)
-    weights = [*encoders.values(), *([network] if network else [])]
-    key = fingerprint(params, description, weights)
-    tracker = tracking.Tracker(tracking_uri, params.name)
-    tags = _facts(description)
+    if plan_only:
+        _plan(params, labelled, network, encoders)
+        return
+    with bar("checking shards", shard_bytes(labelled, SPLITS)) as advance:
+        verify(labelled, SPLITS, advance)
+    key = fingerprint(params, description, [*encoders.values(), *([network] if network else [])])
+    tracker, tags = tracking.Tracker(tracking_uri, params.name), _facts(description)
     parent = tracker.begin(key, f"grid-{key[:8]}", {"train": as_json(params.train)}, tags)
-    with writing(out, fingerprint=key) as work, tracker.closing(parent):
-        trials = [
-            Trial(
-                name=name,
-                model=model,
-                loss=loss,
-                settings=params.train,
-                seed=params.seed,
-                labelled=labelled.resolve(),
-                edge_network=network,
-                encoders=encoders,
-                folder=(work / name).resolve(),
-                key=key,
-                tracking_uri=tracker.address,
-                experiment=params.name,
-                parent_run=parent,
-                tags=tags,
-            )
-            for name, model, loss in cells(params.train)
-        ]
-        _train_all([trial for trial in trials if not is_finished(trial.folder)], params.train)
-        unfinished = [trial.name for trial in trials if not is_finished(trial.folder)]
-        if unfinished:
-            raise TrainingError(f"the search ended before {', '.join(unfinished)}; the same command continues")
-    say(f"train: {len(trials)} candidates in {out}: {', '.join(trial.name for trial in trials)}")
+    with (
+        writing(out, fingerprint=key) as work,
+        Recorder(tracker, parent) as recorder,
+        watching_grid(params.train.epochs) as display,
+    ):
+        (work / STOP).unlink(missing_ok=True)
+        mirror = Mirror(f"{params.train.checkpoints.rstrip('/')}/{key[:16]}" if params.train.checkpoints else "")
+        mirror.fetch(work)
+        found = Grid(params, labelled, network, encoders, work, mirror, recorder, key, tags, display)
+        with connected(), _stopping_by(work / STOP):
+            _search(found)
+        _conclude(found)
+        names = [trial.name for trial in found.trials.values() if trial.is_finished]
+    say(f"train: {len(names)} candidates in {out}: {', '.join(names)}")
 
 
 def fingerprint(params: Params, description: Description, weights: list[Path]) -> str:
     """What the candidates depend on: parameters, seed, data, the weights they start from, code and torch."""
-    parts = (as_json(params.train), params.seed, description.content_hash, source_hash(*CODE), version("torch"))
-    return tracking.key(*parts, *map(file_hash, weights))
+    settings = asdict(params.train)
+    del settings["checkpoint_minutes"], settings["checkpoints"], settings["search"]["max_failed"]
+    parts = (json.dumps(settings, sort_keys=True), params.seed, description.content_hash, source_hash(*CODE))
+    return tracking.key(*parts, version("torch"), *map(file_hash, weights))
+
+
+def _search(found: Grid) -> None:
+    """Train all trials as far as the scheduler lets them, then the best ones again with other seeds."""
+    settings, seed = found.params.train, found.params.seed
+    alive = grid.cells(settings, seed)
+    for until in grid.rungs(settings.search, settings.epochs):
+        trials = [found.trial(cell, until) for cell in alive]
+        _train(found, trials)
+        trials = [trial for trial in trials if trial.name not in found.failed]
+        kept = {trial.name for trial in trials}
+        if until < settings.epochs:
+            kept = set(grid.survivors({trial.name: trial.score for trial in trials}, settings.search))
+        for trial in trials:
+            if trial.name not in kept and not trial.is_eliminated:
+                trial.eliminate()
+                found.display.finish(trial.name, "eliminated")
+        alive = [trial.cell for trial in trials if trial.name in kept]
+    _train(found, [found.trial(cell, settings.epochs) for cell in _finalists(found, alive)])
+
+
+def _finalists(found: Grid, cells: Sequence[Cell]) -> list[Cell]:
+    """The best trials again, with the seeds that follow."""
+    search, seed = found.params.train.search, found.params.seed
+    scores = {cell.name: found.trials[cell.name].score for cell in cells if found.trials[cell.name].is_finished}
+    chosen = grid.best(scores, search.finalists)
+    return [
+        grid.with_seed(cell, seed + more) for cell in cells if cell.name in chosen for more in range(1, search.seeds)
+    ]
+
+
+def _train(found: Grid, trials: Sequence[Trial]) -> None:
+    """Run the trials that are not done, those again whose process was killed; those that fail are noted."""
+    found.display.expect([trial.name for trial in trials])
+    missing = [trial for trial in trials if not trial.is_done]
+    for attempt in range(ATTEMPTS):
+        failed = _run(found, missing) if missing else []
+        missing = [trial for trial, reason in failed if reason == LOST and attempt + 1 < ATTEMPTS]
+        failed = [(trial, reason) for trial, reason in failed if trial not in missing]
+        for trial, reason in failed:
+            found.failed[trial.name] = reason.removeprefix(f"{trial.name}: ")
+            found.display.finish(trial.name, "failed")
+
+
+def _run(found: Grid, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
+    settings = found.params.train
+    asha = Asha("val_miou", settings.search.min_epochs, settings.epochs, settings.search.reduction)
+    watch = Watch(
+        on_record=partial(_on_record, found),
+        on_end=partial(_on_end, found),
+        is_stopping=found.is_stopping,
+    )
+    return run_trials(
+        trials,
+        _train_trial,
+        workers=settings.workers_per_trial,
+        cpus=settings.cpus_per_worker,
+        gpus=settings.gpus_per_worker,
+        watch=watch,
+        asha=asha if settings.search.scheduler == "asha" else None,
+    )
+
+
+def _plan(params: Params, labelled: Path, network: Path | None, encoders: dict[str, Path]) -> None:
+    """Measure a few steps of each kind of trial, and print what the grid would take."""
+    cells = grid.cells(params.train, params.seed)
+    cost = partial(_measure, labelled=labelled.resolve(), network=network, encoders=encoders)
+    with connected() as there, bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
+        costs = plan.measure(cells, cost, advance)
+    plan.show(cells, costs, params.train, there)
+
+
+def _measure(cell: Cell, *, labelled: Path, network: Path | None, encoders: dict[str, Path]) -> plan.Cost:
+    from segline.stages.trial import measure_cost
+
+    return measure_cost(Trial(cell, labelled, network, encoders, Path(), 1, Mirror("")))
+
+
+def _on_record(found: Grid, record: dict[str, Any]) -> None:
+    """An epoch of a trial, to MLflow and to the display."""
+    trial = found.trials[record["trial"]]
+    _record(found, trial, [record["told"]])
+    found.display.update(trial.name, record["epoch"], record["val_miou"])
+
+
+def _on_end(found: Grid, trial: Trial) -> None:
+    """A trial has ended, for now: asynchronous halving stops those that are not done."""
+    if not trial.is_done and not found.is_stopping():
+        trial.eliminate()
+    if trial.is_finished or trial.is_eliminated:
+        found.display.finish(trial.name, "done" if trial.is_finished else "eliminated")
+    if trial.is_finished:
+        _close(found, trial)
+
+
+def _record(found: Grid, trial: Trial, records: Sequence[dict[str, float]]) -> None:
+    """Tell MLflow of epochs; those that it has are not written again."""
+    if trial.name in found.closed:
+        return
+    if trial.name not in found.opened:
+        key = tracking.key(found.key, trial.name)
+        found.recorder.open(trial.name, key, read_params(trial.folder), found.tags)
+        found.opened.add(trial.name)
+    for record in records:
+        found.recorder.add(trial.name, record)
+
+
+def _close(found: Grid, trial: Trial) -> None:
+    """Tell MLflow how a trial ended."""
+    if trial.name in found.closed or trial.name not in found.opened:
+        return
+    tags = {"segline.eliminated": "yes"} if trial.is_eliminated else {}
+    if trial.name in found.failed:
+        found.recorder.close(trial.name, "FAILED", tags={"segline.error": found.failed[trial.name]})
+    else:
+        found.recorder.close(trial.name, "FINISHED", tags=tags, folder=trial.folder if trial.is_finished else None)
+    found.closed.add(trial.name)
+
+
+def _conclude(found: Grid) -> None:
+    """Tell MLflow the rest, write the leaderboard, and let go of what only a continued training needs."""
+    for trial in found.trials.values():
+        if (trial.folder / TRIAL).is_file():
+            _record(found, trial, read_history(trial.folder))
+            _close(found, trial)
+    left_out = found.params.train.search.max_failed
+    if len(found.failed) > left_out or not any(trial.is_finished for trial in found.trials.values()):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
+        raise TrainingError(f"{len(found.failed)} of {len(found.trials)} trials failed: {reasons}")
+    rows = [Row(name, _status(found, trial), trial.folder, trial.cell.drawn) for name, trial in found.trials.items()]
+    write_leaderboard(found.work, rows)
+    for trial in found.trials.values():
+        if not trial.is_finished:
+            for file in ("last.pt", "weights.safetensors"):
+                (trial.folder / file).unlink(missing_ok=True)
+
+
+def _status(found: Grid, trial: Trial) -> str:
+    if trial.name in found.failed:
+        return "failed"
+    return "finished" if trial.is_finished else "eliminated"
 
 
 def _fetch_encoders(settings: Train, out: Path) -> dict[str, Path]:
@@ -122,38 +344,6 @@ def _find_network(settings: Train, edged: Path) -> Path | None:
     return path
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a candidate is whole: its description is written last."""
-    return (folder / "model.json").is_file()
-
-
-def cells(settings: Train) -> list[tuple[str, Choice, tuple[Choice, ...]]]:
-    """Every model x loss with a name of its own, such as ``unet-dice`` or ``unet-dice.2``."""
-    named: dict[str, tuple[Choice, tuple[Choice, ...]]] = {}
-    for model in settings.models:
-        for loss in settings.losses:
-            name = f"{model.name}-{'+'.join(term.name for term in loss)}".replace("/", "_")
-            twins = sum(known.partition(".")[0] == name for known in named)
-            named[f"{name}.{twins + 1}" if twins else name] = (model, loss)
-    return [(name, model, loss) for name, (model, loss) in named.items()]
-
-
-def _train_all(trials: list[Trial], settings: Train) -> None:
-    """Run the trials that are not finished; a bar counts their epochs."""
-    if not trials:
-        return
-    with bar(f"training {len(trials)} candidates", len(trials) * settings.epochs) as advance:
-
-        def on_record(record: dict[str, Any]) -> None:
-            advance(1)
-            if record["epoch"] == settings.epochs:
-                say(f"train: {record['trial']} done, validation mIoU {record['val_miou']:.3f}")
-
-        run_trials(
-            trials, _train_trial, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, on_record=on_record
-        )
-
-
 def _rehearse(*words: Any) -> None:
     """Torch is imported when it is needed: what was refused before needed none."""
     from segline.stages.trial import rehearse
@@ -161,7 +351,7 @@ def _rehearse(*words: Any) -> None:
     rehearse(*words)
 
 
-def _train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
+def _train_trial(trial: Trial) -> Records:
     """Torch is imported in the trial's process alone, which saves this one the seconds."""
     from segline.stages.trial import train_trial
 
@@ -176,3 +366,19 @@ def _facts(description: Description) -> dict[str, str]:
         "segline.source_revision": description.source_revision,
         **tracking.code_version(),
     }
+
+
+@contextmanager
+def _stopping_by(file: Path) -> Iterator[None]:
+    """SIGTERM, a spot node's notice, makes the file that tells the trials to save themselves and end.
+
+    Inside of Ray's connection, which has a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: file.touch())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

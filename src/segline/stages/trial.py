@@ -1,46 +1,130 @@
 """One cell of the grid, in its own process: it trains, tells MLflow, and leaves a bundle with its history."""
 
-import csv
+import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from segline import tracking
 from segline.data.shards import Description, Split, open_split, read_description
-from segline.errors import SeglineError, TrainingError
-from segline.inference.bundle import FILE, HISTORY, Bundle, Member
+from segline.errors import SeglineError, StoppedError, TrainingError
+from segline.inference.bundle import FILE, Bundle, Member
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.outputs import file_hash, write_json, write_text
+from segline.outputs import file_hash, write_json
 from segline.params import Choice, Train
-from segline.stages.train import Trial
-from segline.training import engine
+from segline.stages.train import STOP, Trial
+from segline.training import engine, workers
+from segline.training.history import HISTORY, TRIAL, write_history, write_params
+from segline.training.memory import keep_freed_memory
+from segline.training.plan import Cost
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What PyTorch's allocators say, of a CPU and of a GPU."""
+SECONDS_BETWEEN_LOOKS = 1.0
+"""At the file that tells trials to stop."""
 
 
 def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
-    """Train one cell, yielding every epoch's record; the bundle's description is written last."""
-    torch.set_num_threads(trial.settings.cpus_per_trial)
+    """Train one cell, yielding every epoch's record; the bundle's description is written last.
+
+    A record has the trial's name, ``epoch`` and ``val_miou``, and under ``told`` what MLflow is told. Workers of one
+    trial all call it, and the first one writes.
+    """
+    if trial.is_finished:
+        # A worker was lost when the candidate was whole already.
+        return
+    settings = trial.cell.settings
+    torch.set_num_threads(settings.cpus_per_worker)
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(trial.seed)
+    torch.manual_seed(trial.cell.seed)
+    keep_freed_memory()
     description = read_description(trial.labelled)
-    tracker = tracking.Tracker(trial.tracking_uri, trial.experiment)
-    record = tracker.begin(tracking.key(trial.key, trial.name), trial.name, _cell(trial), trial.tags, trial.parent_run)
     history: list[dict[str, float]] = []
-    with tracker.closing(record), _named(trial):
-        for epoch in engine.fit(_engine_run(trial, description), trial.folder):
-            history.append(asdict(epoch))
-            tracker.log_history(record, history)
-            yield {"trial": trial.name, **asdict(epoch)}
-        _write_candidate(trial, description, history)
+    with _named(trial), _in_memory(settings):
+        run = _engine_run(trial, description)
+        if workers.rank() == 0:
+            write_params(trial.folder, _told_params(trial))
+        began = time.monotonic()
+        try:
+            for epoch in engine.fit(run, trial.folder, until=trial.until):
+                history.append(asdict(epoch))
+                seconds, began = time.monotonic() - began, time.monotonic()
+                is_new = len(history) == len(run.history)
+                if is_new:
+                    _keep(trial, description, history, is_over=engine.is_over(run))
+                told = {**asdict(epoch), **(_measured(run, seconds) if is_new else {})}
+                yield {"trial": trial.name, "epoch": epoch.epoch, "val_miou": epoch.val_miou, "told": told}
+        except StoppedError:
+            _copy(trial)
+            raise
+
+
+def _keep(trial: Trial, description: Description, history: list[dict[str, float]], *, is_over: bool) -> None:
+    """What the first worker leaves beside the checkpoint of an epoch; at the end, the candidate's description."""
+    if workers.rank():
+        return
+    write_history(trial.folder, history)
+    if is_over:
+        _write_candidate(trial, description)
+    _copy(trial)
+
+
+def _copy(trial: Trial) -> None:
+    """Copy what is saved to the bucket that keeps it, if there is one; what makes it whole comes last."""
+    if workers.rank() == 0:
+        trial.mirror.put(trial.folder, (TRIAL, engine.WEIGHTS, engine.CHECKPOINT, HISTORY, FILE))
+
+
+def measure_cost(trial: Trial) -> Cost:
+    """What a trial costs, from a few steps on real crops after one to warm up."""
+    torch.set_num_threads(trial.cell.settings.cpus_per_worker)
+    keep_freed_memory()
+    with _named(trial), _in_memory(trial.cell.settings):
+        run = _engine_run(trial, read_description(trial.labelled))
+        seconds = engine.seconds_of_epoch(run)
+    memory = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else _most_memory()
+    return Cost(seconds, memory, sum(parameter.numel() for parameter in run.model.parameters()))
+
+
+def _most_memory() -> int:
+    """Bytes that this process held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _measured(run: engine.Run, seconds: float) -> dict[str, float]:
+    """What an epoch took: seconds, images of both splits a second, and memory at most."""
+    found = {
+        "system/epoch_seconds": seconds,
+        "system/images_per_second": (len(run.train) + len(run.val)) / seconds,
+        "system/memory_gb": _most_memory() / 1e9,
+    }
+    if run.device.type == "cuda":
+        found["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found
+
+
+@contextmanager
+def _in_memory(settings: Train) -> Iterator[None]:
+    """Memory that does not suffice is told with the batch size to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(said in str(error).lower() for said in OUT_OF_MEMORY):
+            raise
+        half = max(1, settings.batch_size // 2)
+        again = f"try train.batch_size: {half} with train.accumulate: {2 * settings.accumulate}"
+        if settings.batch_size == 1:
+            again = "try a smaller label.crop or model"
+        raise TrainingError(f"out of memory at train.batch_size {settings.batch_size}; {again}") from None
 
 
 def rehearse(
@@ -78,28 +162,49 @@ def _may_fail(model: Choice) -> bool:
 
 @contextmanager
 def _named(trial: Trial) -> Iterator[None]:
-    """An error says which candidate it happened to."""
+    """An error says which candidate it happened to; so does a file that cannot be written."""
     try:
         yield
     except TrainingError as error:
         raise TrainingError(f"{trial.name}: {error}") from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise TrainingError(f"{trial.name}: {error.filename}: {error.strerror}") from None
 
 
 def _engine_run(trial: Trial, description: Description) -> engine.Run:
+    cell = trial.cell
     return engine.Run(
-        model=_model(trial.model, description, trial.encoders),
-        loss=_loss(trial.loss, description, trial.edge_network),
+        model=_model(cell.model, description, trial.encoders),
+        loss=_loss(cell.loss, description, trial.edge_network),
         train=open_split(trial.labelled, "train"),
         val=open_split(trial.labelled, "val"),
         classes=len(description.classes),
-        settings=trial.settings,
-        seed=trial.seed,
-        device=_device(trial),
+        settings=cell.settings,
+        seed=cell.seed,
+        device=_device(cell.settings),
+        stop=_told_to_stop(trial.folder.parent / STOP),
     )
 
 
-def _device(trial: Trial) -> torch.device:
-    return torch.device("cuda" if trial.settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
+def _told_to_stop(file: Path) -> Callable[[], bool]:
+    """Whether the file is there, asked of the file system no more than once a second."""
+    looked, found = -SECONDS_BETWEEN_LOOKS, False
+
+    def is_told() -> bool:
+        nonlocal looked, found
+        if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+            looked, found = time.monotonic(), file.exists()
+        return found
+
+    return is_told
+
+
+def _device(settings: Train) -> torch.device:
+    # With its number: a thread of its own, such as the one that reads ahead, is on the first GPU unless told.
+    is_gpu = settings.gpus_per_worker and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
 
 
 def _model(choice: Choice, description: Description, encoders: dict[str, Path]) -> nn.Module:
@@ -114,13 +219,8 @@ def _loss(terms: tuple[Choice, ...], description: Description, edge_network: Pat
     return WeightedSum([(term.weight, LOSSES[term.name](task, **term.options)) for term in terms])
 
 
-def _write_candidate(trial: Trial, description: Description, history: list[dict[str, float]]) -> None:
-    text = StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(trial.folder / HISTORY, text.getvalue())
-    member = Member(trial.name, trial.model.name, trial.model.options, engine.WEIGHTS)
+def _write_candidate(trial: Trial, description: Description) -> None:
+    member = Member(trial.name, trial.cell.model.name, trial.cell.model.options, engine.WEIGHTS)
     (trial.folder / engine.CHECKPOINT).unlink()
     write_json(trial.folder / FILE, asdict(Bundle(description.classes, description.background, (member,))))
 
@@ -131,17 +231,18 @@ def _options(entry: Callable[..., Any], choice: Choice) -> dict[str, Any]:
     return {option.name: option.default for option in known if option.kind is option.KEYWORD_ONLY} | choice.options
 
 
-def _cell(trial: Trial) -> dict[str, Any]:
+def _told_params(trial: Trial) -> dict[str, Any]:
     """What MLflow shows as the parameters of a trial."""
-    settings = asdict(trial.settings)
-    cell = {"model": trial.model.name, "loss": " + ".join(term.name for term in trial.loss), "seed": trial.seed}
-    options = {f"model.{key}": value for key, value in _options(MODELS[trial.model.name], trial.model).items()}
-    for term in trial.loss:
+    cell, settings = trial.cell, asdict(trial.cell.settings)
+    told = {"model": cell.model.name, "loss": " + ".join(term.name for term in cell.loss), "seed": cell.seed}
+    told |= {f"model.{key}": value for key, value in _options(MODELS[cell.model.name], cell.model).items()}
+    for term in cell.loss:
         chosen = {**_options(LOSSES[term.name], term), "weight": term.weight}
-        options |= {f"loss.{term.name}.{key}": value for key, value in chosen.items()}
-    here = trial.encoders.get(str(trial.model.options.get("pretrained")))
-    options |= {"model.pretrained_sha256": file_hash(here)} if here else {}
-    bf16 = engine.runs_in_bf16(trial.settings.precision, _device(trial))
-    options["precision"] = "bf16" if bf16 else "fp32"
-    told = ("models", "losses", "precision")
-    return cell | options | {key: value for key, value in settings.items() if key not in told}
+        told |= {f"loss.{term.name}.{key}": value for key, value in chosen.items()}
+    here = trial.encoders.get(str(cell.model.options.get("pretrained")))
+    told |= {"model.pretrained_sha256": file_hash(here)} if here else {}
+    bf16 = engine.runs_in_bf16(cell.settings.precision, _device(cell.settings))
+    told["precision"] = "bf16" if bf16 else "fp32"
+    return told | {
+        key: value for key, value in settings.items() if key not in ("models", "losses", "precision", "search")
+    }

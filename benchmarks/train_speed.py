@@ -1,0 +1,242 @@
+"""Training of unet_resnet34, Segline's loop beside the loop that one would write, on the same crops.
+
+    python benchmarks/train_speed.py [--side 128] [--epochs 8] [--crops 160] [--seed 1] [--folder FOLDER]
+
+Both train the same architecture from random weights with cross-entropy, AdamW, the same rate schedule, batch size and
+augmentation (flip, zoom, shift, rotation, brightness, contrast), for equally many epochs, and take turns by epoch:
+
+- Segline: `segline.training.engine` on memory-mapped shards, as `segline train` runs it, `precision: auto`;
+- plain: segmentation_models_pytorch's U-Net in single precision, a DataLoader with a worker for each core over JPEG
+  and PNG files of the same crops, and torchvision's transforms of each image on the CPU.
+
+The table has images a second of the training epochs (medians, data loading and augmentation included) and the
+validation mIoU. Below it, what Segline's data path costs: the same loop once more with a batch that is read once and
+never augmented. About 15 minutes on 2 cores without GPU, which should do nothing else.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from machine import stamp
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from streets import make_shards
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from segline.classes import IGNORED
+from segline.data.augment import MEAN, STD
+from segline.data.shards import Split, open_split, read_description
+from segline.losses import LOSSES, WeightedSum
+from segline.losses.task import Task
+from segline.metrics.confusion import confusion, mean_iou
+from segline.models import MODELS
+from segline.params import Augment, Train
+from segline.training import engine
+from segline.training.memory import keep_freed_memory
+from segline.training.schedules import learning_rate
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="keeps the scenes (default: a new temporary one)")
+    parser.add_argument("--side", type=int, default=128, help="of a crop, in px (default: 128)")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--crops", type=int, default=160, help="for training, about (default: 160)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="Segline's network compiled")
+    arguments = parser.parse_args()
+    side, folder = arguments.side, arguments.folder or Path(tempfile.mkdtemp(prefix="segline-speed-"))
+    drives = max(10, arguments.crops * 5 // 12)
+    labelled = make_shards(folder, drives=drives, frames=3, height=5 * side // 2, width=3 * side, crop=side, seed=11)
+    settings = Train(epochs=arguments.epochs, batch_size=arguments.batch, learning_rate=1e-3, compile=arguments.compile)
+    sides = {"Segline": segline_epochs, "plain": plain_epochs}
+    show(in_turns(sides, labelled, settings, arguments.seed), labelled, settings)
+    sides = {"usual": segline_epochs, "constant": constant_epochs}
+    usual, constant = in_turns(sides, labelled, replace(settings, epochs=5), arguments.seed).values()
+    ratio = statistics.median(seconds for seconds, _ in usual[1:]) / statistics.median(row[0] for row in constant[1:])
+    print(f"reading and augmenting costs {100 * (ratio - 1):.1f} % of an epoch (the same loop with a constant batch)")
+    print(f"{stamp()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def in_turns(sides: dict[str, Any], labelled: Path, settings: Train, seed: int) -> dict[str, list[tuple[float, float]]]:
+    """The epochs of each side, which has a process of its own: seconds of training, and validation mIoU."""
+    context, pipes, took = multiprocessing.get_context("spawn"), {}, {name: [] for name in sides}
+    for name, epochs in sides.items():
+        pipes[name], other = context.Pipe()
+        context.Process(target=serve, args=(other, epochs, labelled, settings, seed)).start()
+    for _ in range(settings.epochs):
+        for name, pipe in pipes.items():
+            pipe.send(None)
+            took[name].append(pipe.recv())
+    return took
+
+
+def serve(pipe: Any, epochs: Any, labelled: Path, settings: Train, seed: int) -> None:
+    """Train an epoch whenever asked."""
+    running = epochs(labelled, settings, seed)
+    for _ in range(settings.epochs):
+        pipe.recv()
+        pipe.send(next(running))
+
+
+def segline_epochs(labelled: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+    return engine_epochs(labelled, open_split(labelled, "train"), settings, seed)
+
+
+def constant_epochs(labelled: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+    still = Augment(flip=0.0, scale=0.0, shift=0.0, rotate=0.0, colour=0.0)
+    return engine_epochs(labelled, Constant(labelled / "train"), replace(settings, augment=still), seed)
+
+
+@dataclass(frozen=True)
+class Constant(Split):
+    """One batch over and over."""
+
+    def take(self, positions):
+        return tuple(values[: len(positions)] for values in self.kept)
+
+    @cached_property
+    def kept(self):
+        return super().take(range(64))
+
+
+def engine_epochs(labelled: Path, train: Split, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+    keep_freed_memory()
+    names = tuple(read_description(labelled).names)
+    torch.manual_seed(seed)
+    run = engine.Run(
+        model=MODELS["unet_resnet34"](len(names)),
+        loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
+        train=train,
+        val=open_split(labelled, "val"),
+        classes=len(names),
+        settings=settings,
+        seed=seed,
+        device=DEVICE,
+    )
+    before = 0.0
+    with tempfile.TemporaryDirectory() as kept:
+        for epoch in engine.fit(run, Path(kept)):
+            yield run.place.seconds - before, epoch.val_miou
+            before = run.place.seconds
+
+
+class Files(Dataset):
+    """Crops as files, decoded and augmented one by one."""
+
+    def __init__(self, folder: Path, settings: Augment | None) -> None:
+        self.names = sorted(folder.glob("*.jpg"))
+        moves = (
+            []
+            if settings is None
+            else [
+                v2.RandomHorizontalFlip(settings.flip),
+                v2.RandomAffine(
+                    settings.rotate,
+                    translate=(settings.shift, settings.shift),
+                    scale=(1 - settings.scale, 1 + settings.scale),
+                    interpolation=v2.InterpolationMode.BILINEAR,
+                    fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORED},
+                ),
+                v2.ColorJitter(brightness=settings.colour, contrast=settings.colour),
+            ]
+        )
+        self.change = v2.Compose([*moves, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        name = self.names[position]
+        image = tv_tensors.Image(np.asarray(Image.open(name)).transpose(2, 0, 1).copy())
+        mask = tv_tensors.Mask(np.asarray(Image.open(name.with_suffix(".png"))).copy())
+        image, mask = self.change(image, mask)
+        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor).long()
+
+
+def plain_epochs(labelled: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+    """A loop as one writes it."""
+    classes = len(read_description(labelled).names)
+    folders = {name: as_files(open_split(labelled, name), labelled / f"{name}-files") for name in ("train", "val")}
+    torch.manual_seed(seed)
+    model = smp.Unet("resnet34", encoder_weights=None, classes=classes).to(DEVICE)
+    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
+    workers = os.cpu_count()
+    train = DataLoader(
+        Files(folders["train"], settings.augment),
+        settings.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=True,
+    )
+    val = DataLoader(Files(folders["val"], None), settings.batch_size)
+    step, steps = 0, settings.epochs * len(train)
+    for _ in range(settings.epochs):
+        model.train()
+        began = time.monotonic()
+        for images, target in train:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(settings, step, steps)
+            loss = F.cross_entropy(model(images.to(DEVICE)), target.to(DEVICE), ignore_index=IGNORED)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            loss.item()
+            step += 1
+        seconds = time.monotonic() - began
+        yield seconds, plain_score(model, val, classes)
+
+
+@torch.inference_mode()
+def plain_score(model: torch.nn.Module, val: DataLoader, classes: int) -> float:
+    model.eval()
+    counts = sum(
+        confusion(target.numpy().astype(np.uint8), model(images.to(DEVICE)).argmax(1).cpu().numpy(), classes).sum(0)
+        for images, target in val
+    )
+    return float(mean_iou(counts))
+
+
+def as_files(split: Split, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(len(split)):
+        images, labels = split.take([number])
+        Image.fromarray(images[0]).save(folder / f"{number:05d}.jpg", quality=95)
+        Image.fromarray(labels[0]).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def show(took: dict[str, list[tuple[float, float]]], labelled: Path, settings: Train) -> None:
+    images, crop = len(open_split(labelled, "train")), read_description(labelled).side
+    precision = "bf16" if engine.runs_in_bf16(settings.precision, DEVICE) else "fp32"
+    table = Table(title=f"{images} crops of {crop} px, batch {settings.batch_size}, {DEVICE}; Segline in {precision}")
+    for heading in ("", "images/s", "val mIoU, last three epochs"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    speeds = {name: images / statistics.median(seconds for seconds, _ in rows[1:]) for name, rows in took.items()}
+    for name, rows in took.items():
+        table.add_row(name, f"{speeds[name]:.1f}", ", ".join(f"{score:.3f}" for _, score in rows[-3:]))
+    Console().print(table)
+    print(f"Segline trains {speeds['Segline'] / speeds['plain']:.2f} times as many images a second")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The leaderboard of a grid, made of what its trials left on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segline.training.history import read_history
+
+BOARD = "leaderboard.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial as the leaderboard has it: its name, how it ended, its folder, and what was drawn for it."""
+
+    name: str
+    status: str
+    folder: Path
+    drawn: dict[str, Any]
+
+
+def write_leaderboard(out: Path, rows: Sequence[Row]) -> None:
+    """Write ``leaderboard.csv`` and ``.png``, the best validation mIoU first, and ``curves.png`` of all trials."""
+    import pandas as pd
+
+    from segline.pictures import draw_curves, draw_leaderboard
+
+    histories = {row.name: pd.DataFrame(read_history(row.folder)) for row in rows}
+    lines = [_line(row, histories[row.name]) for row in rows]
+    board = pd.DataFrame(lines).sort_values(["val_miou", "trial"], ascending=[False, True], ignore_index=True)
+    board.to_csv(out / BOARD, index=False, float_format="%.6g")
+    draw_leaderboard(board, out / "leaderboard.png")
+    draw_curves({name: history for name, history in histories.items() if len(history)}, out / "curves.png")
+
+
+def _line(row: Row, history: Any) -> dict[str, Any]:
+    best = history.loc[history["val_miou"].idxmax()] if len(history) else {}
+    return {
+        "trial": row.name,
+        "status": row.status,
+        "epochs": len(history),
+        "best_epoch": int(best["epoch"]) if len(history) else 0,
+        "val_miou": best["val_miou"] if len(history) else float("nan"),
+        "val_pixel_accuracy": best["val_pixel_accuracy"] if len(history) else float("nan"),
+        **row.drawn,
+    }

@@ -1,0 +1,105 @@
+"""What a grid would take: a few steps of each kind of trial are run, and the rest is counted."""
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from segline.params import Train
+from segline.training.grid import Cell, rungs
+
+WIDTH = 120
+"""Of the table where there is no terminal, in characters."""
+
+Kind = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one kind of trial.
+
+    Attributes:
+        epoch: seconds of an epoch, validation included.
+        memory: bytes at most, of the process or of the GPU.
+        parameters: of the network.
+    """
+
+    epoch: float
+    memory: int
+    parameters: int
+
+
+def kind(cell: Cell) -> Kind:
+    """What decides the cost of a trial: the architecture, the loss and the batch."""
+    return str(cell.model), " + ".join(map(str, cell.loss)), cell.settings.batch_size * cell.settings.accumulate
+
+
+def measure(cells: Sequence[Cell], cost: Callable[[Cell], Cost], progress: Callable[[int], None]) -> dict[Kind, Cost]:
+    """The cost of every kind of trial, each measured in a process of its own, whose memory is then its own."""
+    found: dict[Kind, Cost] = {}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        for cell in cells:
+            if kind(cell) not in found:
+                found[kind(cell)] = pool.submit(cost, cell).result()
+                progress(1)
+    return found
+
+
+def epochs_of(trials: int, settings: Train) -> int:
+    """The epochs of all trials together, the finalists' further seeds included, if none ends before its time."""
+    search, before, total = settings.search, 0, 0
+    for rung in rungs(search, settings.epochs):
+        total += trials * (rung - before)
+        trials, before = max(search.finalists, -(-trials // search.reduction)), rung
+    return total + min(search.finalists, trials) * (search.seeds - 1) * settings.epochs
+
+
+def show(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]) -> None:
+    """Print the trials, their memory, and the time that all take on a machine or cluster with so many CPUs and GPUs."""
+    table = Table(title=f"{len(cells)} trials of up to {settings.epochs} epochs")
+    for heading in ("trials", "architecture", "loss", "images a step", "parameters", "an epoch", "memory"):
+        table.add_column(heading, justify="right" if heading not in ("architecture", "loss") else "left")
+    for (model, loss, batch), cost in costs.items():
+        count = sum(kind(cell) == (model, loss, batch) for cell in cells)
+        size, memory = f"{cost.parameters / 1e6:.1f} M", f"{cost.memory / 1e9:.1f} GB"
+        table.add_row(str(count), model, loss, str(batch), size, duration(cost.epoch), memory)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    for line in summary(cells, costs, settings, there):
+        print(line)
+
+
+def summary(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]) -> Iterable[str]:
+    """The time of the whole, in words."""
+    slots = at_once(settings, there)
+    mean = sum(costs[kind(cell)].epoch for cell in cells) / len(cells)
+    epochs = epochs_of(len(cells), settings)
+    yield f"{min(slots, len(cells))} at once on {_told(there)}; {_told_scheduler(settings)}"
+    yield f"about {duration(mean * epochs / min(slots, len(cells)))} for {epochs} epochs, measured one trial at a time"
+
+
+def at_once(settings: Train, there: dict[str, float]) -> int:
+    """Trials that have room at the same time, at least one."""
+    wanted = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
+    room = [there.get(what, 0) / (share * settings.workers_per_trial) for what, share in wanted.items() if share]
+    return max(1, int(min(room)))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss, or s below a minute."""
+    whole = round(seconds)
+    return f"{seconds:.1f} s" if seconds < 60 else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _told(there: dict[str, float]) -> str:
+    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+
+
+def _told_scheduler(settings: Train) -> str:
+    search = settings.search
+    if search.scheduler == "none" or search.min_epochs >= settings.epochs:
+        return "all train to the end"
+    return f"{search.scheduler} lets one in {search.reduction} go on from epoch {search.min_epochs}"

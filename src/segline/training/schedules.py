@@ -1,0 +1,31 @@
+"""The learning rate over a training: a linear rise, then a fall."""
+
+import math
+
+from segline.params import Train
+
+POLY_POWER = 0.9
+"""Of DeepLab (Chen et al. 2018, section 4.1)."""
+
+
+def learning_rate(settings: Train, step: int, steps: int, *, spent: float = 0.0) -> float:
+    """The rate of a step.
+
+    Args:
+        settings: peak, ``warmup`` and ``schedule``.
+        step: counted from 0.
+        steps: of the whole training.
+        spent: share of the allowed time that is over; the fall follows it where it is ahead of the steps.
+    """
+    rising = max(1, round(settings.warmup * steps))
+    if step < rising:
+        return settings.learning_rate * (step + 1) / rising
+    fallen = min(1.0, max((step - rising) / max(1, steps - rising), spent))
+    return settings.learning_rate * _left(settings.schedule, fallen)
+
+
+def _left(schedule: str, fallen: float) -> float:
+    """The share of the peak that is left at a share of the fall."""
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * fallen))
+    return (1 - fallen) ** POLY_POWER if schedule == "poly" else 1.0

@@ -1,0 +1,211 @@
+"""What goes wrong in a grid: a trial that fails, a process that is killed, a damaged shard, a full disk, no memory."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from shard_files import write_split
+
+from segline.classes import LabelClass
+from segline.data.shards import Description
+from segline.errors import StageError, TrainingError
+from segline.outputs import write_json
+from segline.params import Train, load
+from segline.stages import trial as trials
+from segline.stages.train import run
+from segline.stages.trial import _in_memory
+
+TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Shards of coloured noise in two classes, and the folder of an edge network that no loss asked for."""
+    (tmp_path / "edges").mkdir()
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+        write_split(tmp_path / "label" / split, images, (images[..., 0] > 127).astype(np.uint8), size=5)
+    classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
+    described = Description(classes, 0, 32, "c", "here", "s", "", {}, False)
+    write_json(tmp_path / "label" / "dataset.json", described.to_dict())
+    return tmp_path / "label"
+
+
+def train(labelled, tracking_uri, **settings):
+    params = load(json.dumps({"name": "tiny", "train": TINY | settings}))
+    out = labelled.parent / "out"
+    run(params, labelled=labelled, edged=labelled.parent / "edges", tracking_uri=tracking_uri, out=out)
+    return out
+
+
+def board(out):
+    with (out / "leaderboard.csv").open() as stream:
+        return {row["trial"]: row for row in csv.DictReader(stream)}
+
+
+def runs(tracking_uri):
+    client = mlflow.MlflowClient(tracking_uri)
+    found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    return {run.info.run_name: run for run in found}
+
+
+BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}]}
+
+
+def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_trained(labelled, tracking_uri):
+    expected = r"^1 of 2 trials failed: unet-cross_entropy: the loss became inf at step 0, see (.*); lower train\."
+    with pytest.raises(TrainingError, match=expected) as caught:
+        train(labelled, tracking_uri, **BROKEN)
+    with np.load(str(caught.value).partition("see ")[2].partition(";")[0]) as kept:
+        assert kept["images"].shape == (8, 32, 32, 3)
+    found = runs(tracking_uri)
+    assert found["unet-dice"].info.status == "FINISHED"
+    assert found["unet-cross_entropy"].info.status == "FAILED"
+    assert found["unet-cross_entropy"].data.tags["segline.error"].startswith("the loss became inf at step 0")
+    assert [run.info.status for name, run in found.items() if name.startswith("grid-")] == ["FAILED"]
+    out = train(labelled, tracking_uri, **BROKEN, search={"max_failed": 1})
+    assert {name: row["status"] for name, row in board(out).items()} == {
+        "unet-dice": "finished",
+        "unet-cross_entropy": "failed",
+    }
+    assert "RUNNING" not in {run.info.status for run in runs(tracking_uri).values()}
+
+
+def test_a_grid_in_which_every_trial_fails_is_no_success(labelled, tracking_uri):
+    with pytest.raises(TrainingError, match=r"^1 of 1 trials failed"):
+        train(labelled, tracking_uri, losses=BROKEN["losses"][1:], search={"max_failed": 5})
+
+
+def die_once(folder):
+    """Stands for a trial's process that the kernel kills for want of memory, the first time amid the training."""
+    real = trials.train_trial
+
+    def train_trial(trial):
+        for record in real(trial):
+            yield record
+            if record["epoch"] == 5 and not (folder / "died").exists():
+                (folder / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return train_trial
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(labelled, tracking_uri, monkeypatch):
+    monkeypatch.setattr("segline.stages.train._train_trial", die_once(labelled.parent))
+    out = train(labelled, tracking_uri, epochs=12, search={"scheduler": "none"})
+    assert (labelled.parent / "died").exists()
+    assert board(out)["unet-dice"]["epochs"] == "12"
+    [trial] = [run for name, run in runs(tracking_uri).items() if name == "unet-dice"]
+    client = mlflow.MlflowClient(tracking_uri)
+    steps = [metric.step for metric in client.get_metric_history(trial.info.run_id, "val_miou")]
+    assert sorted(steps) == list(range(1, 13))
+
+
+def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(labelled, tracking_uri):
+    search = {"spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]}, "samples": 3, "min_epochs": 1, "reduction": 3}
+    out = train(labelled, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
+    found = board(out)
+    epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
+    [best] = [name for name in found if name.endswith("-seed8")]
+    base = best.removesuffix("-seed8")
+    ended = [value for name, value in epochs.items() if not name.startswith(base)]
+    assert ended == [("eliminated", "1"), ("eliminated", "1")]
+    assert {name: epochs[name] for name in (base, f"{base}-seed8", f"{base}-seed9")} == dict.fromkeys(
+        (base, f"{base}-seed8", f"{base}-seed9"), ("finished", "4")
+    )
+    assert sorted(path.name for path in out.iterdir() if (path / "model.json").is_file()) == sorted(
+        (base, f"{base}-seed8", f"{base}-seed9")
+    )
+    assert not list(out.rglob("last.pt"))
+    assert {run.info.status for run in runs(tracking_uri).values()} == {"FINISHED"}
+    for name in ("leaderboard.png", "curves.png"):
+        assert (out / name).stat().st_size > 10_000
+
+
+def test_a_flipped_byte_names_the_shard_before_anything_runs(labelled, tracking_uri):
+    path = labelled / "train" / "images-00001.npy"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StageError, match=r"train/images-00001\.npy has the SHA-256 \w+\.\.\., expected \w+\.\.\.; the"):
+        train(labelled, tracking_uri)
+    path.unlink()
+    with pytest.raises(StageError, match=r"label/train lacks shards or has a broken one|images-00001\.npy is missing"):
+        train(labelled, tracking_uri)
+
+
+def test_memory_that_does_not_suffice_is_told_with_what_to_try():
+    """A real allocation that no machine has room for."""
+    with (
+        pytest.raises(
+            TrainingError, match=r"^out of memory at train.batch_size 8; try train.batch_size: 4 with train.ac"
+        ),
+        _in_memory(Train(batch_size=8)),
+    ):
+        torch.empty(2**50)
+    with pytest.raises(TrainingError, match=r"try a smaller label.crop or model"), _in_memory(Train(batch_size=1)):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="size mismatch"), _in_memory(Train()):
+        raise RuntimeError("size mismatch")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, {tests!r})
+from segline.data.shards import open_split
+from segline.losses import LOSSES, WeightedSum
+from segline.losses.task import Task
+from segline.models import MODELS
+from segline.params import Train
+from segline.training.engine import Run, fit
+labelled = Path({labelled!r})
+run = Run(
+    model=MODELS["unet"](2, width=4, depth=2),
+    loss=WeightedSum([(1.0, LOSSES["dice"](Task(names=("dark", "light"), background=0)))]),
+    train=open_split(labelled, "train"), val=open_split(labelled, "val"), classes=2,
+    settings=Train(epochs=3), seed=1, device=torch.device("cpu"),
+)
+epochs = fit(run, Path({folder!r}))
+next(epochs)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    next(epochs)
+except OSError as error:
+    print(error.filename, error.strerror)
+"""
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(labelled, tmp_path):
+    """A limit on the size of files is the full disk that needs no root."""
+    folder = tmp_path / "trial"
+    code = FULL.format(tests=str(Path(__file__).parents[1]), labelled=str(labelled), folder=str(folder))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert str(folder) in done.stdout
+    assert "cannot be written (File too large); mend that and run the same command again" in done.stdout
+    assert not list(folder.glob(".*.tmp"))
+    assert len(torch.load(folder / "last.pt", weights_only=True)["history"]) == 1
+
+
+def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(labelled, capsys):
+    params = load(json.dumps({"name": "tiny", "train": TINY | {"losses": ["dice", "focal"], "epochs": 5}}))
+    folders = {"labelled": labelled, "edged": labelled.parent / "edges", "out": labelled.parent / "out"}
+    before = sorted(labelled.parent.rglob("*"))
+    run(params, **folders, tracking_uri="sqlite:///none.db", plan_only=True)
+    told = capsys.readouterr().out
+    assert "2 trials of up to 5 epochs" in told
+    assert re.search(r"unet\(width=2, depth=1\).* dice .* 8 .*0\.0 M.* \d+\.\d s .* \d+\.\d GB", told)
+    assert re.search(r"about \d.* for 10 epochs, measured one trial at a time", told)
+    assert sorted(labelled.parent.rglob("*")) == before

@@ -1,0 +1,60 @@
+"""The display of a grid: lines where there is no terminal, a table where there is one."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from segline.progress import GridDisplay, watching_grid
+
+
+def shown(display):
+    console = Console(file=io.StringIO(), width=100)
+    console.print(display._table())
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def display():
+    return GridDisplay(epochs=4)
+
+
+def test_without_a_terminal_each_end_is_a_line(capsys):
+    with watching_grid(3) as display:
+        display.expect(["one", "two"])
+        display.update("one", 1, 0.25)
+        display.update("one", 2, 0.125)
+        display.finish("one", "eliminated")
+    assert capsys.readouterr().out == "train: one eliminated, validation mIoU 0.250 after 2 epochs\n"
+
+
+def test_the_table_has_those_under_way_first_then_the_best(display):
+    display.expect(["waits", "weak", "strong", "trains"])
+    for name, score in (("weak", 0.1), ("strong", 0.5), ("trains", 0.2)):
+        display.update(name, 1, score)
+    for name in ("weak", "strong"):
+        display.finish(name, "done")
+    lines = shown(display).splitlines()
+    assert "2 of 4 trials" in lines[0]
+    order = [word for line in lines for word in ("waits", "weak", "strong", "trains") if f" {word} " in line]
+    assert order == ["trains", "strong", "weak", "waits"]
+    assert "1/4" in "".join(lines)
+
+
+def test_the_time_left_is_that_of_the_epochs_left_at_the_pace_so_far(display):
+    display.expect(["one", "two"])
+    assert "time unknown" in shown(display)
+    display.began = time.monotonic() - 20
+    display.update("one", 1, 0.1)
+    display.update("one", 2, 0.1)
+    assert "0:01:00 left" in shown(display)
+    display.update("one", 2, 0.1)
+    assert display.seen == 2, "a record that comes again is no epoch"
+    display.finish("two", "failed")
+    assert "0:00:20 left" in shown(display)
+
+
+def test_of_many_trials_the_first_are_shown(display):
+    display.expect([f"t{number}" for number in range(50)])
+    assert "and 30 more" in shown(display)

@@ -1,0 +1,34 @@
+"""The learning rate of each step, written out."""
+
+import math
+
+import pytest
+
+from segline.params import Train
+from segline.training.schedules import learning_rate
+
+
+def rates(steps, **settings):
+    return [learning_rate(Train(learning_rate=0.02, **settings), step, steps) for step in range(steps)]
+
+
+def test_it_rises_linearly_then_falls_by_a_half_cosine():
+    expected = [0.01, 0.02, *(0.01 * (1 + math.cos(math.pi * done / 8)) for done in range(8))]
+    assert rates(10, warmup=0.2) == pytest.approx(expected)
+
+
+def test_poly_is_deeplabs():
+    assert rates(5, warmup=0.0, schedule="poly") == pytest.approx(
+        [0.02, *(0.02 * (1 - n / 4) ** 0.9 for n in range(4))]
+    )
+
+
+def test_constant_stays():
+    assert rates(4, warmup=0.5, schedule="constant") == pytest.approx([0.01, 0.02, 0.02, 0.02])
+
+
+def test_it_follows_the_time_where_that_is_ahead():
+    settings = Train(learning_rate=1.0, warmup=0.0)
+    assert learning_rate(settings, 10, 101, spent=0.5) == pytest.approx(0.5)
+    assert learning_rate(settings, 60, 101, spent=0.5) < 0.5
+    assert learning_rate(settings, 10, 101, spent=3.0) == pytest.approx(0.0)

@@ -42,6 +42,9 @@ format: setup ## format and mend what can be mended
 
 lock: setup ## make the locks anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras -o $(LOCK) pyproject.toml
+	for image in data train server; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -c $(LOCK) \
+	    $$([ $$image = data ] || echo --extra $$image) -o requirements/$$image.lock pyproject.toml || exit; done
 	grep -A 1000 '^uv==' $(LOCK) | awk 'NR > 1 && /^[a-z]/ {exit} {print}' > requirements/bootstrap.lock
 
 clean: ## remove what the line made; the environment and the registry stay

@@ -322,3 +322,35 @@ def test_numbers_in_exponents_are_numbers(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("train: {search: {spaces: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}}")
     assert load(path).train.search.spaces["learning_rate"].at(0.5) == pytest.approx(1e-3)
+
+
+def test_an_override_stands_in_place_of_the_file():
+    given = [
+        "train.epochs=40",
+        "ingest.source=s3://bucket/prefix",
+        "train.learning_rate=1e-3",
+        "validate.severity.blur=stop",
+    ]
+    params = load("{}", given)
+    assert params.train.epochs == 40
+    assert params.ingest.source == "s3://bucket/prefix"
+    assert params.train.learning_rate == 1e-3
+    assert params.validate.severity.blur == "stop"
+    assert load("{}", ["train.losses=[dice]", "train.epochs="]) == load('{"train": {"losses": ["dice"]}}')
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epochs", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("train.epohs=3", "unknown key; did you mean 'epochs'?"),
+        ("train.epochs=many", "train.epochs"),
+        ("seed.x=3", "there is no section of this name"),
+        ("train.epochs=[1", "not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_refused(override, said):
+    with pytest.raises(ParamsError) as caught:
+        load(FILE, [override])
+    assert any(said in fault for fault in caught.value.faults)

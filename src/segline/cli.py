@@ -107,7 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("evaluated", "ensembled", "promoted"):
         _add_input(summary, name)
     summary.set_defaults(run=_run_summary)
+    outcome = commands.add_parser("outcome", help="what a Kubeflow run came to: clean up, tag its runs, tell a webhook")
+    outcome.add_argument("--run", dest="pipeline_run", metavar="ID", required=True, help="of the Kubeflow run")
+    outcome.add_argument("--status", metavar="JSON", required=True, help="the final status that Kubeflow gives")
+    _add_tracking(outcome)
+    outcome.set_defaults(run=_run_outcome)
     return parser
+
+
+def _add_tracking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        default=os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"),
+        help="MLflow server or database (default: $MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db)",
+    )
 
 
 def _add_input(parser: argparse.ArgumentParser, name: str) -> None:
@@ -135,6 +149,15 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         default="params.yaml",
         help="parameters: a YAML file, or its JSON text (default: params.yaml)",
     )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter in place of what --params says, such as train.epochs=40; may be given often",
+    )
+    parser.add_argument("--executor-input", metavar="JSON", default="", help=argparse.SUPPRESS)  # by Kubeflow alone
     for folder in stage.inputs:
         _add_input(parser, folder)
     parser.add_argument(
@@ -145,18 +168,14 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         help=f"folder to write (default: {FOLDERS[name]})",
     )
     if stage.tracked:
-        parser.add_argument(
-            "--tracking-uri",
-            metavar="URI",
-            default=os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"),
-            help="MLflow server or database (default: $MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db)",
-        )
+        _add_tracking(parser)
     if stage.excludes:
         parser.add_argument(
             "--exclusions",
-            type=Path,
             metavar="FILE",
-            help="CSV of images and of boxes in them to leave out, such as evaluate's unlabelled.csv (default: none)",
+            default="",
+            help="CSV of images and of boxes in them to leave out, such as evaluate's unlabelled.csv; a path, or "
+            "s3://bucket/key (default: none)",
         )
     if stage.planned:
         parser.add_argument(
@@ -169,14 +188,31 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     stage = STAGES[arguments.command]
-    loaded = params.load(arguments.params)
+    loaded = params.load(arguments.params, arguments.overrides)
     folders = {name: getattr(arguments, name) for name in stage.inputs}
     _require(folders)
     _spare(folders, arguments.out)
     more = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
-    more |= {"exclusions": arguments.exclusions} if stage.excludes else {}
+    more |= {"exclusions": _exclusions(arguments)} if stage.excludes else {}
     more |= {"plan_only": arguments.plan} if stage.planned else {}
     import_module(f"segline.stages.{arguments.command}").run(loaded, **folders, **more, out=arguments.out)
+    if arguments.executor_input:
+        import_module("segline.kubeflow").report(arguments.command, arguments.out, arguments.executor_input)
+
+
+def _exclusions(arguments: argparse.Namespace) -> Path | None:
+    """The file, copied here if it lies in a bucket."""
+    place: str = arguments.exclusions
+    if not place.startswith("s3://"):
+        return Path(place) if place else None
+    local_file = import_module("segline.storage").local_file
+    return Path(local_file(place, arguments.out.with_name(f"{arguments.out.name}.exclusions")))
+
+
+def _run_outcome(arguments: argparse.Namespace) -> None:
+    import_module("segline.kubeflow").conclude(
+        arguments.pipeline_run, arguments.status, arguments.tracking_uri, os.environ.get("SEGLINE_WEBHOOK", "")
+    )
 
 
 def _run_summary(arguments: argparse.Namespace) -> None:

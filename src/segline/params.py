@@ -6,6 +6,7 @@ loader reports all faults at once and starts nothing. A key that is left out has
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -283,6 +284,7 @@ class Ensemble:
 class Promote:
     """When a challenger becomes champion."""
 
+    enabled: Annotated[bool, "false only registers and judges: the champion stays who it is"] = True
     confidence: Annotated[float, Range(0.5, 0.9999), "of the paired bootstrap, one-sided"] = 0.95
     resamples: Annotated[int, Range(100, 1_000_000), "bootstrap samples of the test images"] = 2000
 
@@ -303,24 +305,60 @@ class Params:
     promote: Promote = field(default_factory=Promote)
 
 
-def load(origin: str | Path) -> Params:
+def load(origin: str | Path, overrides: Sequence[str] = ()) -> Params:
     """Read parameters from a YAML file, or from their JSON text (it starts with ``{``).
+
+    Args:
+        origin: the path, or the text.
+        overrides: such as ``train.epochs=40``, in place of what the file says.
 
     Raises:
         ParamsError: with every fault: unknown key, wrong type, out of range, unknown name.
     """
-    text, where = _read(str(origin))
-    try:
-        document = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ParamsError(where, [f"not valid YAML: {' '.join(str(error).split())}"]) from None
+    document, where = read(origin, overrides), _where(str(origin))
     faults: list[str] = []
-    params: Params = _section(Params, {} if document is None else document, "", faults)
+    params: Params = _section(Params, document, "", faults)
     wrong = [found.partition(":")[0] for found in faults]
     faults += [found for found in _contradictions(params) if not _follows(found.partition(":")[0], wrong)]
     if faults:
         raise ParamsError(where, faults)
     return params
+
+
+def read(origin: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """The document that :func:`load` checks, as it is written, with the overrides in it.
+
+    Raises:
+        ParamsError: it cannot be read, or an override is none.
+    """
+    text, where = _read(str(origin)), _where(str(origin))
+    document = _parse(text, where)
+    document = {} if document is None else document
+    for override in overrides:
+        _override(document, override)
+    return document
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ParamsError(where, [f"not valid YAML: {' '.join(str(error).split())}"]) from None
+
+
+def _override(document: Any, override: str) -> None:
+    """Set one key; a value that is empty leaves it as it is, as a pipeline's parameter does that was not given."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ParamsError("--set", [f"{override!r}: expected KEY=VALUE, such as train.epochs=40"])
+    if not text.strip():
+        return
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        document = document.setdefault(section, {}) if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        raise ParamsError("--set", [f"{key}: there is no section of this name; expected such as train.epochs"])
+    document[last] = _parse(text, f"--set {key}")
 
 
 def _follows(key: str, wrong: list[str]) -> bool:
@@ -338,11 +376,15 @@ def as_json(section: Any) -> str:
     return json.dumps(asdict(section), sort_keys=True)
 
 
-def _read(origin: str) -> tuple[str, str]:
+def _where(origin: str) -> str:
+    return "the parameters' JSON text" if origin.lstrip().startswith("{") else origin
+
+
+def _read(origin: str) -> str:
     if origin.lstrip().startswith("{"):
-        return origin, "the parameters' JSON text"
+        return origin
     try:
-        return Path(origin).read_text(), origin
+        return Path(origin).read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ParamsError(origin, [f"cannot be read ({reason}); give --params the path of a params.yaml"]) from None

@@ -84,7 +84,8 @@ def sentence(decision: Record) -> str:
     name = f"{decision['model']} version {decision['version']}"
     if decision["promoted"]:
         return f"{name} is champion: {decision['reason']}"
-    return f"{name} stays challenger, version {decision['against']} champion: {decision['reason']}"
+    rival = f", version {decision['against']} champion" if decision["against"] else ""
+    return f"{name} stays challenger{rival}: {decision['reason']}"
 
 
 def _test_note(metrics: Record) -> str:

@@ -42,6 +42,9 @@ from segline.errors import StoppedError, TrackingError
 
 KEY = "segline.key"
 ENVIRONMENT = "segline.environment"
+PIPELINE_RUN = "segline.pipeline_run"
+HOST_RUN = "MLFLOW_RUN_ID"
+"""The variable with the run that Kubeflow begins for a pipeline; those of the line are its children."""
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 SQLITE = "sqlite:///"
@@ -113,7 +116,9 @@ class Tracker:
 
     @cached_property
     def experiment_id(self) -> str:
-        """The experiment, made when it is not there."""
+        """The experiment, made when it is not there; that of the run that the line is part of, if there is one."""
+        if host := os.environ.get(HOST_RUN):
+            return str(self.client.get_run(host).info.experiment_id)
         found = self.client.get_experiment_by_name(self.experiment)
         if found:
             return str(found.experiment_id)
@@ -151,8 +156,9 @@ class Tracker:
             TrackingError: MLflow cannot be reached for the first time.
             MlflowException: it does not answer, or does not take the run.
         """
+        parent = parent or os.environ.get(HOST_RUN, "")
         above = {"mlflow.parentRunId": parent} if parent else {}
-        marks = {KEY: key, ENVIRONMENT: environment_hash(), **tags, **above}
+        marks = {KEY: key, ENVIRONMENT: environment_hash(), **tags, **above, **_pipeline_run()}
         found = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
         if found:
             run, new = found[0], [RunTag(name, value) for name, value in marks.items()]
@@ -324,16 +330,45 @@ def champion_statistics(uri: str, model: str, folder: Path) -> tuple[int, Path] 
     return (champion.number, file) if champion and file else None
 
 
+def mark_runs(uri: str, pipeline_run: str, tags: dict[str, str]) -> int:
+    """Tag every run that a Kubeflow run has made; returns how many. No database is made.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or does not take the tags.
+    """
+    tracker = Tracker(uri, "")
+    if tracker.database and not tracker.database.exists():
+        return 0
+    try:
+        experiments = [found.experiment_id for found in tracker.client.search_experiments()]
+        runs = tracker.client.search_runs(experiments, f"tags.`{PIPELINE_RUN}` = '{pipeline_run}'")
+        for run in runs:
+            tracker.client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    except MlflowException as error:
+        raise TrackingError(f"--tracking-uri {tracker.shown} did not take the outcome ({reason_of(error)})") from None
+    return len(runs)
+
+
+def _pipeline_run() -> dict[str, str]:
+    """The Kubeflow run that this process is part of, as a tag."""
+    run = os.environ.get("SEGLINE_RUN", "")
+    return {PIPELINE_RUN: run} if run else {}
+
+
 def key(*parts: object) -> str:
     """A key from everything that a record depends on."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
 def code_version() -> dict[str, str]:
-    """The commit and whether the tree differs from it, as tags; empty outside a git repository."""
+    """The commit and whether the tree differs from it, as tags.
+
+    Outside a git repository ``SEGLINE_COMMIT`` says it, which the images have; else there are none.
+    """
     commit = _git("rev-parse", "HEAD")
     if not commit:
-        return {}
+        built_from = os.environ.get("SEGLINE_COMMIT", "")
+        return {"mlflow.source.git.commit": built_from} if built_from else {}
     changes = _git("status", "--porcelain")
     differs = {} if changes is None else {"segline.uncommitted": "yes" if changes else "no"}
     return {"mlflow.source.git.commit": commit, **differs}

@@ -336,3 +336,16 @@ def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_tol
     _, decision = promoting(POOR)
     assert decision["seen_by_champion"] == 2
     assert decision["reason"].endswith("the champion was trained on 2 of these images, so it has an advantage")
+
+
+def test_with_promotion_off_the_winner_stays_challenger(promoting, tracker):
+    off = replace(PARAMS, promote=replace(PARAMS.promote, enabled=False))
+    _, first = promoting(GOOD, params=off)
+    assert (first["promoted"], holders(tracker)) == (False, (None, 1))
+    assert "promotion is off" in first["reason"]
+    promoting(GOOD)
+    assert holders(tracker) == (1, None)
+    _, better = promoting(BEST, params=off)
+    assert (better["promoted"], better["lower_bound"] > 0, holders(tracker)) == (False, True, (1, 2))
+    _, again = promoting(GOOD, params=off)
+    assert (again["promoted"], again["reason"]) == (True, "it is champion already")

@@ -5,7 +5,7 @@ decides the same when it is repeated.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from segline.progress import say
 from segline.report import sentence, write_report
 
 DECISION = "segline.decision"
+IS_CHAMPION = "it is champion already"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tra
         decision = _settled(tracker, version, description, params) or _decide(
             tracker, version, description, labelled, ensembled, params
         )
+        decision = decision if params.promote.enabled else _withheld(decision)
         tracker.tag(version, {DECISION: asdict(decision)})
         _move_aliases(tracker, version, decision)
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
@@ -124,7 +126,7 @@ def _decide(
     miou = float(scores(mine.sum(0), description.names)["miou"])
     champion = tracker.holder(tracking.CHAMPION)
     if champion is None or champion.number == version.number:
-        reason = "it is the first" if champion is None else "it is champion already"
+        reason = "it is the first" if champion is None else IS_CHAMPION
         asked = (description.content_hash, _settings(params))
         return Decision(True, reason, version.number, None, miou, None, None, *asked)
     theirs = _count_champion(tracker, champion, description, labelled, params)
@@ -148,6 +150,13 @@ def _decide(
         settings=_settings(params),
         seen_by_champion=seen,
     )
+
+
+def _withheld(decision: Decision) -> Decision:
+    """A decision that moves no champion, where promotion is off; who is champion already stays it."""
+    if not decision.promoted or decision.reason == IS_CHAMPION:
+        return decision
+    return replace(decision, promoted=False, reason=f"{decision.reason}, but promotion is off (promote.enabled)")
 
 
 def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, labelled: Path) -> int:

@@ -1,0 +1,25 @@
+"""The stages as Kubeflow components: one folder each, with the same words as on the command line."""
+
+from components.edges.component import edges
+from components.ensemble.component import ensemble
+from components.evaluate.component import evaluate
+from components.ingest.component import ingest
+from components.label.component import label
+from components.outcome.component import outcome
+from components.promote.component import promote
+from components.train.component import train
+from components.validate.component import validate
+
+COMPONENTS = {
+    "ingest": ingest,
+    "validate": validate,
+    "label": label,
+    "edges": edges,
+    "train": train,
+    "evaluate": evaluate,
+    "ensemble": ensemble,
+    "promote": promote,
+}
+"""By stage, in the order of the line."""
+
+__all__ = ["COMPONENTS", "outcome"]

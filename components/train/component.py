@@ -1,0 +1,40 @@
+"""Train as a Kubeflow component: in its own container, or on a Ray cluster that it makes for the time it takes."""
+
+from kfp import dsl
+
+from components.command import TRAIN, command
+
+
+@dsl.container_component
+def train(
+    name: str,
+    seed: int,
+    train: str,
+    data_hash: str,
+    labelled: dsl.Input[dsl.Dataset],
+    edged: dsl.Input[dsl.Model],
+    out: dsl.Output[dsl.Model],
+):
+    """Train every architecture x loss with Ray Tune.
+
+    With ``SEGLINE_RAYJOB`` in its environment, the path of a RayJob's template, it trains on GPU nodes.
+
+    Args:
+        name: Of the experiment and of the registered model.
+        seed: Of every random choice.
+        train: Section of the parameters, as JSON text.
+        data_hash: SHA-256 of the data; not read, but in the cache's key.
+        labelled: What label wrote.
+        edged: What edges wrote.
+        out: A bundle for each candidate.
+    """
+    return command(
+        TRAIN,
+        "train",
+        params={"name": name, "seed": seed, "train": train},
+        labelled=labelled.path,
+        edged=edged.path,
+        out=out.path,
+        # Not an input, with which the cache would never meet.
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    )

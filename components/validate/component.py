@@ -1,0 +1,27 @@
+"""Validate as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.command import DATA, command
+
+
+@dsl.container_component
+def validate(
+    name: str,
+    validate: str,
+    data_hash: str,
+    ingested: dsl.Input[dsl.Dataset],
+    out: dsl.Output[dsl.Dataset],
+    docs: dsl.Output[dsl.HTML],
+):
+    """Check every pair, quarantine the bad, write Data Docs.
+
+    Args:
+        name: Of the experiment and of the registered model.
+        validate: Section of the parameters, as JSON text.
+        data_hash: SHA-256 of the data; not read, but in the cache's key.
+        ingested: What ingest wrote.
+        out: The valid pairs, their statistics, the quarantine.
+        docs: The Data Docs, one page.
+    """
+    return command(DATA, "validate", params={"name": name, "validate": validate}, ingested=ingested.path, out=out.path)

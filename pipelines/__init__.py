@@ -1,0 +1,1 @@
+"""The line on Kubeflow: the same stages as in ``dvc.yaml``, compiled, run and scheduled."""

@@ -1,0 +1,191 @@
+"""``python -m pipelines``: compile, run and schedule the line on Kubeflow, or run it in containers of this machine."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipelines.training import Site, compile_to
+from segline import params
+from segline.errors import ParamsError, SeglineError
+
+SECTIONS = tuple(field.name for field in fields(params.Params) if field.name not in ("name", "seed"))
+DEFAULT = Site()
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = _parser().parse_args(words)
+    try:
+        arguments.run(arguments)
+    except SeglineError as error:
+        print(f"pipelines {arguments.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"pipelines {arguments.command}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__.split(": ", 1)[1].rstrip())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    compiling = _command(commands, "compile", "write the pipeline's definition as YAML", _compile)
+    compiling.add_argument(
+        "--out", type=Path, default=Path("segline.yaml"), metavar="FILE", help="(default: %(default)s)"
+    )
+    _add_site(compiling)
+    running = _command(commands, "run", "run it once, in local containers or on Kubeflow", _run)
+    where = running.add_mutually_exclusive_group(required=True)
+    where.add_argument("--local", action="store_true", help="in containers of this machine")
+    where.add_argument("--endpoint", metavar="URL", help="of Kubeflow Pipelines")
+    running.add_argument(
+        "--folder", type=Path, default=Path("data/kubeflow"), help="of a local run (default: %(default)s)"
+    )
+    running.add_argument("--network", default="none", help="of local containers: none, host, a name (default: none)")
+    running.add_argument("--no-cache", action="store_true", help="run every stage on Kubeflow, also those it knows")
+    running.add_argument("--wait", action="store_true", help="until the run on Kubeflow is over")
+    scheduling = _command(commands, "schedule", "run it on Kubeflow again and again", _schedule)
+    scheduling.add_argument("--cron", required=True, help='six fields, such as "0 0 3 * * 1": Mondays at three')
+    unscheduling = _command(commands, "unschedule", "end a schedule", _unschedule)
+    listing = _command(commands, "list", "schedules and last runs", _list)
+    for remote in (scheduling, unscheduling, listing):
+        remote.add_argument("--endpoint", metavar="URL", required=True, help="of Kubeflow Pipelines")
+    for remote in (running, scheduling, unscheduling, listing):
+        remote.add_argument("--namespace", default="segline", help="of Kubeflow's users (default: %(default)s)")
+        remote.add_argument("--name", default="segline", help="of the run or schedule (default: %(default)s)")
+    for starting in (running, scheduling):
+        _add_parameters(starting)
+        _add_site(starting)
+        starting.add_argument("--service-account", default="segline-pipeline", help="(default: %(default)s)")
+    return parser
+
+
+def _command(commands: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=f"{about.capitalize()}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_site(parser: argparse.ArgumentParser) -> None:
+    """What is compiled into the pipeline."""
+    parser.add_argument("--registry", default=DEFAULT.registry, help="of the images (default: %(default)s)")
+    parser.add_argument("--tag", default=DEFAULT.tag, help="of the images (default: %(default)s)")
+    parser.add_argument("--gpus", type=int, default=DEFAULT.gpus, help="of training (default: %(default)s)")
+    parser.add_argument("--cpus", default=DEFAULT.cpus, help="of training (default: %(default)s)")
+    parser.add_argument("--memory", default=DEFAULT.memory, help="of training (default: %(default)s)")
+    parser.add_argument("--rayjob", action="store_true", help="train on a Ray cluster that is made for it")
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--params", default="params.yaml", metavar="FILE", help="(default: %(default)s)")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of a parameter"
+    )
+    parser.add_argument("--exclusions", default="", metavar="S3", help="CSV of what to leave out, s3://bucket/key")
+    parser.add_argument("--no-promotion", action="store_true", help="register and judge the winner, promote no one")
+
+
+def _site(arguments: argparse.Namespace, **changes: Any) -> Site:
+    chosen = {field.name: getattr(arguments, field.name) for field in fields(Site) if field.name in arguments}
+    return Site(**{**chosen, **changes})
+
+
+def pipeline_arguments(file: str, overrides: list[str], *, exclusions: str, promotion: bool) -> dict[str, Any]:
+    """What a run is started with: the parameters, checked, each section as JSON text.
+
+    Raises:
+        ParamsError: with every fault.
+    """
+    checked = params.load(file, overrides)
+    if exclusions and not exclusions.startswith("s3://"):
+        raise ParamsError("--exclusions", [f"{exclusions!r}: a container does not see it; expected s3://bucket/key"])
+    document = params.read(file, overrides)
+    sections = {name: json.dumps(document.get(name) or {}) for name in SECTIONS}
+    told = {"name": checked.name, "seed": checked.seed, "exclusions": exclusions}
+    return {**told, "promotion": promotion and checked.promote.enabled, **sections}
+
+
+def _arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    return pipeline_arguments(
+        arguments.params,
+        arguments.overrides,
+        exclusions=arguments.exclusions,
+        promotion=not arguments.no_promotion,
+    )
+
+
+def _compile(arguments: argparse.Namespace) -> None:
+    compile_to(arguments.out, _site(arguments))
+    print(f"pipelines: wrote {arguments.out}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    given = _arguments(arguments)
+    if arguments.local:
+        _run_locally(arguments, given)
+        return
+    with TemporaryDirectory() as folder:
+        package = _package(arguments, Path(folder))
+        run = _service(arguments).run(
+            package,
+            given,
+            name=arguments.name,
+            service_account=arguments.service_account,
+            caching=False if arguments.no_cache else None,
+            wait=arguments.wait,
+        )
+    print(f"pipelines: run {run} at {arguments.endpoint}")
+
+
+def _run_locally(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    from pipelines.local import check_images, run_locally
+
+    logging.getLogger("kfp").setLevel(logging.INFO)
+    site = _site(arguments, gpus=0, rayjob=False, retries=0)
+    check_images(site)
+    promoted = run_locally(given, site, arguments.folder, arguments.network)
+    print(f"pipelines: {json.loads((promoted / 'decision.json').read_text())['reason']}; report in {promoted}")
+
+
+def _schedule(arguments: argparse.Namespace) -> None:
+    given = _arguments(arguments)
+    with TemporaryDirectory() as folder:
+        package = _package(arguments, Path(folder))
+        _service(arguments).schedule(
+            package, given, name=arguments.name, cron=arguments.cron, service_account=arguments.service_account
+        )
+
+
+def _unschedule(arguments: argparse.Namespace) -> None:
+    _service(arguments).unschedule(arguments.name)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    service = _service(arguments)
+    for schedule in service.schedules():
+        print(schedule)
+    for run in service.runs():
+        print(run)
+
+
+def _package(arguments: argparse.Namespace, folder: Path) -> Path:
+    package = folder / "segline.yaml"
+    compile_to(package, _site(arguments))
+    return package
+
+
+def _service(arguments: argparse.Namespace) -> Any:
+    from pipelines.service import Service
+
+    token = os.environ.get("SEGLINE_KUBEFLOW_TOKEN")
+    return Service(arguments.endpoint, arguments.namespace, Path(token) if token else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The pipeline: every stage from ingest to promote, as :mod:`components` has them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kfp import compiler, dsl, kubernetes
+
+from components import COMPONENTS, outcome
+
+NAME = "segline"
+HOUR = 3600
+LIMIT_S = {"train": 48 * HOUR, "outcome": HOUR // 4}
+"""How long a stage may take; the others an hour times ``OTHER_HOURS``."""
+OTHER_HOURS = 6
+DATA_STAGES = ("ingest", "validate", "label")
+USER = 10001
+"""Whom the images run as."""
+SETTINGS = {
+    "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI",
+    "AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION": "AWS_DEFAULT_REGION",
+    "SEGLINE_STORE": "SEGLINE_STORE",
+}
+"""Keys of the config map, and the variables that hold them."""
+KEYS = {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}
+GPU = "nvidia.com/gpu"
+RAYJOB = "/etc/segline"
+"""Where the template of a RayJob is mounted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where the pipeline runs, as far as it is compiled into it.
+
+    Attributes:
+        registry: of the images, with their common path.
+        tag: of the images; never ``latest``, for the cache takes equal names for equal images.
+        gpus: of training in its own container.
+        cpus: of training.
+        memory: of training, such as ``32G``.
+        rayjob: train on a Ray cluster that is made for it, in place of the stage's own container.
+        retries: of a stage that fails; each waits twice as long as the one before.
+    """
+
+    registry: str = "segline"
+    tag: str = "0.1.0"
+    gpus: int = 1
+    cpus: str = "8"
+    memory: str = "32G"
+    rayjob: bool = False
+    retries: int = 3
+
+    def image(self, name: str) -> str:
+        """Such as ``segline/train:0.1.0``."""
+        return f"{self.registry}/{name}:{self.tag}"
+
+
+def make_pipeline(site: Site) -> Callable[..., Any]:
+    """The pipeline for a site; its parameters are the sections of ``params.yaml`` as JSON text."""
+
+    @dsl.pipeline(name=NAME, description="From images and label maps to a model that is promoted if it is better.")
+    def segline(
+        name: str = "streets",
+        seed: int = 7,
+        source: str = "",
+        revision: str = "",
+        exclusions: str = "",
+        promotion: bool = True,
+        ingest: str = "{}",
+        validate: str = "{}",
+        label: str = "{}",
+        edges: str = "{}",
+        train: str = "{}",
+        evaluate: str = "{}",
+        ensemble: str = "{}",
+        promote: str = "{}",
+    ):
+        """From images and label maps to a model that is promoted if it is better.
+
+        Args:
+            name: Of the MLflow experiment and of the registered model.
+            seed: Of every random choice.
+            source: Where the images are, in place of the one in the section ingest.
+            revision: Of a source dvc://..., in place of the one in the section ingest.
+            exclusions: CSV of images and boxes to leave out, s3://bucket/key; empty for none.
+            promotion: Whether a better model becomes champion, or is only registered and judged.
+            ingest: Section of params.yaml as JSON; what it leaves out has its default. So have the others.
+            validate: Section of params.yaml as JSON.
+            label: Section of params.yaml as JSON.
+            edges: Section of params.yaml as JSON.
+            train: Section of params.yaml as JSON.
+            evaluate: Section of params.yaml as JSON.
+            ensemble: Section of params.yaml as JSON.
+            promote: Section of params.yaml as JSON.
+        """
+        told = _placed(outcome(), site)
+        with dsl.ExitHandler(told, name="line"):
+            run = {stage: _runner(stage, site) for stage in COMPONENTS}
+            ingested = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision)
+            files, data_hash = ingested.outputs["out"], ingested.outputs["data_hash"]
+            valid = run["validate"](name=name, validate=validate, ingested=files, data_hash=data_hash).outputs["out"]
+            shards = run["label"](
+                seed=seed, label=label, exclusions=exclusions, ingested=files, validated=valid, data_hash=data_hash
+            ).outputs["out"]
+            edged = run["edges"](seed=seed, edges=edges, train=train, labelled=shards, data_hash=data_hash)
+            trained = run["train"](
+                name=name, seed=seed, train=train, labelled=shards, edged=edged.outputs["out"], data_hash=data_hash
+            ).outputs["out"]
+            evaluated = run["evaluate"](
+                evaluate=evaluate, labelled=shards, trained=trained, data_hash=data_hash
+            ).outputs["out"]
+            ensembled = run["ensemble"](
+                evaluate=evaluate,
+                ensemble=ensemble,
+                labelled=shards,
+                trained=trained,
+                evaluated=evaluated,
+                data_hash=data_hash,
+            ).outputs["out"]
+            run["promote"](
+                name=name,
+                seed=seed,
+                promotion=promotion,
+                evaluate=evaluate,
+                promote=promote,
+                labelled=shards,
+                evaluated=evaluated,
+                ensembled=ensembled,
+            )
+
+    return segline
+
+
+def compile_to(path: Path, site: Site) -> None:
+    """Write the pipeline's definition, with what it asks of Kubernetes, as YAML."""
+    compiler.Compiler().compile(make_pipeline(site), str(path))
+
+
+def _runner(stage: str, site: Site) -> Callable[..., dsl.PipelineTask]:
+    """The component as a task of this site."""
+    return lambda **inputs: _placed(COMPONENTS[stage](**inputs), site)
+
+
+def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
+    """A task with its image, its room, its patience, and what it may know of the cluster."""
+    stage = task.name
+    task.set_container_image(site.image("data" if stage in DATA_STAGES else "train"))
+    # Ingest looks at its source every time; promote acts on the registry as it is then.
+    task.set_caching_options(stage not in ("ingest", "promote", "outcome"))
+    if site.retries and stage != "outcome":
+        task.set_retry(num_retries=site.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
+    kubernetes.set_timeout(task, LIMIT_S.get(stage, OTHER_HOURS * HOUR))
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "segline")
+    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")
+    _inform(task)
+    _make_room(task, site)
+    return task
+
+
+def _inform(task: dsl.PipelineTask) -> None:
+    """The addresses and keys of MLflow and of the object store, and the run that the task is part of."""
+    kubernetes.use_config_map_as_env(task, config_map_name="segline-settings", config_map_key_to_env=SETTINGS)
+    kubernetes.use_secret_as_env(task, secret_name="segline-s3", secret_key_to_env=KEYS)
+    kubernetes.use_field_path_as_env(task, env_name="SEGLINE_RUN", field_path="metadata.labels['pipeline/runid']")
+    if task.name == "outcome":
+        kubernetes.use_secret_as_env(task, "segline-webhook", {"url": "SEGLINE_WEBHOOK"}, optional=True)
+
+
+def _make_room(task: dsl.PipelineTask, site: Site) -> None:
+    """What the task asks of its node; training on a Ray cluster only waits here."""
+    if task.name == "train" and not site.rayjob:
+        _ask(task, site.cpus, site.memory)
+        # What workers share goes through /dev/shm, of which a container has 64 MB.
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
+        if site.gpus:
+            task.set_accelerator_type(GPU).set_accelerator_limit(site.gpus)
+            kubernetes.add_node_selector(task, "nvidia.com/gpu.present", "true")
+            kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    elif task.name in (*DATA_STAGES, "outcome", "train"):
+        _ask(task, "1", "4G")
+    else:
+        _ask(task, "4", "16G")
+    if task.name == "train" and site.rayjob:
+        kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB)
+        task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB}/rayjob.yaml")
+        task.set_env_variable("SEGLINE_IMAGE", site.image("train"))
+
+
+def _ask(task: dsl.PipelineTask, cpus: str, memory: str) -> None:
+    """As a request, and memory as a limit too: what has more is ended first where memory is short."""
+    task.set_cpu_request(cpus).set_memory_request(memory).set_memory_limit(memory)

@@ -1,0 +1,207 @@
+"""The compiled pipeline is ``dvc.yaml`` again, and asks of a cluster what each stage needs."""
+
+import json
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("kfp")
+
+from pipelines.training import Site, compile_to
+from segline import cli
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "pipeline.yaml"
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGE = pytest.mark.parametrize("stage", DVC)
+# Kubeflow alone gives these; the rest are the words of dvc.yaml.
+ITS_OWN = ("--set", "--executor-input", "--run")
+# Kubeflow gives a section whole where dvc.yaml names a part of it.
+WHOLE = {"train.losses": "train", "train.cpus_per_worker": "train", "evaluate.batch_size": "evaluate"}
+
+
+@cache
+def compiled(**site):
+    """The two documents of the definition: the pipeline, and what it asks of Kubernetes."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compile_to(path, Site(**site))
+        return list(yaml.safe_load_all(path.read_text()))
+
+
+def line(pipeline):
+    """The tasks within the exit handler."""
+    return pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+
+def container(stage, pipeline):
+    return pipeline["deploymentSpec"]["executors"][f"exec-{stage}"]["container"]
+
+
+def kubernetes(stage, **site):
+    return compiled(**site)[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{stage}"]
+
+
+def words_of(stage, pipeline):
+    """Option -> values, of the component's command."""
+    found = {}
+    arguments = container(stage, pipeline)["args"]
+    for name, value in zip(arguments[::2], arguments[1::2], strict=True):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def dvc_words(stage):
+    program, name, *arguments = shlex.split(DVC[stage]["cmd"])
+    return [program, name], dict(zip(arguments[::2], arguments[1::2], strict=True))
+
+
+def producers(task):
+    """The task's inputs that other tasks make: input -> stage and output."""
+    inputs = task["inputs"].get("artifacts", {})
+    made = {name: entry["taskOutputArtifact"] for name, entry in inputs.items()}
+    return {name: (entry["producerTask"], entry["outputArtifactKey"]) for name, entry in made.items()}
+
+
+def sections(stage, pipeline):
+    """The parameters in the JSON text of --params."""
+    (text,) = words_of(stage, pipeline)["--params"]
+    return re.findall(r'"(\w+)": "?\{\{\$\.inputs\.parameters\[\'(\w+)\'\]\}\}"?', text)
+
+
+def test_the_stages_are_those_of_dvc():
+    assert sorted(line(compiled()[0])) == sorted(DVC)
+
+
+@STAGE
+def test_a_command_has_the_words_of_dvc(stage):
+    pipeline, _ = compiled()
+    command, expected = dvc_words(stage)
+    assert container(stage, pipeline)["command"] == command
+    assert set(words_of(stage, pipeline)) - set(ITS_OWN) == set(expected)
+
+
+@STAGE
+def test_the_edges_are_those_of_dvc(stage):
+    pipeline, _ = compiled()
+    _, words = dvc_words(stage)
+    folders = {Path(folder): name for name, folder in cli.FOLDERS.items()}
+    expected = {
+        option.removeprefix("--"): (folders[Path(value)], "out")
+        for option, value in words.items()
+        if Path(value) in folders and option != "--out"
+    }
+    assert producers(line(pipeline)[stage]) == expected
+    for option, (producer, _) in expected.items():
+        assert words_of(stage, pipeline)[f"--{option}"] == [f"{{{{$.inputs.artifacts['{option}'].path}}}}"]
+        assert producer in line(pipeline)[stage]["dependentTasks"]
+
+
+@STAGE
+def test_the_parameters_are_those_of_dvc(stage):
+    pipeline, _ = compiled()
+    given = sections(stage, pipeline)
+    assert all(key == parameter for key, parameter in given)
+    assert {key for key, _ in given} == {WHOLE.get(name, name) for name in DVC[stage]["params"]}
+
+
+@STAGE
+def test_every_parameter_comes_from_the_run_or_from_ingest(stage):
+    pipeline, _ = compiled()
+    for name, entry in line(pipeline)[stage]["inputs"]["parameters"].items():
+        if name == "data_hash":
+            assert entry["taskOutputParameter"] == {"outputParameterKey": "data_hash", "producerTask": "ingest"}
+        else:
+            assert entry["componentInputParameter"] == f"pipelinechannel--{name}"
+
+
+@STAGE
+def test_the_command_line_takes_what_kubeflow_puts_in(stage, tmp_path):
+    pipeline, _ = compiled()
+    values = {"name": "streets", "seed": "7", "promotion": "true", "exclusions": "", "source": "", "revision": ""}
+
+    def put_in(text):
+        text = re.sub(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", lambda found: values.get(found[1], "{}"), text)
+        return re.sub(r"\{\{.*?\}\}", "x", text)
+
+    words = [put_in(word) for word in [*container(stage, pipeline)["command"], *container(stage, pipeline)["args"]]]
+    arguments = cli._parser().parse_args(words[1:])
+    assert arguments.command == stage
+    cli.params.load(arguments.params, arguments.overrides)
+
+
+def test_the_definition_is_the_one_in_the_repository():
+    """After a change that was wanted: python -m pipelines compile --out tests/golden/pipeline.yaml."""
+
+    def structure(documents):
+        return [{key: value for key, value in entry.items() if key != "sdkVersion"} for entry in documents]
+
+    assert structure(compiled()) == structure(list(yaml.safe_load_all(GOLDEN.read_text())))
+
+
+def test_the_cache_is_asked_where_a_stage_is_pure():
+    asked = {name: task["cachingOptions"].get("enableCache", False) for name, task in line(compiled()[0]).items()}
+    assert {name for name, is_asked in asked.items() if not is_asked} == {"ingest", "promote"}
+    keyed = {name for name in asked if "data_hash" in line(compiled()[0])[name]["inputs"]["parameters"]}
+    assert keyed == {name for name, is_asked in asked.items() if is_asked}
+
+
+@STAGE
+def test_a_stage_is_tried_again_with_growing_pauses_and_ends(stage):
+    policy = line(compiled()[0])[stage]["retryPolicy"]
+    assert policy["maxRetryCount"] == 3
+    assert policy["backoffFactor"] == 2
+    assert int(kubernetes(stage)["activeDeadlineSeconds"]) > 0
+
+
+@STAGE
+def test_no_stage_runs_as_root_or_from_an_unnamed_image(stage):
+    assert kubernetes(stage)["securityContext"]["runAsNonRoot"]
+    assert container(stage, compiled()[0])["image"].split(":")[1] not in ("", "latest")
+
+
+def test_training_takes_its_gpus_with_shared_memory_and_toleration():
+    room = container("train", compiled(gpus=2)[0])["resources"]
+    assert room["accelerator"] == {
+        "count": "2",
+        "resourceCount": "2",
+        "resourceType": "nvidia.com/gpu",
+        "type": "nvidia.com/gpu",
+    }
+    asked = kubernetes("train", gpus=2)
+    assert asked["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
+    assert asked["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shm"} in asked[
+        "emptyDirMounts"
+    ]
+
+
+def test_training_without_a_gpu_asks_for_none():
+    assert "accelerator" not in container("train", compiled(gpus=0)[0])["resources"]
+    assert "tolerations" not in kubernetes("train", gpus=0)
+
+
+def test_with_a_ray_cluster_the_stage_itself_only_waits():
+    pipeline = compiled(rayjob=True)[0]
+    assert "accelerator" not in container("train", pipeline)["resources"]
+    variables = {entry["name"]: entry["value"] for entry in container("train", pipeline)["env"]}
+    assert variables == {"SEGLINE_RAYJOB": "/etc/segline/rayjob.yaml", "SEGLINE_IMAGE": "segline/train:0.1.0"}
+    (mounted,) = kubernetes("train", rayjob=True)["configMapAsVolume"]
+    assert mounted["mountPath"] == "/etc/segline"
+
+
+def test_the_exit_handler_is_told_the_final_status():
+    pipeline, _ = compiled()
+    task = pipeline["root"]["dag"]["tasks"]["outcome"]
+    assert task["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert "taskFinalStatus" in json.dumps(task["inputs"])
+    assert "enableCache" not in task["cachingOptions"]
+    words = container("outcome", pipeline)
+    parsed = cli._parser().parse_args([*words["command"][1:], *words["args"]])
+    assert parsed.command == "outcome"

@@ -6,7 +6,12 @@ LOCK   := requirements/dev.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all check format lock clean
+.PHONY: help setup repro test test-all check format lock base images kfp-local clean
+
+ENGINE ?= docker
+BASE   ?= docker.io/library/python:3.11-slim-bookworm
+COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty)
+TAG    ?= $(COMMIT)
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,12 +45,27 @@ format: setup ## format and mend what can be mended
 	ruff format .
 	ruff check --fix .
 
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+
 lock: setup ## make the locks anew from pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras -o $(LOCK) pyproject.toml
-	for image in data train server; do \
-	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -c $(LOCK) \
-	    $$([ $$image = data ] || echo --extra $$image) -o requirements/$$image.lock pyproject.toml || exit; done
+	$(COMPILE) --all-extras --group build --group server -o $(LOCK) pyproject.toml
+	$(COMPILE) --no-annotate -c $(LOCK) -o requirements/data.lock pyproject.toml
+	$(COMPILE) --no-annotate -c $(LOCK) --extra train -o requirements/train.lock pyproject.toml
+	$(COMPILE) --no-annotate -c $(LOCK) --group server -o requirements/server.lock
+	$(COMPILE) --no-annotate -c $(LOCK) --group build -o requirements/build.lock
 	grep -A 1000 '^uv==' $(LOCK) | awk 'NR > 1 && /^[a-z]/ {exit} {print}' > requirements/bootstrap.lock
+
+base: ## a base image from Debian's packages, where no image registry can be reached; as root
+	sh components/images/debian.sh $(ENGINE) segline/base:bookworm
+
+images: ## the images segline/data, segline/train and segline/mlflow; BASE=segline/base:bookworm after `make base`
+	for image in data train mlflow; do \
+	  $(ENGINE) build --quiet --network host --target $$image --build-arg BASE=$(BASE) --build-arg COMMIT=$(COMMIT) \
+	    --tag segline/$$image:$(TAG) --file components/images/Dockerfile . || exit; done
+	$(ENGINE) images --filter reference='segline/*:$(TAG)' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+
+kfp-local: setup images ## the whole pipeline in local containers, from building the images to a promoted model
+	python -m pipelines run --local --tag $(TAG)
 
 clean: ## remove what the line made; the environment and the registry stay
 	rm -rf data

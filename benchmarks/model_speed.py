@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,11 +80,11 @@ def measure(name: str, side: int, batch: int, *, bf16: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     images = torch.randn(batch, 3, side, side, device=DEVICE).contiguous(memory_format=torch.channels_last)
     target = torch.randint(0, CLASSES, (batch, side, side), device=DEVICE)
+    before = held()
     ours = MODELS[name](CLASSES)
     found = {"parameters": sum(parameter.numel() for parameter in ours.parameters())}
-    before = memory()
     found |= timed({"ours": ours}, images, target, bf16=bf16)
-    found["memory"] = memory() - before
+    found["memory"] = most_held() - before
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         ours(images)
     found["flops"] = counter.get_total_flops()
@@ -151,7 +152,14 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def memory() -> int:
+def held() -> int:
+    """What is held now, in bytes: of the GPU, or by this process."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.memory_allocated()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def most_held() -> int:
     """The most that was held so far, in bytes: of the GPU, or of this process."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()

@@ -1,0 +1,48 @@
+"""Who may import whom beside ``src``: pipelines -> components -> kfp, and of segline what checks parameters."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {
+    "components": {"components", "kfp", "docstring_parser"},
+    "pipelines": {
+        "components",
+        "docker",
+        "kfp",
+        "kfp_server_api",
+        "pipelines",
+        "segline",
+        "segline.errors",
+        "segline.params",
+        "urllib3",
+        "yaml",
+    },
+}
+FILES = [file for folder in ALLOWED for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(file):
+    """The modules that a file names, with ``segline`` down to its modules."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "segline":
+            names = [f"segline.{alias.name}" for alias in node.names]
+        else:
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            yield name if name.startswith("segline.") else name.partition(".")[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_imports_what_its_folder_may(file):
+    allowed = ALLOWED[file.relative_to(ROOT).parts[0]]
+    assert {name for name in imports(file) if name not in sys.stdlib_module_names} <= allowed
+
+
+def test_mlflow_is_no_package():
+    assert not list((ROOT / "mlflow").rglob("__init__.py"))

@@ -242,7 +242,9 @@ class Tracker:
                 pip_requirements=[f"segline[train]=={__version__}"],
             )
         self.client.update_run(run, status="RUNNING")
-        made = self.client.create_model_version(self.experiment, model.model_uri, run_id=run, tags={KEY: key, **tags})
+        made = self.client.create_model_version(
+            self.experiment, model.model_uri, run_id=run, tags={KEY: key, **tags}, model_id=model.model_id
+        )
         return Version(int(made.version), dict(made.tags))
 
     def holder(self, alias: str) -> Version | None:

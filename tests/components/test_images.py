@@ -42,7 +42,7 @@ def test_an_image_ends_as_a_user_without_rights_and_names_its_commit(target):
     users = [rest for word, rest in stages()[target] if word == "USER"]
     assert users[-1:] == ["10001:10001"]
     last = [word for word, _ in stages()[target]]
-    assert last.index("USER") < last.index("ENTRYPOINT")
+    assert last.index("USER") < last.index("CMD")
     # What it can run is tried as that user.
     assert "RUN" in last[last.index("USER") :]
     labels = " ".join(rest for word, rest in stages()[target] if word == "LABEL")

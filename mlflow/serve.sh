@@ -1,0 +1,24 @@
+#!/bin/sh
+# The tracking server; every setting is one of MLflow's own environment variables, so that no password is in a command.
+# `serve.sh upgrade` brings the tables of the database to those of the installed MLflow instead.
+set -eu
+
+: "${MLFLOW_BACKEND_STORE_URI:?where the runs are, e.g. postgresql+psycopg2://user:password@host/mlflow}"
+
+case "${1:-serve}" in
+  serve)
+    : "${MLFLOW_ARTIFACTS_DESTINATION:?where the files are, e.g. s3://bucket/mlflow}"
+    # Clients hand files to the server and need no key of the bucket.
+    export MLFLOW_SERVE_ARTIFACTS=true
+    # Jobs are evaluations of language models; they want more processes and a database of their own.
+    export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true
+    exec python -m mlflow server
+    ;;
+  upgrade)
+    exec python -m mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
+    ;;
+  *)
+    echo "serve.sh: unknown command '$1', expected serve or upgrade" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,538 @@
+"""The manifests as kustomize builds them, and what is asked of them: each check returns its complaints."""
+
+import json
+import re
+import shutil
+import subprocess
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate import utils
+
+ROOT = Path(__file__).parents[2]
+OVERLAYS = ("dev", "gpu")
+# Each is listed twice, strict and not.
+VERSIONS = list(dict.fromkeys(utils.all_versions()))[-3:]
+DOCKERFILE = ROOT / "components" / "images" / "Dockerfile"
+SCHEMAS = ROOT.parent / "shared" / "schemas"
+# Kinds that an operator brings; its own schema, not Kubernetes', says what is in them.
+CUSTOM = ("ray.io", "monitoring.coreos.com")
+TEMPLATE = "segline-rayjob"
+PLACEHOLDER = "segline/train"
+GPU = "nvidia.com/gpu"
+# What Kubeflow's executor, driver and launcher do; nothing of Segline.
+KUBEFLOW = {"workflowtaskresults": ("create", "patch"), "configmaps": ("get",), "secrets": ("get",)}
+# Made by others: KubeRay gives these labels to the pods of a cluster, Argo this one to those of a pipeline.
+NODE_TYPES = {"head": {"ray.io/node-type": "head"}, "worker": {"ray.io/node-type": "worker"}, "submitter": {}}
+PIPELINE = {"workflows.argoproj.io/workflow": "training-x"}
+
+
+@cache
+def _built(overlay):
+    kubectl = shutil.which("kubectl")
+    if not kubectl:
+        pytest.skip("kubectl, which builds the overlays, is not installed")
+    folder = ROOT / "k8s" / "overlays" / overlay
+    done = subprocess.run([kubectl, "kustomize", folder], check=True, capture_output=True, text=True)
+    assert not done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def build(overlay):
+    """The objects of an overlay, which may be changed."""
+    return deepcopy(_built(overlay))
+
+
+def of_kind(objects, *kinds):
+    return [entry for entry in objects if entry["kind"] in kinds]
+
+
+def find(objects, kind, name):
+    (found,) = [entry for entry in of_kind(objects, kind) if entry["metadata"]["name"] == name]
+    return found
+
+
+def name_of(entry):
+    return f"{entry['kind']}/{entry['metadata']['name']}"
+
+
+def template(objects):
+    """The RayJob in its ConfigMap."""
+    return yaml.safe_load(find(objects, "ConfigMap", TEMPLATE)["data"]["rayjob.yaml"])
+
+
+def change_template(objects, change):
+    job = template(objects)
+    change(job)
+    find(objects, "ConfigMap", TEMPLATE)["data"]["rayjob.yaml"] = yaml.safe_dump(job)
+
+
+@dataclass
+class Pod:
+    """A pod that some object makes: where it is written, its labels, its spec, and what makes it."""
+
+    where: str
+    labels: dict
+    spec: dict
+    ray: bool = False
+
+    @property
+    def containers(self):
+        return self.spec.get("initContainers", []) + self.spec["containers"]
+
+
+def pods(objects):
+    """Every pod that the objects make, those of a Ray cluster among them."""
+    for entry in of_kind(objects, "Deployment", "StatefulSet", "Job", "CronJob"):
+        spec = entry["spec"]
+        if entry["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        yield Pod(name_of(entry), spec["template"]["metadata"]["labels"], spec["template"]["spec"])
+    job = template(objects)["spec"]
+    cluster = job["rayClusterSpec"]
+    found = {"submitter": job["submitterPodTemplate"], "head": cluster["headGroupSpec"]["template"]}
+    (group,) = cluster["workerGroupSpecs"]
+    found["worker"] = group["template"]
+    # KubeRay adds the autoscaler to the head, with the head's image.
+    autoscaler = {"name": "autoscaler", "image": PLACEHOLDER, **cluster["autoscalerOptions"]}
+    found["head"]["spec"]["containers"].append(autoscaler)
+    for role, pod in found.items():
+        yield Pod(f"RayJob {role}", pod["metadata"]["labels"] | NODE_TYPES[role], pod["spec"], ray=True)
+
+
+def containers(objects):
+    for pod in pods(objects):
+        for container in pod.containers:
+            yield f"{pod.where} {container['name']}", pod, container
+
+
+@cache
+def schema(filename, version):
+    """As kubernetes-validate reads it, but once."""
+    return _read_schema(filename, version)
+
+
+_read_schema = utils.schema_contents
+
+
+def unfit(objects, version):
+    """What Kubernetes of this version does not take."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", schema)
+        for entry in objects:
+            if entry["apiVersion"].partition("/")[0] in CUSTOM:
+                continue
+            try:
+                kubernetes_validate.validate(entry, version, strict=True)
+            except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as error:
+                found.append(f"{name_of(entry)}: {error.message}")
+    return found
+
+
+@cache
+def crd(kind):
+    """The strict schema of a Ray kind: what it does not name is refused, as by a server that is asked to be strict."""
+    path = SCHEMAS / f"ray.io_{kind.lower()}s.yaml"
+    if not path.exists():
+        pytest.skip(f"the custom resource definition {path.name} is not at hand")
+    versions = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]["versions"]
+    (found,) = [entry["schema"]["openAPIV3Schema"] for entry in versions if entry["name"] == "v1"]
+    return _closed({name: value for name, value in found.items() if name != "description"})
+
+
+def _closed(node):
+    if isinstance(node, list):
+        return [_closed(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    closed = {name: _closed(value) for name, value in node.items()}
+    if isinstance(node.get("properties"), dict) and "x-kubernetes-preserve-unknown-fields" not in node:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def unfit_rayjob(job):
+    """What KubeRay does not take."""
+    validator = jsonschema.Draft202012Validator(crd("RayJob"))
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(job)]
+
+
+def unsafe(objects):
+    """What pod security "restricted" refuses, and a root file system that can be written."""
+    found = []
+    for pod in pods(objects):
+        pod_context = pod.spec.get("securityContext", {})
+        found += [f"{pod.where}: {name}" for name in ("hostNetwork", "hostPID", "hostIPC") if pod.spec.get(name)]
+        found += [
+            f"{pod.where}: volume {volume['name']}"
+            for volume in pod.spec.get("volumes", [])
+            if not set(volume) & {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
+        ]
+        for container in pod.containers:
+            where, own = f"{pod.where} {container['name']}", container.get("securityContext", {})
+            context = pod_context | own
+            wanted = {
+                "runAsNonRoot": True,
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "privileged": False,
+                "seccompProfile": {"type": "RuntimeDefault"},
+                "capabilities": {"drop": ["ALL"]},
+            }
+            found += [
+                f"{where}: {name} is {context.get(name)}"
+                for name, value in wanted.items()
+                if context.get(name, False if name == "privileged" else None) != value
+            ]
+            if not context.get("runAsUser"):
+                found.append(f"{where}: runAsUser is {context.get('runAsUser')}")
+            found += [f"{where}: hostPort" for port in container.get("ports", []) if "hostPort" in port]
+    return found
+
+
+def unpinned(objects):
+    """Images without a version."""
+    found = []
+    for where, pod, container in containers(objects):
+        image = container["image"]
+        if pod.ray:
+            if image != PLACEHOLDER:
+                found.append(f"{where}: {image}, expected {PLACEHOLDER}, for which the code puts its own")
+            continue
+        tag = image.rpartition("/")[2].partition(":")[2]
+        if not tag or tag.startswith("latest"):
+            found.append(f"{where}: {image}")
+    return found
+
+
+def unlimited(objects):
+    """Containers that the quota refuses, or that may take a whole node."""
+    found = []
+    for where, _, container in containers(objects):
+        resources = container.get("resources", {})
+        found += [
+            f"{where}: no {name} in {kind}"
+            for kind in ("requests", "limits")
+            for name in ("cpu", "memory")
+            if name not in resources.get(kind, {})
+        ]
+    return found
+
+
+def unready_for_gpus(objects):
+    """Pods for a GPU that get none, get onto no node with one, or run out of shared memory."""
+    found = []
+    for pod in pods(objects):
+        keys = {entry.get("key") for entry in pod.spec.get("tolerations", [])}
+        selected = any(key.startswith("nvidia.com") for key in pod.spec.get("nodeSelector", {}))
+        for container in pod.containers:
+            resources = container.get("resources", {})
+            limit = resources.get("limits", {}).get(GPU)
+            wants = bool(limit or resources.get("requests", {}).get(GPU))
+            if not (wants or selected or GPU in keys):
+                continue
+            where = f"{pod.where} {container['name']}"
+            if not limit:
+                found.append(f"{where}: no limit of {GPU}")
+            if not selected:
+                found.append(f"{where}: no node selector")
+            if GPU not in keys:
+                found.append(f"{where}: no toleration")
+            mounted = {entry["mountPath"]: entry["name"] for entry in container.get("volumeMounts", [])}
+            memory = [
+                volume["name"]
+                for volume in pod.spec.get("volumes", [])
+                if volume.get("emptyDir", {}).get("medium") == "Memory"
+            ]
+            if mounted.get("/dev/shm") not in memory:
+                found.append(f"{where}: /dev/shm is not in memory")
+    return found
+
+
+@cache
+def example_secrets():
+    path = ROOT / "k8s" / "examples" / "secrets.example.yaml"
+    return {entry["metadata"]["name"]: entry["stringData"] for entry in yaml.safe_load_all(path.read_text())}
+
+
+@cache
+def scripts():
+    """What the image of the tracking server has of this repository."""
+    copied = re.search(r"^COPY mlflow/\*\.sh mlflow/\*\.py (\S+)/$", DOCKERFILE.read_text(), re.MULTILINE)
+    return {f"{copied[1]}/{path.name}" for path in (ROOT / "mlflow").iterdir() if path.suffix in (".sh", ".py")}
+
+
+def dangling(objects):
+    """Names of what is not there: in pods, services, bindings, monitors and addresses."""
+    found = []
+    known = {"secret": example_secrets()}
+    known["config map"] = {entry["metadata"]["name"]: entry["data"] for entry in of_kind(objects, "ConfigMap")}
+    accounts = {entry["metadata"]["name"] for entry in of_kind(objects, "ServiceAccount")}
+
+    def need(where, what, name, key=None):
+        if name not in known[what]:
+            found.append(f"{where}: no {what} {name}")
+        elif key is not None and key not in known[what][name]:
+            found.append(f"{where}: no {key} in {what} {name}")
+
+    for pod in pods(objects):
+        if pod.spec.get("enableServiceLinks") is not False:
+            found.append(f"{pod.where}: a variable for each service, of which MLFLOW_PORT is one of MLflow's own")
+        account = pod.spec.get("serviceAccountName")
+        if account and account not in accounts:
+            found.append(f"{pod.where}: no service account {account}")
+        volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
+        for volume in volumes.values():
+            if "configMap" in volume:
+                need(pod.where, "config map", volume["configMap"]["name"])
+            if "secret" in volume:
+                need(pod.where, "secret", volume["secret"]["secretName"])
+            if "persistentVolumeClaim" in volume:
+                found.append(f"{pod.where}: no claim {volume['persistentVolumeClaim']['claimName']}")
+        claims = {
+            claim["metadata"]["name"]
+            for entry in of_kind(objects, "StatefulSet")
+            if name_of(entry) == pod.where
+            for claim in entry["spec"].get("volumeClaimTemplates", [])
+        }
+        for container in pod.containers:
+            where = f"{pod.where} {container['name']}"
+            for entry in container.get("env", []):
+                for kind, what in (("secretKeyRef", "secret"), ("configMapKeyRef", "config map")):
+                    if reference := entry.get("valueFrom", {}).get(kind):
+                        need(where, what, reference["name"], reference["key"])
+            for entry in container.get("envFrom", []):
+                for kind, what in (("secretRef", "secret"), ("configMapRef", "config map")):
+                    if kind in entry:
+                        need(where, what, entry[kind]["name"])
+            mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+            found += [f"{where}: no volume {name}" for name in sorted(mounted - {*volumes, *claims})]
+            found += [
+                f"{where}: no {word} in the image"
+                for word in container.get("command", [])
+                if word.startswith("/") and word not in scripts()
+            ]
+            ports = {port["name"] for port in container.get("ports", [])}
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                for action in ("httpGet", "tcpSocket"):
+                    port = container.get(probe, {}).get(action, {}).get("port")
+                    if isinstance(port, str) and port not in ports:
+                        found.append(f"{where}: no port {port} for {probe}")
+    return found + _dangling_services(objects) + _dangling_bindings(objects) + _dangling_addresses(objects)
+
+
+def _dangling_services(objects):
+    found, made = [], list(pods(objects))
+    for service in of_kind(objects, "Service"):
+        behind = [pod for pod in made if matches({"matchLabels": service["spec"]["selector"]}, pod.labels)]
+        ports = {port["name"] for pod in behind for container in pod.containers for port in container.get("ports", [])}
+        found += [
+            f"{name_of(service)}: no pod has a port {port['targetPort']}"
+            for port in service["spec"]["ports"]
+            if port["targetPort"] not in ports
+        ]
+    services = {entry["metadata"]["name"]: entry for entry in of_kind(objects, "Service")}
+    for entry in of_kind(objects, "StatefulSet"):
+        if entry["spec"]["serviceName"] not in services:
+            found.append(f"{name_of(entry)}: no service {entry['spec']['serviceName']}")
+    for monitor in of_kind(objects, "ServiceMonitor"):
+        ports = {
+            port["name"]
+            for service in services.values()
+            if matches(monitor["spec"]["selector"], service["metadata"]["labels"])
+            for port in service["spec"]["ports"]
+        }
+        found += [
+            f"{name_of(monitor)}: no service has a port {endpoint['port']}"
+            for endpoint in monitor["spec"]["endpoints"]
+            if endpoint["port"] not in ports
+        ]
+    for budget in of_kind(objects, "PodDisruptionBudget"):
+        if not any(matches(budget["spec"]["selector"], pod.labels) for pod in made):
+            found.append(f"{name_of(budget)}: selects no pod")
+    return found
+
+
+def _dangling_bindings(objects):
+    there = {name_of(entry) for entry in objects}
+    return [
+        f"{name_of(binding)}: no {needed}"
+        for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding")
+        for needed in (
+            f"{binding['roleRef']['kind']}/{binding['roleRef']['name']}",
+            *(f"{subject['kind']}/{subject['name']}" for subject in binding["subjects"]),
+        )
+        if needed not in there
+    ]
+
+
+def _dangling_addresses(objects):
+    """Addresses within the cluster, in the settings."""
+    services = {
+        f"{entry['metadata']['name']}.{entry['metadata']['namespace']}.svc.cluster.local:{port['port']}"
+        for entry in of_kind(objects, "Service")
+        for port in entry["spec"]["ports"]
+    }
+    return [
+        f"segline-settings: no service at {value}"
+        for value in find(objects, "ConfigMap", "segline-settings")["data"].values()
+        if ".svc" in value and value.removeprefix("http://") not in services
+    ]
+
+
+def rights(objects, account):
+    """Resource -> verbs that an account has."""
+    found = {}
+    for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding"):
+        if account in [subject["name"] for subject in binding["subjects"]]:
+            for rule in find(objects, binding["roleRef"]["kind"], binding["roleRef"]["name"])["rules"]:
+                for resource in rule["resources"]:
+                    found.setdefault(resource, set()).update(rule["verbs"])
+    return found
+
+
+def unused_rights(objects, permissions):
+    """Rights that no code uses, those that code lacks, and tokens of accounts without rights."""
+    found = [f"{name_of(entry)} holds everywhere" for entry in of_kind(objects, "ClusterRole", "ClusterRoleBinding")]
+    for entry in of_kind(objects, "ServiceAccount"):
+        account = entry["metadata"]["name"]
+        has = rights(objects, account)
+        wanted = permissions | KUBEFLOW if account == "segline-pipeline" else {}
+        for resource in sorted({*has, *wanted}):
+            verbs, used = has.get(resource, set()), set(wanted.get(resource, ()))
+            found += [f"{account} may {verb} {resource}, which nothing does" for verb in sorted(verbs - used)]
+            found += [f"{account} may not {verb} {resource}" for verb in sorted(used - verbs)]
+        if entry["automountServiceAccountToken"] != bool(wanted):
+            found.append(f"{account}: automountServiceAccountToken is {entry['automountServiceAccountToken']}")
+    for role in of_kind(objects, "Role"):
+        for rule in role["rules"]:
+            if {"configmaps", "secrets"} & set(rule["resources"]) and not rule.get("resourceNames"):
+                found.append(f"{name_of(role)}: {', '.join(rule['resources'])} without names")
+    # The head's account is made by KubeRay, for its autoscaler.
+    found += [
+        f"{pod.where}: has a token"
+        for pod in pods(objects)
+        if pod.where != "RayJob head" and pod.spec.get("automountServiceAccountToken") is not False
+    ]
+    return found
+
+
+def matches(selector, labels):
+    """Whether a label selector matches; what it may say is all here."""
+    for key, value in selector.get("matchLabels", {}).items():
+        if labels.get(key) != value:
+            return False
+    for rule in selector.get("matchExpressions", []):
+        held = {"Exists": rule["key"] in labels, "In": labels.get(rule["key"]) in rule.get("values", [])}
+        if not held[rule["operator"]]:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One end of a connection: a pod of this namespace or of another one, or an address."""
+
+    labels: tuple = ()
+    namespace: str = "segline"
+    address: str = ""
+
+
+def peer(labels, namespace="segline"):
+    return Peer(tuple(sorted(labels.items())), namespace)
+
+
+def allowed(objects, source, target, port):
+    """Whether the policies let a connection through: out of the source, and into the target."""
+    return all(
+        end.namespace != "segline" or end.address or _open(objects, way, end, other, port)
+        for way, end, other in (("egress", source, target), ("ingress", target, source))
+    )
+
+
+def _open(objects, way, end, other, port):
+    policies = [
+        entry["spec"]
+        for entry in of_kind(objects, "NetworkPolicy")
+        if way.capitalize() in entry["spec"]["policyTypes"] and matches(entry["spec"]["podSelector"], dict(end.labels))
+    ]
+    return not policies or any(
+        _holds(rule, "to" if way == "egress" else "from", other, port)
+        for policy in policies
+        for rule in policy.get(way, [])
+    )
+
+
+def _holds(rule, side, other, port):
+    if "ports" in rule and port not in [entry["port"] for entry in rule["ports"]]:
+        return False
+    return side not in rule or any(_is(entry, other) for entry in rule[side])
+
+
+def _is(entry, other):
+    if "ipBlock" in entry:
+        return bool(other.address) and ip_address(other.address) in ip_network(entry["ipBlock"]["cidr"])
+    if other.address:
+        return False
+    if "namespaceSelector" in entry:
+        if not matches(entry["namespaceSelector"], {"kubernetes.io/metadata.name": other.namespace}):
+            return False
+    elif other.namespace != "segline":
+        return False
+    return matches(entry.get("podSelector", {}), dict(other.labels))
+
+
+def aimless(objects):
+    """Policies that select no pod, and do not say whose pods they are for."""
+    made = [pod.labels for pod in pods(objects)]
+    found = []
+    for entry in of_kind(objects, "NetworkPolicy"):
+        explained = "kubernetes.io/description" in entry["metadata"].get("annotations", {})
+        known = [*made, PIPELINE] if explained else made
+        if not any(matches(entry["spec"]["podSelector"], labels) for labels in known):
+            found.append(f"{name_of(entry)}: selects no pod")
+        found += [
+            f"{name_of(entry)}: {json.dumps(other)} is no pod"
+            for way, side in (("ingress", "from"), ("egress", "to"))
+            for rule in entry["spec"].get(way, [])
+            for other in rule.get(side, [])
+            if "podSelector" in other
+            and "namespaceSelector" not in other
+            and not any(matches(other["podSelector"], labels) for labels in [*made, PIPELINE])
+        ]
+    return found
+
+
+def amount(text):
+    """A quantity of Kubernetes as a number."""
+    units = {"m": 0.001, "Mi": 2**20, "Gi": 2**30, "G": 10**9}
+    text = str(text)
+    for unit, factor in units.items():
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * factor
+    return float(text)
+
+
+def over_quota(objects, more=None):
+    """What all pods, one Ray cluster at its largest, and ``more`` request beyond the quota."""
+    hard = find(objects, "ResourceQuota", "segline")["spec"]["hard"]
+    times = {name_of(entry): entry["spec"].get("replicas", 1) for entry in objects if "spec" in entry}
+    (group,) = template(objects)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    times["RayJob worker"] = group["maxReplicas"]
+    found = []
+    for name in ("cpu", "memory", GPU):
+        total = amount((more or {}).get(name, 0)) + sum(
+            times.get(pod.where, 1) * amount(container["resources"]["requests"].get(name, 0))
+            for _, pod, container in containers(objects)
+        )
+        if total > amount(hard[f"requests.{name}"]):
+            found.append(f"{name}: {total:g} of {hard[f'requests.{name}']}")
+    return found

@@ -1,0 +1,465 @@
+"""Each overlay builds, fits Kubernetes and KubeRay, and keeps the rules; a breach of any rule is noticed."""
+
+import re
+
+import pytest
+import yaml
+from manifests import (
+    GPU,
+    OVERLAYS,
+    PIPELINE,
+    ROOT,
+    VERSIONS,
+    Peer,
+    aimless,
+    allowed,
+    build,
+    change_template,
+    dangling,
+    example_secrets,
+    find,
+    name_of,
+    of_kind,
+    over_quota,
+    peer,
+    pods,
+    template,
+    unfit,
+    unfit_rayjob,
+    unlimited,
+    unpinned,
+    unready_for_gpus,
+    unsafe,
+    unused_rights,
+)
+
+from segline.rayjob import PERMISSIONS
+
+CHECKS = {
+    "unsafe": unsafe,
+    "unpinned": unpinned,
+    "unlimited": unlimited,
+    "unready_for_gpus": unready_for_gpus,
+    "dangling": dangling,
+    "unused_rights": lambda objects: unused_rights(objects, PERMISSIONS),
+    "aimless": aimless,
+    "over_quota": over_quota,
+}
+OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
+
+
+@pytest.fixture
+def objects(overlay):
+    return build(overlay)
+
+
+@OVERLAY
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_fits_kubernetes(objects, version):
+    assert unfit(objects, version) == []
+
+
+@OVERLAY
+def test_the_ray_template_fits_kuberay(objects):
+    assert unfit_rayjob(template(objects)) == []
+
+
+@OVERLAY
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_rule_holds(objects, check):
+    assert CHECKS[check](objects) == []
+
+
+@OVERLAY
+def test_no_object_is_there_twice_or_outside_its_namespace(objects):
+    names = [name_of(entry) for entry in objects]
+    assert sorted(names) == sorted(set(names))
+    assert {entry["metadata"].get("namespace") for entry in objects if entry["kind"] != "Namespace"} == {"segline"}
+
+
+def test_both_overlays_refuse_pods_that_are_not_restricted():
+    for overlay in OVERLAYS:
+        labels = find(build(overlay), "Namespace", "segline")["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def mlflow(objects):
+    return find(objects, "Deployment", "mlflow")["spec"]["template"]["spec"]
+
+
+def container(objects):
+    return mlflow(objects)["containers"][0]
+
+
+def backup(objects):
+    return find(objects, "CronJob", "mlflow-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+
+
+def policy(objects, name="ray"):
+    return find(objects, "NetworkPolicy", name)["spec"]
+
+
+def rule(objects, name="segline-rayjobs"):
+    return find(objects, "Role", name)["rules"][0]
+
+
+def worker(change):
+    return lambda objects: change_template(objects, lambda job: change(group(job)["template"]["spec"]))
+
+
+def group(job):
+    return job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+
+
+def head(change):
+    return lambda objects: change_template(
+        objects, lambda job: change(job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"])
+    )
+
+
+# Check, what is changed, and what is then complained of.
+BREACHES = [
+    ("unsafe", lambda o: container(o)["securityContext"].update(privileged=True), "mlflow mlflow: privileged is True"),
+    ("unsafe", lambda o: container(o)["securityContext"].pop("capabilities"), "mlflow mlflow: capabilities is None"),
+    (
+        "unsafe",
+        lambda o: container(o)["securityContext"].update(readOnlyRootFilesystem=False),
+        "readOnlyRootFilesystem",
+    ),
+    ("unsafe", lambda o: mlflow(o)["securityContext"].update(runAsUser=0), "runAsUser is 0"),
+    ("unsafe", lambda o: mlflow(o)["securityContext"].pop("seccompProfile"), "seccompProfile is None"),
+    ("unsafe", lambda o: mlflow(o).update(hostNetwork=True), "Deployment/mlflow: hostNetwork"),
+    ("unsafe", lambda o: mlflow(o)["volumes"].append({"name": "host", "hostPath": {"path": "/"}}), "volume host"),
+    ("unsafe", lambda o: container(o)["ports"][0].update(hostPort=5000), "hostPort"),
+    ("unsafe", lambda o: backup(o)["securityContext"].pop("allowPrivilegeEscalation"), "CronJob/mlflow-backup backup"),
+    (
+        "unsafe",
+        worker(lambda pod: pod["securityContext"].pop("runAsNonRoot")),
+        "RayJob worker ray-worker: runAsNonRoot",
+    ),
+    (
+        "unsafe",
+        lambda o: change_template(
+            o, lambda job: job["spec"]["rayClusterSpec"]["autoscalerOptions"].pop("securityContext")
+        ),
+        "RayJob head autoscaler",
+    ),
+    ("unpinned", lambda o: container(o).update(image="segline/mlflow"), "Deployment/mlflow mlflow: segline/mlflow"),
+    ("unpinned", lambda o: container(o).update(image="registry:5000/mlflow"), "registry:5000/mlflow"),
+    ("unpinned", lambda o: container(o).update(image="segline/mlflow:latest"), "segline/mlflow:latest"),
+    ("unpinned", worker(lambda pod: pod["containers"][0].update(image="rayproject/ray:2.60.0")), "RayJob worker"),
+    ("unlimited", lambda o: container(o)["resources"].pop("limits"), "no memory in limits"),
+    ("unlimited", head(lambda pod: pod["containers"][0].pop("resources")), "RayJob head ray-head: no cpu in requests"),
+    ("unready_for_gpus", worker(lambda pod: pod["containers"][0]["resources"]["limits"].pop(GPU)), "no limit"),
+    ("unready_for_gpus", worker(lambda pod: pod.pop("tolerations")), "no toleration"),
+    ("unready_for_gpus", worker(lambda pod: pod.pop("nodeSelector")), "no node selector"),
+    ("unready_for_gpus", worker(lambda pod: pod["volumes"][1]["emptyDir"].pop("medium")), "/dev/shm is not in memory"),
+    ("unready_for_gpus", worker(lambda pod: pod["containers"][0]["volumeMounts"].pop()), "/dev/shm is not in memory"),
+    ("unready_for_gpus", lambda o: container(o)["resources"]["limits"].update({GPU: 1}), "Deployment/mlflow mlflow"),
+    ("dangling", lambda o: container(o)["envFrom"][1]["secretRef"].update(name="s3"), "no secret s3"),
+    ("dangling", lambda o: backup(o)["env"][0]["valueFrom"]["secretKeyRef"].update(key="HOST"), "no HOST in secret"),
+    (
+        "dangling",
+        lambda o: mlflow(o)["volumes"].append({"name": "x", "configMap": {"name": "scripts"}}),
+        "no config map scripts",
+    ),
+    (
+        "dangling",
+        lambda o: container(o).update(command=["sh", "/opt/segline/mlflow/start.sh"]),
+        "no /opt/segline/mlflow/start.sh in the image",
+    ),
+    ("dangling", lambda o: mlflow(o).pop("enableServiceLinks"), "MLFLOW_PORT"),
+    ("dangling", lambda o: mlflow(o).update(serviceAccountName="someone"), "no service account someone"),
+    ("dangling", lambda o: mlflow(o)["volumes"].pop(), "no volume tmp"),
+    (
+        "dangling",
+        lambda o: mlflow(o)["volumes"].append({"name": "x", "persistentVolumeClaim": {"claimName": "runs"}}),
+        "no claim runs",
+    ),
+    ("dangling", lambda o: container(o)["ports"][0].update(name="web"), "no pod has a port http"),
+    (
+        "dangling",
+        lambda o: container(o)["livenessProbe"]["httpGet"].update(port="web"),
+        "no port web for livenessProbe",
+    ),
+    ("dangling", lambda o: find(o, "Service", "mlflow")["spec"]["ports"].pop(), "ServiceMonitor/mlflow"),
+    ("dangling", lambda o: find(o, "Service", "mlflow")["spec"]["ports"][0].update(port=80), "no service at"),
+    (
+        "dangling",
+        lambda o: find(o, "PodDisruptionBudget", "mlflow")["spec"].update(selector={"matchLabels": {"a": "b"}}),
+        "no pod",
+    ),
+    ("dangling", lambda o: o.remove(find(o, "Role", "segline-rayjobs")), "no Role/segline-rayjobs"),
+    ("dangling", head(lambda pod: pod["containers"][0]["envFrom"][0]["configMapRef"].update(name="x")), "RayJob head"),
+    ("unused_rights", lambda o: rule(o)["verbs"].append("update"), "may update rayjobs, which nothing does"),
+    ("unused_rights", lambda o: rule(o)["verbs"].remove("delete"), "segline-pipeline may not delete rayjobs"),
+    ("unused_rights", lambda o: rule(o).update(resources=["rayjobs", "services"]), "may create services"),
+    ("unused_rights", lambda o: rule(o).update(verbs=["*"]), "may * rayjobs"),
+    (
+        "unused_rights",
+        lambda o: find(o, "RoleBinding", "segline-rayjobs")["subjects"][0].update(name="segline-ray"),
+        "segline-ray may create rayjobs",
+    ),
+    ("unused_rights", lambda o: find(o, "Role", "kubeflow-executor")["rules"][2].pop("resourceNames"), "without names"),
+    ("unused_rights", lambda o: mlflow(o).pop("automountServiceAccountToken"), "Deployment/mlflow: has a token"),
+    (
+        "unused_rights",
+        lambda o: find(o, "RoleBinding", "segline-rayjobs").update(kind="ClusterRoleBinding"),
+        "everywhere",
+    ),
+    (
+        "aimless",
+        lambda o: policy(o)["podSelector"].update(matchLabels={"app": "ray"}),
+        "NetworkPolicy/ray: selects no pod",
+    ),
+    (
+        "aimless",
+        lambda o: find(o, "NetworkPolicy", "pipeline")["metadata"].pop("annotations"),
+        "NetworkPolicy/pipeline",
+    ),
+    (
+        "aimless",
+        lambda o: policy(o)["egress"][1]["to"][0]["podSelector"].update(matchLabels={"app": "mlflow"}),
+        "is no pod",
+    ),
+    (
+        "over_quota",
+        lambda o: change_template(o, lambda job: group(job).update(maxReplicas=9)),
+        "nvidia.com/gpu: 9 of 8",
+    ),
+    ("over_quota", lambda o: change_template(o, lambda job: group(job).update(maxReplicas=50)), "cpu"),
+]
+
+
+@pytest.mark.parametrize(("check", "change", "complaint"), BREACHES)
+def test_a_breach_is_noticed(check, change, complaint):
+    objects = build("gpu")
+    change(objects)
+    assert complaint in "\n".join(CHECKS[check](objects))
+
+
+def test_every_rule_can_be_broken():
+    assert {check for check, *_ in BREACHES} == set(CHECKS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_kubernetes_does_not_know_is_noticed(version):
+    objects = build("gpu")
+    find(objects, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
+    find(objects, "Service", "mlflow")["spec"]["ports"][0]["port"] = "5000"
+    objects.append({"apiVersion": "policy/v1beta1", "kind": "PodSecurityPolicy", "metadata": {"name": "x"}})
+    named = [complaint.partition(":")[0] for complaint in unfit(objects, version)]
+    assert sorted(named) == ["Deployment/mlflow", "PodSecurityPolicy/x", "Service/mlflow"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda job: job["spec"].update(ttl=5),
+        lambda job: job["spec"].update(activeDeadlineSeconds="1d"),
+        lambda job: job["spec"]["rayClusterSpec"]["authOptions"].update(mode="password"),
+        lambda job: group(job).pop("maxReplicas"),
+        lambda job: group(job)["template"]["spec"]["containers"][0].update(imagePolicy="Always"),
+        lambda job: group(job)["rayStartParams"].update({"num-cpus": 1}),
+    ],
+)
+def test_what_kuberay_does_not_know_is_noticed(change):
+    job = template(build("gpu"))
+    change(job)
+    assert unfit_rayjob(job)
+
+
+def test_the_cluster_of_a_run_costs_nothing_before_and_after_it():
+    spec = template(build("gpu"))["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert spec["shutdownAfterJobFinishes"]
+    assert (spec["backoffLimit"], spec["suspend"], spec["submissionMode"]) == (0, False, "K8sJobMode")
+    assert 0 < spec["ttlSecondsAfterFinished"] < spec["activeDeadlineSeconds"]
+    assert cluster["enableInTreeAutoscaling"]
+    assert group({"spec": spec})["minReplicas"] == group({"spec": spec}).get("replicas") == 0
+
+
+@OVERLAY
+def test_the_head_trains_nothing_and_is_on_no_spot_node(objects):
+    head = template(objects)["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    (terms,) = head["template"]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert {entry["operator"] for entry in terms["matchExpressions"]} == {"NotIn"}
+    assert all("spot" in str(entry).lower() for entry in terms["matchExpressions"])
+
+
+def test_the_template_names_the_ray_of_the_image():
+    locked = re.search(r"^ray==([\d.]+)", (ROOT / "requirements" / "train.lock").read_text(), re.MULTILINE)
+    for overlay in OVERLAYS:
+        assert template(build(overlay))["spec"]["rayClusterSpec"]["rayVersion"] == locked[1]
+
+
+def test_the_small_template_is_the_large_one_without_gpus():
+    """But for sizes and for what leads to a node with a GPU they say the same."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            sizes = {"resources", "sizeLimit", "maxReplicas", "object-store-memory", "nodeSelector", "groupName"}
+            return {name: plain(entry) for name, entry in value.items() if name not in sizes}
+        if isinstance(value, list):
+            return [plain(entry) for entry in value if not (isinstance(entry, dict) and entry.get("key") == GPU)]
+        return value
+
+    small, large = (template(build(overlay)) for overlay in OVERLAYS)
+    assert plain(small) == plain(large)
+    assert GPU not in str(small)
+
+
+def test_the_object_store_fits_into_shared_memory():
+    for overlay in OVERLAYS:
+        cluster = template(build(overlay))["spec"]["rayClusterSpec"]
+        for part in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            (limit,) = [
+                entry["emptyDir"]["sizeLimit"]
+                for entry in part["template"]["spec"]["volumes"]
+                if entry["name"] == "shm"
+            ]
+            assert int(part["rayStartParams"]["object-store-memory"]) < int(limit.removesuffix("Gi")) * 2**30
+
+
+@OVERLAY
+def test_no_secret_is_in_the_manifests(objects):
+    assert of_kind(objects, "Secret") == []
+    for name, values in example_secrets().items():
+        assert all("CHANGE-ME" in value for key, value in values.items() if key != "PGDATABASE"), name
+
+
+def test_the_page_names_every_secret_and_every_file_of_k8s_is_used():
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    for name, values in example_secrets().items():
+        assert all(f"`{word}`" in page for word in (name, *values)), name
+    listed = set()
+    for path in [*(ROOT / "k8s").rglob("kustomization.yaml")]:
+        text = yaml.safe_load(path.read_text())
+        files = [*text["resources"], *(patch["path"] for patch in text.get("patches", []) if "path" in patch)]
+        files += [
+            file.partition("=")[2] or file for entry in text["configMapGenerator"] for file in entry.get("files", [])
+        ]
+        listed |= {(path.parent / file).resolve() for file in [*files, path.name]}
+    there = {path for path in (ROOT / "k8s").rglob("*") if path.is_file() and path.parent.name != "examples"}
+    assert there == {path for path in listed if path.is_file()}
+
+
+MLFLOW = peer({"app.kubernetes.io/name": "mlflow"})
+MAINTENANCE = peer({"app.kubernetes.io/name": "mlflow-maintenance"})
+HEAD = peer({"app.kubernetes.io/component": "ray", "ray.io/node-type": "head"})
+WORKER = peer({"app.kubernetes.io/component": "ray", "ray.io/node-type": "worker"})
+RUN = peer(PIPELINE)
+STRANGER = peer({"app": "stranger"})
+OPERATOR = peer({"app.kubernetes.io/name": "kuberay-operator"}, "operators")
+PROMETHEUS = peer({"app": "prometheus"}, "monitoring")
+DNS = peer({"k8s-app": "kube-dns"}, "kube-system")
+ELSEWHERE = peer({"app.kubernetes.io/component": "ray"}, "elsewhere")
+API = Peer(address="10.96.0.1")
+INTERNET = Peer(address="203.0.113.7")
+
+
+@OVERLAY
+@pytest.mark.parametrize(
+    ("source", "target", "port", "open_"),
+    [
+        (RUN, MLFLOW, 5000, True),
+        (WORKER, MLFLOW, 5000, True),
+        (HEAD, MLFLOW, 5000, True),
+        (HEAD, WORKER, 31337, True),
+        (WORKER, HEAD, 6379, True),
+        (OPERATOR, HEAD, 8265, True),
+        (PROMETHEUS, MLFLOW, 9100, True),
+        (WORKER, DNS, 53, True),
+        (HEAD, API, 443, True),
+        (RUN, API, 6443, True),
+        (RUN, INTERNET, 443, True),
+        (RUN, peer({}, "kubeflow"), 9000, True),
+        (ELSEWHERE, STRANGER, 80, False),
+        (STRANGER, MLFLOW, 5000, False),
+        (MAINTENANCE, MLFLOW, 5000, False),
+        (RUN, MLFLOW, 9100, False),
+        (RUN, HEAD, 8265, False),
+        (ELSEWHERE, HEAD, 6379, False),
+        (OPERATOR, HEAD, 6379, False),
+        (PROMETHEUS, MLFLOW, 5000, False),
+        (WORKER, API, 443, False),
+        (WORKER, INTERNET, 443, False),
+        (MLFLOW, API, 443, False),
+        (MLFLOW, HEAD, 8265, False),
+        (MAINTENANCE, INTERNET, 443, False),
+        (WORKER, peer({}, "default"), 53, False),
+    ],
+)
+def test_only_what_is_needed_can_be_reached(objects, source, target, port, open_):
+    assert allowed(objects, source, target, port) is open_
+
+
+def test_the_small_cluster_reaches_its_storage():
+    objects = build("dev")
+    postgres, s3 = (peer({"app.kubernetes.io/name": name}) for name in ("postgres", "s3"))
+    for source, database in ((MLFLOW, True), (MAINTENANCE, True), (WORKER, False), (RUN, False)):
+        assert allowed(objects, source, postgres, 5432) is database
+        assert allowed(objects, source, s3, 8333)
+    assert not allowed(objects, OPERATOR, s3, 8333)
+
+
+def test_production_reaches_storage_outside():
+    objects = build("gpu")
+    postgres, s3 = Peer(address="192.0.2.10"), Peer(address="198.51.100.10")
+    for source, database in ((MLFLOW, True), (MAINTENANCE, True), (WORKER, False), (RUN, False)):
+        assert allowed(objects, source, postgres, 5432) is database
+        assert allowed(objects, source, s3, 443)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target", "port", "open_"),
+    [
+        ("deny-all", ELSEWHERE, STRANGER, 80, True),
+        ("dns", WORKER, DNS, 53, False),
+        ("mlflow", RUN, MLFLOW, 5000, False),
+        ("pipeline", RUN, API, 443, False),
+        ("ray", WORKER, HEAD, 6379, False),
+        ("ray-autoscaler", HEAD, API, 443, False),
+    ],
+)
+def test_a_missing_policy_is_noticed(name, source, target, port, open_):
+    objects = build("gpu")
+    assert allowed(objects, source, target, port) is not open_
+    objects.remove(find(objects, "NetworkPolicy", name))
+    assert allowed(objects, source, target, port) is open_
+
+
+def test_a_client_may_name_the_server_with_and_without_its_port():
+    service = find(build("gpu"), "Service", "mlflow")
+    names = ["mlflow", "mlflow.segline", "mlflow.segline.svc", "mlflow.segline.svc.cluster.local", "localhost"]
+    (variable,) = [
+        entry["value"] for entry in container(build("gpu"))["env"] if entry["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS"
+    ]
+    port = service["spec"]["ports"][0]["port"]
+    assert sorted(variable.split(",")) == sorted(name + end for name in names for end in ("", f":{port}"))
+
+
+def test_only_the_backup_runs_by_itself():
+    jobs = of_kind(build("gpu"), "CronJob")
+    assert {entry["metadata"]["name"]: entry["spec"]["suspend"] for entry in jobs} == {
+        "mlflow-backup": False,
+        "mlflow-restore": True,
+        "mlflow-upgrade": True,
+    }
+
+
+def test_one_pod_of_the_server_stays_while_nodes_are_drained():
+    objects = build("gpu")
+    budget = find(objects, "PodDisruptionBudget", "mlflow")["spec"]["minAvailable"]
+    assert find(objects, "Deployment", "mlflow")["spec"]["replicas"] > budget >= 1
+
+
+@OVERLAY
+def test_every_pod_is_seen_by_the_checks(objects, overlay):
+    expected = {"Deployment/mlflow", "RayJob submitter", "RayJob head", "RayJob worker"}
+    expected |= {f"CronJob/mlflow-{name}" for name in ("backup", "restore", "upgrade")}
+    expected |= {"StatefulSet/postgres", "StatefulSet/s3"} if overlay == "dev" else set()
+    assert {pod.where for pod in pods(objects)} == expected

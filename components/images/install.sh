@@ -1,0 +1,9 @@
+#!/bin/sh
+# Segline itself into an image's environment, /opt/segline (install.sh [WHEEL]), and the bill of materials of all.
+set -eu
+for wheel in "$@"; do
+  /opt/tools/bin/uv pip install --quiet --python /opt/segline/bin/python --no-deps --compile-bytecode "$wheel"
+done
+mkdir -p /usr/share/segline
+/opt/tools/bin/cyclonedx-py environment --output-reproducible --output-format JSON \
+  --output-file /usr/share/segline/sbom.cdx.json /opt/segline/bin/python

@@ -132,7 +132,7 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     with TemporaryDirectory() as folder:
         package = _package(arguments, Path(folder))
-        run = _service(arguments).run(
+        _service(arguments).run(
             package,
             given,
             name=arguments.name,
@@ -140,7 +140,6 @@ def _run(arguments: argparse.Namespace) -> None:
             caching=False if arguments.no_cache else None,
             wait=arguments.wait,
         )
-    print(f"pipelines: run {run} at {arguments.endpoint}")
 
 
 def _run_locally(arguments: argparse.Namespace, given: dict[str, Any]) -> None:

@@ -1,22 +1,9 @@
-"""Kubeflow's cron: six fields, the first of them seconds. What it would refuse later is refused here, in one line."""
+"""Kubeflow's cron: six fields, the first of them seconds. Refused is what it would refuse or misread."""
+
+import re
+from dataclasses import dataclass
 
 from segline.errors import SeglineError
-
-FIELDS = (
-    ("second", 0, 59),
-    ("minute", 0, 59),
-    ("hour", 0, 23),
-    ("day of the month", 1, 31),
-    ("month", 1, 12),
-    ("day of the week", 0, 6),
-)
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-NAMES = {
-    "month": {name: number for number, name in enumerate(MONTHS, 1)},
-    "day of the week": {name: number for number, name in enumerate(DAYS)},
-}
-ANY = ("*", "?")
 
 
 class CronError(SeglineError):
@@ -25,40 +12,95 @@ class CronError(SeglineError):
     exit_code = 2
 
 
+@dataclass(frozen=True)
+class Field:
+    """One of the six fields: its smallest and largest number, and the names of the numbers."""
+
+    name: str
+    first: int
+    last: int
+    names: tuple[str, ...] = ()
+
+    def number(self, text: str) -> int | None:
+        """What a number or a name stands for; None for anything else."""
+        if text.lower() in self.names:
+            return self.first + self.names.index(text.lower())
+        return int(text) if re.fullmatch(r"[0-9]{1,2}", text) else None
+
+
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+LENGTHS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True))
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+FIELDS = (
+    Field("second", 0, 59),
+    Field("minute", 0, 59),
+    Field("hour", 0, 23),
+    Field("day", 1, 31),
+    Field("month", 1, 12, MONTHS),
+    Field("weekday", 0, 6, WEEKDAYS),
+)
+ANY = ("*", "?")
+
+
 def check_cron(text: str) -> str:
-    """The text with single blanks between its fields.
+    """The cron text with single blanks, if Kubeflow's scheduler (robfig/cron 1.2) takes it for what it says.
+
+    Six fields: second, minute, hour, day, month, weekday (0 is Sunday; 7 is unknown). Each is a list, with commas, of
+    ``*`` or ``?``, a number or a name, or a range ``a-b``, with or without ``/step``; ``a/step`` goes up to the last.
+    With both day and weekday given, either of them is enough, as in any cron.
+
+    The scheduler itself would also take five fields, for the first five of these, and a day that no month has, for
+    now at once; neither can be meant.
 
     Raises:
-        CronError: it has not six fields, or a field cannot be read, with what is wrong.
+        CronError: with what is wrong and what was expected.
     """
-    fields = text.split()
-    if len(fields) == 5:
-        raise CronError(f"--cron {text!r} has 5 fields, expected 6, the first of them seconds; say '0 {text}'")
-    if len(fields) != len(FIELDS):
-        raise CronError(f"--cron {text!r} has {len(fields)} fields, expected 6: second minute hour day month weekday")
-    for field, (name, low, high) in zip(fields, FIELDS, strict=True):
-        for part in field.split(","):
-            _check_part(part, name, low, high)
-    return " ".join(fields)
+    words = text.split()
+    if len(words) == 5:
+        raise CronError(
+            f"cron {text!r}: 5 fields, expected 6, the first of them seconds; put 0 before it: '0 {' '.join(words)}'"
+        )
+    if len(words) != 6:
+        expected = " ".join(field.name for field in FIELDS)
+        raise CronError(
+            f"cron {text!r}: {len(words)} {'field' if len(words) == 1 else 'fields'}, expected 6: {expected}, "
+            "such as '0 0 3 * * 1', Mondays at three"
+        )
+    *_, days, months, _ = (values(field, word, text) for field, word in zip(FIELDS, words, strict=True))
+    any_weekday = any(part[0] in ANY for part in words[-1].split(","))
+    if any_weekday and min(days) > max(LENGTHS[month] for month in months):
+        raise CronError(f"cron {text!r}: no such month has a day {min(days)}, so that it would never begin a run")
+    return " ".join(words)
 
 
-def _check_part(part: str, name: str, low: int, high: int) -> None:
-    """``*``, ``3``, ``mon``, ``1-5``, and each with a step behind a slash."""
-    span, slash, step = part.partition("/")
-    if slash and not (step.isdecimal() and int(step)):
-        raise CronError(f"--cron: step {step!r} of the {name}, expected a whole number from 1 on")
-    if span in ANY:
-        return
-    ends = [_number(end, name, low, high) for end in span.split("-", 1)]
-    if ends != sorted(ends):
-        raise CronError(f"--cron: {span!r} of the {name} ends before it begins; expected such as {low}-{high}")
+def values(field: Field, word: str, text: str) -> frozenset[int]:
+    """The numbers that a field stands for; ``text`` is the whole, for the error."""
+    return frozenset(number for part in word.split(",") for number in _part(field, part, text))
 
 
-def _number(text: str, name: str, low: int, high: int) -> int:
-    known = NAMES.get(name, {})
-    if text.lower() in known:
-        return known[text.lower()]
-    if text.isdecimal() and low <= int(text) <= high:
-        return int(text)
-    named = f" or {', '.join(known)}" if known else ""
-    raise CronError(f"--cron: {text!r} is no {name}, expected {low} to {high}{named}")
+def _part(field: Field, part: str, text: str) -> range:
+    """One entry of a list."""
+
+    def wrong(why: str) -> CronError:
+        names = f" or {field.names[0]}-{field.names[-1]}" if field.names else ""
+        return CronError(
+            f"cron {text!r}: {field.name} {part!r} {why}; expected {field.first}-{field.last}{names}, *, a-b or a/step"
+        )
+
+    span, slash, step_text = part.partition("/")
+    begin: int | None = field.first
+    end: int | None = field.last
+    if span not in ANY:
+        begin_text, hyphen, end_text = span.partition("-")
+        begin = field.number(begin_text)
+        end = field.number(end_text) if hyphen else field.last if slash else begin
+    if begin is None or end is None:
+        raise wrong("is neither a number nor a range")
+    if begin < field.first or end > field.last:
+        raise wrong("is outside")
+    if begin > end:
+        raise wrong("ends before it begins")
+    step = int(step_text) if re.fullmatch(r"[0-9]{1,2}", step_text) else 0
+    if slash and not 1 <= step <= field.last - field.first + 1:
+        raise wrong("has no step that fits")
+    return range(begin, end + 1, step or 1)

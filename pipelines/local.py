@@ -6,6 +6,7 @@ from typing import Any
 
 from kfp import local
 from kfp.components import load_component_from_file
+from kfp.local import docker_task_handler
 
 from pipelines.training import USER, Site, compile_to
 from segline.errors import SeglineError
@@ -13,7 +14,7 @@ from segline.errors import SeglineError
 FOLDER = Path("data/kubeflow")
 DATABASE = "mlflow.db"
 SHARED_MEMORY = "2g"
-SPACE = "size=4g"
+SPACE = "size=4g,mode=1777"
 """Of the folder /tmp of a container, in memory."""
 
 
@@ -47,6 +48,8 @@ def run_locally(arguments: dict[str, Any], site: Site, folder: Path, network: st
     definition = root / "pipeline.yaml"
     compile_to(definition, site)
     before = set(_promoted(root))
+    # Its own takes a container that is gone before it was asked how it ended for one that ended well.
+    docker_task_handler.run_docker_container = _run_container
     local.init(
         runner=local.DockerRunner(
             user=f"{USER}:{USER}" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
@@ -65,7 +68,21 @@ def run_locally(arguments: dict[str, Any], site: Site, folder: Path, network: st
         load_component_from_file(str(definition))(**arguments)
     except RuntimeError as error:
         raise LocalError(f"{error}; its own words are above, and the same command begins again") from None
-    return (set(_promoted(root)) - before).pop()
+    promoted = set(_promoted(root)) - before
+    if not promoted:
+        raise LocalError("a stage failed; its own words are above, and the same command begins again")
+    return promoted.pop()
+
+
+def _run_container(client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any) -> int:
+    """Run a container, print what it says, and return its exit status; it is gone afterwards, also after Ctrl-C."""
+    container = client.containers.run(image, command, volumes=volumes, detach=True, **settings)
+    try:
+        for line in container.logs(stream=True):
+            print(line.decode(errors="replace"), end="")
+        return int(container.wait()["StatusCode"])
+    finally:
+        container.remove(force=True)
 
 
 def check_images(site: Site) -> None:

@@ -1,0 +1,681 @@
+"""What is asked of Kubeflow, against a server that checks every request, and that fails in the ways real ones do."""
+
+import itertools
+import re
+import socket
+import urllib.error
+import urllib.request
+import warnings
+
+import pytest
+import yaml
+
+pytest.importorskip("kfp")
+
+import kfp_server_api
+from kfp import Client
+from kfp_server import Fault, faults, kubeflow
+
+from pipelines import service
+from pipelines.service import Service, ServiceError
+from pipelines.training import Site, compile_to
+
+GIVEN = {"name": "streets", "seed": 7, "promotion": True, "train": '{"epochs": 3}'}
+NIGHTLY, WEEKLY = "0 0 3 * * *", "0 0 3 * * 1"
+PASSING = pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 0])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No pauses, and no settings of this machine's user."""
+    for name, value in {"FIRST_PAUSE_S": 0.002, "LONGEST_PAUSE_S": 0.01, "PATIENCE_S": 0.05, "POLL_S": 0.001}.items():
+        monkeypatch.setattr(service, name, value)
+    for name in ("ENDPOINT", "UI_ENDPOINT", "DEFAULT_EXPERIMENT_NAME", "OVERRIDE_EXPERIMENT_NAME", "SA_TOKEN_PATH"):
+        monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
+    monkeypatch.setattr("kfp.client.Client._LOCAL_KFP_CONTEXT", "/nowhere/context.json")
+
+
+@pytest.fixture
+def server():
+    with kubeflow() as held:
+        yield held
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The real pipeline."""
+    path = tmp_path_factory.mktemp("compiled") / "segline.yaml"
+    compile_to(path, Site())
+    return path
+
+
+def small(folder, image):
+    """A package with the parameters of the real one, which is slow to read."""
+    kinds = {"name": "STRING", "seed": "NUMBER_INTEGER", "promotion": "BOOLEAN", "train": "STRING"}
+    parameters = {name: {"parameterType": kind} for name, kind in kinds.items()}
+    root = {"dag": {"tasks": {}}, "inputDefinitions": {"parameters": parameters}}
+    path = folder / "segline.yaml"
+    path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "segline"}, "root": root, "image": image}))
+    return path
+
+
+@pytest.fixture
+def package(tmp_path):
+    return small(tmp_path, "segline/train:0.1.0")
+
+
+@pytest.fixture
+def other_package(tmp_path):
+    (tmp_path / "other").mkdir()
+    return small(tmp_path / "other", "segline/train:0.2.0")
+
+
+def connected(server):
+    return Service(server.address, "team")
+
+
+def message(info):
+    """The error's text, which is one line."""
+    text = str(info.value)
+    assert "\n" not in text
+    return text
+
+
+def made_schedule(server, package, name="nightly", cron=NIGHTLY, given=GIVEN):
+    return connected(server).schedule(package, given, name=name, cron=cron)
+
+
+def names_sent(server, call):
+    return [body for name, body in server.sent if name == call]
+
+
+# Connecting
+
+
+def test_a_healthy_server_is_asked_once_and_warns_of_nothing(server, capfd):
+    connected(server)
+    assert server.asked == ["get_healthz"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_is_not_there_gives_one_line(capfd):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(ServiceError) as info:
+        Service(address, "team")
+    assert "Connection refused" in message(info)
+    assert address in message(info)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_breaks_off_gives_one_line(server):
+    server.down = True
+    with pytest.raises(ServiceError) as info:
+        connected(server)
+    assert re.search(r"not tell its health: [^()']*; is the address right", message(info))
+
+
+def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(service, "ANSWER_S", 0.02)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceError) as info:
+        Service(f"http://127.0.0.1:{silent.getsockname()[1]}", "team")
+    assert "timed out" in message(info)
+
+
+@pytest.mark.parametrize("endpoint", ["", None, "localhost:8080", "ftp://kubeflow", "https://"])
+def test_an_endpoint_that_is_none_is_told(endpoint):
+    with pytest.raises(ServiceError) as info:
+        Service(endpoint, "team")
+    assert "http://host:port" in message(info)
+
+
+def test_the_endpoint_may_come_from_the_environment(server, monkeypatch):
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.address + "/")
+    assert Service(None, "team").endpoint == server.address
+
+
+def test_a_page_to_log_in_is_no_kubeflow(server):
+    server.page_to_log_in = True
+    with pytest.raises(ServiceError) as info:
+        connected(server)
+    assert "text/html" in message(info)
+
+
+def test_without_a_token_where_one_is_wanted(server):
+    server.token = "secret"
+    with pytest.raises(ServiceError) as info:
+        connected(server)
+    assert "401" in message(info)
+    assert "SEGLINE_KUBEFLOW_TOKEN" in message(info)
+    assert server.asked == ["get_healthz"]
+
+
+def test_the_token_is_read_again_for_every_request(server, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    server.token = "first"
+    reached = Service(server.address, "team", file)
+    file.write_text("second\n")
+    server.token = "second"
+    assert reached.schedules() == []
+    assert server.tokens == ["Bearer first", "Bearer second"]
+
+
+def test_the_tokens_file_may_come_from_the_environment(server, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("secret")
+    server.token = "secret"
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    connected(server)
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_a_file_without_a_token_is_told(server, tmp_path, content):
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ServiceError) as info:
+        Service(server.address, "team", file)
+    assert str(file) in message(info)
+    assert server.asked == []
+
+
+@PASSING
+def test_an_answer_is_asked_for_again_after_a_fault_that_passes(server, status):
+    server.faults = [Fault("get_healthz", status)]
+    connected(server)
+
+
+def test_a_fault_that_stays_is_told_with_kubeflows_words(server):
+    server.faults = [Fault("get_healthz", 500) for _ in range(50)]
+    with pytest.raises(ServiceError) as info:
+        connected(server)
+    assert "500 as wanted" in message(info)
+    assert len(server.asked) > 2
+
+
+def test_with_several_users_a_namespace_is_wanted():
+    with kubeflow(multi_user=True) as server, pytest.raises(ServiceError) as info:
+        Service(server.address, "")
+    assert "--namespace" in message(info)
+
+
+# Running
+
+
+def test_a_run_belongs_to_a_version_and_an_experiment(server, compiled, capsys):
+    given = GIVEN | {"exclusions": "s3://bucket/key"}
+    run_id = connected(server).run(compiled, given, name="one", service_account="runner")
+    run = server.runs[run_id]
+    version = server.versions[run["pipeline_version_reference"]["pipeline_version_id"]]
+    assert server.files[version["pipeline_version_id"]] == compiled.read_bytes()
+    assert server.pipelines[version["pipeline_id"]]["display_name"] == "segline"
+    assert server.experiments[run["experiment_id"]]["display_name"] == "segline"
+    assert run["runtime_config"]["parameters"] == given
+    assert run["service_account"] == "runner"
+    assert f"{server.address}/#/runs/details/{run_id}" in capsys.readouterr().out
+
+
+def test_the_same_content_is_uploaded_once(server, package, other_package):
+    for file in (package, other_package, package):
+        connected(server).run(file, GIVEN, name="one")
+    assert server.asked.count("upload_pipeline_version") == 2
+    assert (len(server.pipelines), len(server.experiments), len(server.runs)) == (1, 1, 3)
+
+
+def test_with_several_users_all_is_made_in_the_namespace(package):
+    with kubeflow(multi_user=True) as server:
+        reached = connected(server)
+        reached.run(package, GIVEN, name="one")
+        reached.schedule(package, GIVEN, name="nightly", cron=NIGHTLY)
+        made = [*server.pipelines.values(), *server.experiments.values(), *server.recurring_runs.values()]
+        assert {entry["namespace"] for entry in made} == {"team"}
+        assert len(made) == 3
+        assert (len(reached.runs()), len(reached.schedules())) == (1, 1)
+        assert Service(server.address, "others").schedules() == []
+
+
+def test_with_one_user_no_namespace_is_sent(server, package):
+    made_schedule(server, package)
+    assert all("namespace" not in body for _, body in server.sent)
+
+
+@pytest.mark.parametrize(
+    ("default", "override", "given", "expected"),
+    [
+        ("", "", None, "segline"),
+        ("usual", "", None, "usual"),
+        ("usual", "", "mine", "mine"),
+        ("usual", "forced", "mine", "forced"),
+    ],
+)
+def test_the_experiment_is_chosen_as_kfp_does(server, package, monkeypatch, default, override, given, expected):
+    monkeypatch.setenv("KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", default)
+    monkeypatch.setenv("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", override)
+    connected(server).run(package, GIVEN, name="one", experiment=given)
+    assert [entry["display_name"] for entry in server.experiments.values()] == [expected]
+
+
+def test_the_address_of_the_pages_may_be_another(server, package, monkeypatch, capsys):
+    monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://pages.example.org/")
+    connected(server).run(package, GIVEN, name="one")
+    assert "https://pages.example.org/#/runs/details/run-" in capsys.readouterr().out
+
+
+def cached(content):
+    """The tasks, at any depth, whose result may be a known one."""
+    definition = next(yaml.safe_load_all(content))
+    groups = [definition["root"], *definition["components"].values()]
+    tasks = [entry for group in groups for entry in group.get("dag", {}).get("tasks", {}).items()]
+    assert len(tasks) > 8
+    return {name for name, task in tasks if task.get("cachingOptions", {}).get("enableCache")}
+
+
+@pytest.mark.parametrize("caching", [None, True])
+def test_caching_is_as_compiled(server, compiled, caching):
+    connected(server).run(compiled, GIVEN, name="one", caching=caching)
+    (content,) = server.files.values()
+    assert content == compiled.read_bytes()
+    assert "train" in cached(content)
+
+
+def test_without_caching_no_task_at_any_depth_has_it(server, compiled):
+    connected(server).run(compiled, GIVEN, name="one", caching=False)
+    (content,) = server.files.values()
+    assert cached(content) == set()
+    before, after = (list(yaml.safe_load_all(text)) for text in (compiled.read_bytes(), content))
+    assert before[1] == after[1]
+    assert before[0]["deploymentSpec"] == after[0]["deploymentSpec"]
+
+
+def test_an_argument_that_the_pipeline_does_not_know_is_told(server, package):
+    with pytest.raises(ServiceError) as info:
+        connected(server).run(package, {"speed": 3}, name="one")
+    assert "400 unknown runtime parameter speed" in message(info)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "pipelineInfo: 3", ": {", "\x00"])
+def test_what_is_no_pipeline_is_told(server, tmp_path, content):
+    file = tmp_path / "none.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ServiceError) as info:
+        connected(server).run(file, GIVEN, name="one")
+    assert str(file) in message(info)
+    assert server.asked == ["get_healthz"]
+
+
+MADE = pytest.mark.parametrize(
+    ("call", "table"),
+    [
+        ("create_pipeline", "pipelines"),
+        ("upload_pipeline_version", "versions"),
+        ("create_experiment", "experiments"),
+        ("create_run", "runs"),
+    ],
+)
+
+
+@MADE
+@PASSING
+@pytest.mark.parametrize("done", [False, True])
+def test_a_lost_answer_makes_nothing_twice(server, package, call, table, status, done):
+    server.faults = [Fault(call, status, done)]
+    connected(server).run(package, GIVEN, name="one")
+    assert len(getattr(server, table)) == 1
+
+
+@pytest.mark.parametrize("call", ["create_pipeline", "upload_pipeline_version", "create_experiment"])
+def test_what_somebody_else_has_just_made_is_taken(server, package, call):
+    server.faults = [Fault(call, 409, done=True)]
+    connected(server).run(package, GIVEN, name="one")
+    assert len(server.runs) == 1
+
+
+def test_a_conflict_with_what_is_not_there_is_told(server, package):
+    server.faults = [Fault("create_experiment", 409)]
+    with pytest.raises(ServiceError) as info:
+        connected(server).run(package, GIVEN, name="one")
+    assert "409" in message(info)
+
+
+@pytest.mark.parametrize("name", ["a+b", "100 %", "a&b=c", "größer", 'quote"d', "a%20b"])
+def test_a_name_with_special_signs_is_found_again(server, package, name):
+    reached = connected(server)
+    for _ in range(2):
+        reached.run(package, GIVEN, name=name, experiment=name)
+        reached.schedule(package, GIVEN, name=name, cron=NIGHTLY)
+    assert [entry["display_name"] for entry in server.experiments.values()] == [name, "segline"]
+    assert len(server.recurring_runs) == 1
+
+
+# Waiting
+
+
+def states(*names):
+    return [{"state": name} for name in names]
+
+
+def test_each_change_of_the_state_is_one_line(server, package, capsys):
+    server.states["one"] = states("PENDING", "PENDING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED")
+    run_id = connected(server).run(package, GIVEN, name="one", wait=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [f"pipelines: run {run_id} {state}" for state in ("pending", "running", "succeeded")]
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED"])
+def test_a_run_that_does_not_succeed_is_an_error(server, package, state):
+    server.states["one"] = states("RUNNING", state)
+    with pytest.raises(ServiceError) as info:
+        connected(server).run(package, GIVEN, name="one", wait=True)
+    assert state.lower() in message(info)
+    assert "/#/runs/details/" in message(info)
+
+
+def test_a_failed_run_names_its_failed_tasks(server, package):
+    details = {
+        "task_details": [
+            {"display_name": "ingest", "state": "SUCCEEDED"},
+            {"display_name": "train", "state": "FAILED", "error": {"code": 13, "message": "out of\nmemory"}},
+        ]
+    }
+    server.states["one"] = [{"state": "FAILED", "error": {"code": 2, "message": "a task"}, "run_details": details}]
+    with pytest.raises(ServiceError) as info:
+        connected(server).run(package, GIVEN, name="one", wait=True)
+    assert "failed (a task); failed: train (out of memory); see" in message(info)
+
+
+def test_ctrl_c_leaves_the_run_and_says_so(server, package, monkeypatch, capsys):
+    server.states["one"] = states("RUNNING")
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(service.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        connected(server).run(package, GIVEN, name="one", wait=True)
+    assert "goes on" in capsys.readouterr().out.splitlines()[-1]
+    assert "terminate_run" not in server.asked
+    assert next(iter(server.runs.values()))["state"] == "RUNNING"
+
+
+def test_waiting_outlives_a_server_that_is_away(server, package, monkeypatch):
+    """Longer than another request would be tried."""
+    monkeypatch.setattr(service, "PATIENCE_S", 0.0)
+    server.faults = [Fault("get_run", status) for status in (503, 0, 500, 0, 502, 0, 504)]
+    server.states["one"] = states("RUNNING", "SUCCEEDED")
+    connected(server).run(package, GIVEN, name="one", wait=True)
+
+
+def test_waiting_gives_up_on_a_server_that_stays_away(server, package, monkeypatch):
+    monkeypatch.setattr(service, "OUTAGE_S", 0.05)
+    server.states["one"] = [{"state": "RUNNING"}, lambda: setattr(server, "down", True)]
+    with pytest.raises(ServiceError) as info:
+        connected(server).run(package, GIVEN, name="one", wait=True)
+    assert "itself goes on" in message(info)
+
+
+# Scheduling
+
+
+def test_a_schedule_is_as_asked_for(server, package, capsys):
+    made = connected(server).schedule(
+        package, GIVEN, name="nightly", cron="0  0 3 *  * *", service_account="runner", experiment="nights"
+    )
+    entry = server.recurring_runs[made.schedule_id]
+    assert entry["trigger"] == {"cron_schedule": {"cron": NIGHTLY}}
+    assert (entry["max_concurrency"], entry["no_catchup"], entry["status"]) == ("1", True, "ENABLED")
+    assert (entry["service_account"], entry["runtime_config"]["parameters"]) == ("runner", GIVEN)
+    assert server.experiments[entry["experiment_id"]]["display_name"] == "nights"
+    assert made.enabled
+    assert made == connected(server).schedules()[0]
+    assert "'nightly' made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * *", "@every 1h", "0 0 25 * * *", ""])
+def test_a_wrong_cron_text_is_told_before_any_request(server, package, cron):
+    reached = connected(server)
+    with pytest.raises(service.SeglineError) as info:
+        reached.schedule(package, GIVEN, name="nightly", cron=cron)
+    assert "cron" in message(info)
+    assert server.asked == ["get_healthz"]
+
+
+def test_the_same_again_changes_nothing(server, package, capsys):
+    first = made_schedule(server, package)
+    server.asked = []
+    assert made_schedule(server, package, cron=" 0 0 3 * * *") == first
+    assert all(call.startswith(("list", "get")) for call in server.asked)
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+CHANGES = pytest.mark.parametrize(
+    "change", [{"cron": WEEKLY}, {"given": GIVEN | {"seed": 8}}, {"package": "other"}, {"experiment": "another"}]
+)
+
+
+@CHANGES
+def test_another_content_replaces(server, package, other_package, change, capsys):
+    first = made_schedule(server, package)
+    wanted = {"cron": NIGHTLY, "given": GIVEN, "package": package, "experiment": None} | change
+    wanted["package"] = other_package if wanted["package"] == "other" else package
+    second = connected(server).schedule(
+        wanted["package"], wanted["given"], name="nightly", cron=wanted["cron"], experiment=wanted["experiment"]
+    )
+    assert list(server.recurring_runs) == [second.schedule_id]
+    assert second.schedule_id != first.schedule_id
+    assert server.recurring_runs[second.schedule_id]["status"] == "ENABLED"
+    assert max(server.enabled) == 1
+    assert "replaced" in capsys.readouterr().out
+
+
+def test_a_replaced_schedules_run_goes_on(server, package):
+    first = made_schedule(server, package)
+    run_id = connected(server).run(package, GIVEN, name="in progress")
+    server.runs[run_id]["recurring_run_id"] = first.schedule_id
+    made_schedule(server, package, cron=WEEKLY)
+    assert server.killed == []
+    connected(server).unschedule("nightly")
+    assert server.killed == []
+
+
+def test_a_disabled_schedule_is_enabled(server, package, capsys):
+    first = made_schedule(server, package)
+    server.disable_recurring_run(first.schedule_id)
+    assert made_schedule(server, package) == first
+    assert server.recurring_runs[first.schedule_id]["status"] == "ENABLED"
+    assert "'nightly' enabled" in capsys.readouterr().out
+
+
+def test_others_are_left_alone(server, package):
+    others = {made_schedule(server, package, name).schedule_id for name in ("weekly", "Nightly", "nightly 2")}
+    made_schedule(server, package)
+    made_schedule(server, package, cron=WEEKLY)
+    assert connected(server).unschedule("nightly") == 1
+    assert set(server.recurring_runs) == others
+    assert all(entry["status"] == "ENABLED" for entry in server.recurring_runs.values())
+
+
+@PASSING
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(
+    "call", ["create_recurring_run", "disable_recurring_run", "enable_recurring_run", "delete_recurring_run"]
+)
+def test_a_passing_fault_does_not_matter(server, package, call, status, done):
+    made_schedule(server, package)
+    server.faults = [Fault(call, status, done)]
+    second = made_schedule(server, package, cron=WEEKLY)
+    assert not server.faults
+    assert list(server.recurring_runs) == [second.schedule_id]
+    assert server.recurring_runs[second.schedule_id]["status"] == "ENABLED"
+    assert max(server.enabled) == 1
+
+
+@pytest.mark.parametrize("call", ["create_recurring_run", "disable_recurring_run", "enable_recurring_run"])
+def test_after_a_refusal_the_old_goes_on(server, package, call):
+    first = made_schedule(server, package)
+    server.faults = [Fault(call, 403)]
+    with pytest.raises(ServiceError) as info:
+        made_schedule(server, package, cron=WEEKLY)
+    assert "403" in message(info)
+    assert list(server.recurring_runs) == [first.schedule_id]
+    assert server.recurring_runs[first.schedule_id]["status"] == "ENABLED"
+    assert max(server.enabled) == 1
+
+
+def test_ctrl_c_between_leaves_the_old(server, package, monkeypatch):
+    first = made_schedule(server, package)
+    reached = connected(server)
+    change = reached._set
+
+    def interrupted(word, schedule_id):
+        if word == "enable" and schedule_id != first.schedule_id:
+            raise KeyboardInterrupt
+        change(word, schedule_id)
+
+    monkeypatch.setattr(reached, "_set", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reached.schedule(package, GIVEN, name="nightly", cron=WEEKLY)
+    assert [entry["status"] for entry in server.recurring_runs.values()] == ["ENABLED"]
+
+
+@pytest.mark.parametrize("again", [WEEKLY, NIGHTLY, "0 0 4 * * *"])
+@pytest.mark.parametrize("call", ["create", "disable", "enable", "delete"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_kill_at_any_moment_is_set_right_by_the_next_command(server, package, call, done, again):
+    """The server is gone from the request on, whether carried out or not: nothing of ours can tidy up."""
+    made_schedule(server, package)
+    server.faults = [Fault(f"{call}_recurring_run", 0, done, then=lambda: setattr(server, "down", True))]
+    with pytest.raises(ServiceError) as info:
+        made_schedule(server, package, cron=WEEKLY)
+    assert not server.faults
+    left = [entry["status"] for entry in server.recurring_runs.values()]
+    if call in ("disable", "enable") and left.count("ENABLED") == 0:
+        assert "give the same command again" in message(info)
+    server.down = False
+    last = made_schedule(server, package, cron=again)
+    assert list(server.recurring_runs) == [last.schedule_id]
+    assert server.recurring_runs[last.schedule_id]["status"] == "ENABLED"
+    assert server.recurring_runs[last.schedule_id]["trigger"]["cron_schedule"]["cron"] == again
+    assert max(server.enabled) == 1
+
+
+@pytest.mark.parametrize("kept", [NIGHTLY, WEEKLY])
+@pytest.mark.parametrize("enabled", list(itertools.product([False, True], repeat=3)), ids=str)
+def test_several_of_a_name_become_one(server, package, kept, enabled):
+    ids = [made_schedule(server, package, f"n{number}").schedule_id for number in range(3)]
+    entries = [server.recurring_runs[schedule_id] for schedule_id in ids]
+    made_schedule(server, package)
+    (real,) = [entry for entry in server.recurring_runs.values() if entry["display_name"] == "nightly"]
+    for entry, is_enabled in zip(entries, enabled, strict=True):
+        entry.update(display_name="nightly", status="ENABLED" if is_enabled else "DISABLED")
+        entry["description"] = real["description"] if is_enabled else "by hand"
+    server.enabled = []
+    last = made_schedule(server, package, cron=kept)
+    assert list(server.recurring_runs) == [last.schedule_id]
+    assert server.enabled[-1] == 1
+
+
+def test_all_pages_are_read(package):
+    with kubeflow(page=2) as server:
+        for number in range(7):
+            made_schedule(server, package, f"schedule {number}")
+        (entry, *_) = server.recurring_runs.values()
+        for number in range(5):
+            identity = f"double-{number}"
+            double = {"recurring_run_id": identity, "display_name": "schedule 0", "description": "by hand"}
+            server.recurring_runs[identity] = entry | double
+        reached = connected(server)
+        assert len(reached.schedules()) == 12
+        assert [found.name for found in reached.schedules()][:2] == ["schedule 6", "schedule 5"]
+        assert reached.unschedule("schedule 0") == 6
+        assert len(server.recurring_runs) == 6
+        for _ in range(5):
+            reached.run(package, GIVEN, name="one")
+        assert len(reached.runs()) == 5
+        assert [run.run_id for run in reached.runs(3)] == sorted(server.runs, reverse=True)[:3]
+
+
+def test_unschedule_twice(server, package, capsys):
+    made_schedule(server, package)
+    assert connected(server).unschedule("nightly") == 1
+    assert connected(server).unschedule("nightly") == 0
+    assert "there is no schedule 'nightly'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_unschedule_takes_what_is_gone_for_deleted(server, package, done):
+    made_schedule(server, package)
+    server.faults = [Fault("delete_recurring_run", 0, done)]
+    assert connected(server).unschedule("nightly") == 1
+    assert server.recurring_runs == {}
+
+
+# Listing
+
+
+def test_a_run_is_one_line(server, package):
+    reached = connected(server)
+    assert reached.runs() == []
+    reached.run(package, GIVEN, name="one")
+    run_id = reached.run(package, GIVEN, name="two")
+    server.runs[run_id]["state"] = "RUNNING"
+    two, one = reached.runs()
+    assert (two.name, two.state, one.name, one.state) == ("two", "running", "one", "pending")
+    link = f"{server.address}/#/runs/details/{run_id}"
+    assert str(two).split("  ") == [f"run {run_id}", "two", "running", two.created.strftime("%Y-%m-%d %H:%M UTC"), link]
+
+
+def test_a_schedule_is_one_line(server, package):
+    made = made_schedule(server, package)
+    assert str(made).split("  ")[:4] == [f"schedule {made.schedule_id}", "nightly", f"'{NIGHTLY}'", "enabled"]
+
+
+def test_a_schedule_that_somebody_made_otherwise_is_listed(server, package):
+    made_schedule(server, package)
+    (entry,) = server.recurring_runs.values()
+    entry["trigger"] = {"periodic_schedule": {"interval_second": "3600"}}
+    (found,) = connected(server).schedules()
+    assert found.cron == ""
+
+
+# The server itself
+
+
+def test_the_server_refuses_what_is_not_as_published(server, package):
+    """kfp's own client sends a number where the model has text."""
+    connected(server).run(package, GIVEN, name="one")
+    (version,) = server.versions.values()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        client = Client(host=server.address, namespace="team")
+    ids = {"pipeline_id": version["pipeline_id"], "version_id": version["pipeline_version_id"]}
+    with pytest.raises(kfp_server_api.ApiException, match="400"):
+        client.create_recurring_run(version["pipeline_id"], "one", cron_expression=NIGHTLY, **ids)
+    assert server.wrong == ["body.max_concurrency: 1 is no str"]
+    server.wrong.clear()
+
+
+@pytest.mark.parametrize("path", ["/apis/v2beta1/nothing", "/apis/v1beta1/runs", "/apis/v2beta1/runs?speed=3"])
+def test_the_server_tells_of_an_unpublished_request(server, path):
+    with pytest.raises(urllib.error.HTTPError) as info:
+        urllib.request.urlopen(server.address + path)
+    info.value.close()
+    assert len(server.wrong) == 1
+    server.wrong.clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"speed": 3}, "body.speed: not in V2beta1Run"),
+        ({"display_name": 3}, "body.display_name: 3 is no str"),
+        ({"state": "GOOD"}, "body.state: 'GOOD' is none of"),
+        ({"created_at": "today"}, "body.created_at: 'today' is no moment"),
+        ({"runtime_config": {"parameter": {}}}, "body.runtime_config.parameter: not in V2beta1RuntimeConfig"),
+        ({"state_history": [{"state": 1}]}, "body.state_history[0].state: 1 is none of"),
+    ],
+)
+def test_a_body_is_compared_with_its_model(change, fault):
+    assert faults({"display_name": "one", "experiment_id": "1"}, "V2beta1Run") == []
+    (found,) = faults({"experiment_id": "1"} | change, "V2beta1Run")
+    assert found.startswith(fault)

@@ -1,6 +1,7 @@
 """The compiled pipeline in containers of this machine, with ``kfp.local``: what a cluster would run, without one."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def run_locally(arguments: dict[str, Any], site: Site, folder: Path, network: st
         pipeline_root=str(root),
         workspace_root=str(root / "workspace"),
     )
+    warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
     try:
         load_component_from_file(str(definition))(**arguments)
     except RuntimeError as error:

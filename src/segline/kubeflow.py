@@ -151,7 +151,7 @@ def _json(path: Path) -> Record:
 
 def _numbers(record: Record) -> dict[str, float]:
     """The finite numbers of a record."""
-    numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+    numbers = {name: value for name, value in record.items() if type(value) in (int, float)}
     return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
 
 

@@ -52,8 +52,8 @@ def start(params, folder):
     """`python -m pipelines run --local` with an empty environment but for the engine's address."""
     words = ["-m", "pipelines", "run", "--local", "--tag", TAG, "--params", str(params), "--folder", str(folder)]
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
-    log = (folder.parent / f"{folder.name}.log").open("wb")
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=kept, stdout=log, stderr=log)
+    with (folder.parent / f"{folder.name}.log").open("wb") as log:
+        return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=kept, stdout=log, stderr=log)
 
 
 def last(folder, stage, file):
@@ -128,6 +128,7 @@ def test_the_containers_run_confined(client, params, tmp_path):
         facts = running[0].attrs
     finally:
         process.kill()
+        process.wait()
         for container in client.containers.list():
             container.kill()
     host = facts["HostConfig"]

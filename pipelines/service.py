@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -430,10 +429,12 @@ class Service:
             raise _PassingError(f"{where}: {_reason(error)}; is the address right, and the service up?") from None
         except OSError as error:
             raise ServiceError(f"{where}: {error}; the file with the token has to be readable") from None
-        form = self._transport.last_response.getheader("content-type") or "something"
-        if "json" not in form:
+        response = self._transport.last_response
+        form = response.getheader("content-type") or "something"
+        if "json" not in form or not _is_object(response.data):
             raise ServiceError(
-                f"{where}: got {form} where JSON was expected, perhaps a page to log in at; "
+                f"{where}: got {form}, {response.data[:40]!r}, where an object in JSON was expected, perhaps a page "
+                "to log in at; "
                 "set SEGLINE_KUBEFLOW_TOKEN to a file with a token, or give the address of the API itself"
             )
         return answer
@@ -483,19 +484,27 @@ class _Patience:
 def _connect(endpoint: str, token_file: Path | None) -> Any:
     """kfp's client, which asks for nothing yet: its own first question is repeated for 25 s, with tracebacks."""
     token = token_file or os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
-    if token and not (Path(token).is_file() and Path(token).read_text().strip()):
-        raise ServiceError(f"{token}: no such file, or an empty one; expected the token for Kubeflow in it")
+    if token:
+        _check_token(Path(token))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        client = Client(
+        return Client(
             host=endpoint,
             # Any name but the default's keeps the client silent; the requests here name the namespace themselves.
             namespace="-",
             credentials=ServiceAccountTokenVolumeCredentials(str(token)) if token else None,
         )
-    # It warns of each attempt; the last becomes an error here.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    return client
+
+
+def _check_token(file: Path) -> None:
+    """A token goes into a header, which takes one word of ASCII."""
+    try:
+        token = file.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise ServiceError(f"{file}: {error.strerror}; expected a file with the token for Kubeflow in it") from None
+    if not re.fullmatch(r"[!-~]+", token):
+        got = f"{len(token.split())} words, or signs beyond ASCII" if token else "nothing"
+        raise ServiceError(f"{file}: got {got}, expected the token for Kubeflow, one word of ASCII, and nothing else")
 
 
 def _read(package: Path, caching: bool | None) -> tuple[bytes, str]:
@@ -541,6 +550,14 @@ def _is_enabled(entry: Any) -> bool:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_object(text: str) -> bool:
+    """Whether a text is an object in JSON; of anything else the API's client makes an empty answer."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _said(error: Any) -> str:

@@ -15,6 +15,7 @@ pytest.importorskip("kfp")
 import kfp_server_api
 from kfp import Client
 from kfp_server import Fault, faults, kubeflow
+from servers import certificate, serving
 
 from pipelines import service
 from pipelines.service import Service, ServiceError
@@ -141,6 +142,23 @@ def test_a_page_to_log_in_is_no_kubeflow(server):
     assert "text/html" in message(info)
 
 
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"fine"', b"{", b""])
+def test_json_that_is_no_answer_is_told(body):
+    """The API's own client makes an empty answer of it."""
+    with serving(lambda _: (200, {"Content-Type": "application/json"}, body)) as other:
+        with pytest.raises(ServiceError) as info:
+            Service(other.address, "team")
+        assert len(other.asked) == 1
+    assert repr(body.decode()) in message(info)
+
+
+def test_a_certificate_that_nobody_trusts_is_told(tmp_path):
+    _, tls = certificate(tmp_path)
+    with serving(lambda _: (200, {}, b"{}"), tls) as other, pytest.raises(ServiceError) as info:
+        Service(other.address, "team")
+    assert "CERTIFICATE_VERIFY_FAILED" in message(info)
+
+
 def test_without_a_token_where_one_is_wanted(server):
     server.token = "secret"
     with pytest.raises(ServiceError) as info:
@@ -168,11 +186,13 @@ def test_the_tokens_file_may_come_from_the_environment(server, tmp_path, monkeyp
     connected(server)
 
 
-@pytest.mark.parametrize("content", [None, "", "\n"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\n", b"two\nlines", b"two words", "k\u00e9y".encode(), b"\xff\xfe\x00"]
+)
 def test_a_file_without_a_token_is_told(server, tmp_path, content):
     file = tmp_path / "token"
     if content is not None:
-        file.write_text(content)
+        file.write_bytes(content)
     with pytest.raises(ServiceError) as info:
         Service(server.address, "team", file)
     assert str(file) in message(info)

@@ -11,7 +11,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ENGINE ?= docker
 BASE   ?= docker.io/library/python:3.11-slim-bookworm
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty)
-TAG    ?= $(COMMIT)
+TAG    ?= $(or $(COMMIT),dev)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +62,7 @@ base: ## a base image from Debian's packages, where no image registry can be rea
 images: ## the images segline/data, segline/train and segline/mlflow; BASE=segline/base:bookworm after `make base`
 	for image in data train mlflow; do \
 	  $(ENGINE) build --quiet --network host --target $$image --build-arg BASE=$(BASE) --build-arg COMMIT=$(COMMIT) \
-	    --tag segline/$$image:$(TAG) --file components/images/Dockerfile . || exit; done
+	    --build-arg VERSION=$(VERSION) --tag segline/$$image:$(TAG) --file components/images/Dockerfile . || exit; done
 	$(ENGINE) images --filter reference='segline/*:$(TAG)' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
 
 kfp-local: setup images ## the whole pipeline in local containers, from building the images to a promoted model

@@ -105,6 +105,11 @@ def pipeline_arguments(file: str, overrides: list[str], *, exclusions: str, prom
     checked = params.load(file, overrides)
     if exclusions and not exclusions.startswith("s3://"):
         raise ParamsError("--exclusions", [f"{exclusions!r}: a container does not see it; expected s3://bucket/key"])
+    source = checked.ingest.source
+    if "://" not in source and not source.startswith("synthetic:"):
+        raise ParamsError(
+            "ingest.source", [f"{source!r}: a container does not see it; expected such as s3://bucket/prefix"]
+        )
     document = params.read(file, overrides)
     sections = {name: json.dumps(document.get(name) or {}) for name in SECTIONS}
     told = {"name": checked.name, "seed": checked.seed, "exclusions": exclusions}
@@ -121,6 +126,7 @@ def _arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compile(arguments: argparse.Namespace) -> None:
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     compile_to(arguments.out, _site(arguments))
     print(f"pipelines: wrote {arguments.out}")
 

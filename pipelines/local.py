@@ -4,6 +4,7 @@ import os
 import warnings
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from kfp import local
 from kfp.components import load_component_from_file
@@ -46,6 +47,10 @@ def run_locally(arguments: dict[str, Any], site: Site, folder: Path, network: st
     root = folder.resolve()
     _hand_over(root)
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / DATABASE}")
+    if uri.startswith("http") and network == "none":
+        raise LocalError(
+            f"MLFLOW_TRACKING_URI is {uri}, but containers have no network; say --network host, or unset it"
+        )
     definition = root / "pipeline.yaml"
     compile_to(definition, site)
     before = set(_promoted(root))
@@ -60,7 +65,7 @@ def run_locally(arguments: dict[str, Any], site: Site, folder: Path, network: st
             shm_size=SHARED_MEMORY,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            environment={"MLFLOW_TRACKING_URI": uri, **_passed_on()},
+            environment={"MLFLOW_TRACKING_URI": uri, "SEGLINE_RUN": f"local-{uuid4()}", **_passed_on()},
         ),
         pipeline_root=str(root),
         workspace_root=str(root / "workspace"),
@@ -103,7 +108,7 @@ def check_images(site: Site) -> None:
         raise LocalError(f"Docker does not answer ({str(error).splitlines()[0]}); start it, then try again") from None
     missing = [site.image(name) for name in ("data", "train") if site.image(name) not in known]
     if missing:
-        raise LocalError(f"Docker has no image {' and no '.join(missing)}; run `make images`, or give --tag")
+        raise LocalError(f"Docker has no image {' and no '.join(missing)}; run `make images TAG={site.tag}`")
 
 
 def _hand_over(root: Path) -> None:
@@ -119,5 +124,5 @@ def _promoted(root: Path) -> list[Path]:
 
 def _passed_on() -> dict[str, str]:
     """What the caller has set for the object store."""
-    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    parts = ("ENDPOINT_URL", "DEFAULT_REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
+    return {f"AWS_{part}": os.environ[f"AWS_{part}"] for part in parts if f"AWS_{part}" in os.environ}

@@ -1,5 +1,6 @@
 """The pipeline: every stage from ingest to promote, as :mod:`components` has them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,16 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 
 from components import COMPONENTS, outcome
+from segline.errors import ParamsError
 
 NAME = "segline"
 HOUR = 3600
-LIMIT_S = {"train": 48 * HOUR, "outcome": HOUR // 4}
-"""How long a stage may take; the others an hour times ``OTHER_HOURS``."""
+LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
+"""How long an attempt at a stage may take; the others an hour times ``OTHER_HOURS``."""
 OTHER_HOURS = 6
 DATA_STAGES = ("ingest", "validate", "label")
+CACHED = ("edges", "train", "evaluate", "ensemble")
+"""Stages that depend on nothing but their inputs: the others look at a source, the champion, a file of exclusions."""
 USER = 10001
 """Whom the images run as."""
 SETTINGS = {
@@ -51,6 +55,22 @@ class Site:
     memory: str = "32G"
     rayjob: bool = False
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        checks = {
+            "registry": (r"[a-z0-9][a-z0-9._:/-]*", "a registry with a path, such as registry.example.org/segline"),
+            "tag": (r"(?!latest$)[A-Za-z0-9_][A-Za-z0-9._-]*", "a tag other than latest"),
+            "cpus": (r"[0-9]*\.?[0-9]+m?", "cores, such as 8"),
+            "memory": (r"[0-9]+(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?", "bytes, such as 32G"),
+            "gpus": (r"[0-9]+", "a whole number from 0 on"),
+        }
+        faults = [
+            f"--{name} {getattr(self, name)!r}: expected {expected}"
+            for name, (pattern, expected) in checks.items()
+            if not re.fullmatch(pattern, str(getattr(self, name)))
+        ]
+        if faults:
+            raise ParamsError("the command line", faults)
 
     def image(self, name: str) -> str:
         """Such as ``segline/train:0.1.0``."""
@@ -98,36 +118,24 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         told = _placed(outcome(), site)
         with dsl.ExitHandler(told, name="line"):
             run = {stage: _runner(stage, site) for stage in COMPONENTS}
-            ingested = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision)
-            files, data_hash = ingested.outputs["out"], ingested.outputs["data_hash"]
-            valid = run["validate"](name=name, validate=validate, ingested=files, data_hash=data_hash).outputs["out"]
-            shards = run["label"](
-                seed=seed, label=label, exclusions=exclusions, ingested=files, validated=valid, data_hash=data_hash
-            ).outputs["out"]
-            edged = run["edges"](seed=seed, edges=edges, train=train, labelled=shards, data_hash=data_hash)
-            trained = run["train"](
-                name=name, seed=seed, train=train, labelled=shards, edged=edged.outputs["out"], data_hash=data_hash
-            ).outputs["out"]
-            evaluated = run["evaluate"](
-                evaluate=evaluate, labelled=shards, trained=trained, data_hash=data_hash
-            ).outputs["out"]
-            ensembled = run["ensemble"](
-                evaluate=evaluate,
-                ensemble=ensemble,
-                labelled=shards,
-                trained=trained,
-                evaluated=evaluated,
-                data_hash=data_hash,
-            ).outputs["out"]
+            files = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision).outputs["out"]
+            valid = run["validate"](name=name, validate=validate, ingested=files).outputs["out"]
+            shards = _made(
+                run["label"](seed=seed, label=label, exclusions=exclusions, ingested=files, validated=valid), "labelled"
+            )
+            edged = _made(run["edges"](seed=seed, edges=edges, train=train, **shards), "edged")
+            trained = _made(run["train"](name=name, seed=seed, train=train, **shards, **edged), "trained")
+            evaluated = _made(run["evaluate"](evaluate=evaluate, **shards, **trained), "evaluated")
+            ensembled = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **shards, **trained, **evaluated)
             run["promote"](
                 name=name,
                 seed=seed,
                 promotion=promotion,
                 evaluate=evaluate,
                 promote=promote,
-                labelled=shards,
-                evaluated=evaluated,
-                ensembled=ensembled,
+                labelled=shards["labelled"],
+                evaluated=evaluated["evaluated"],
+                ensembled=ensembled.outputs["out"],
             )
 
     return segline
@@ -136,6 +144,11 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
 def compile_to(path: Path, site: Site) -> None:
     """Write the pipeline's definition, with what it asks of Kubernetes, as YAML."""
     compiler.Compiler().compile(make_pipeline(site), str(path))
+
+
+def _made(task: dsl.PipelineTask, name: str) -> dict[str, Any]:
+    """What a task wrote, and its hash: Kubeflow's cache looks at the names of artifacts alone, which never change."""
+    return {name: task.outputs["out"], f"{name}_hash": task.outputs["out_hash"]}
 
 
 def _runner(stage: str, site: Site) -> Callable[..., dsl.PipelineTask]:
@@ -147,8 +160,7 @@ def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
     """A task with its image, its room, its patience, and what it may know of the cluster."""
     stage = task.name
     task.set_container_image(site.image("data" if stage in DATA_STAGES else "train"))
-    # Ingest looks at its source every time; promote acts on the registry as it is then.
-    task.set_caching_options(stage not in ("ingest", "promote", "outcome"))
+    task.set_caching_options(stage in CACHED)
     if site.retries and stage != "outcome":
         task.set_retry(num_retries=site.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
     kubernetes.set_timeout(task, LIMIT_S.get(stage, OTHER_HOURS * HOUR))

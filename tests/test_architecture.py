@@ -32,6 +32,7 @@ BREACHES = [
     ("stages.validate", "great_expectations"),
     ("stages.train", "ray"),
     ("stages.ingest", "boto3"),
+    ("stages.train", "kubernetes"),
     ("cli", "torch"),
 ]
 

@@ -10,6 +10,7 @@ from segline import kubeflow
 from segline.cli import main
 from segline.data.manifest import read_manifest
 from segline.errors import StageError
+from segline.outputs import tree_hash
 from segline.tracking import Tracker
 
 PARAMS = json.dumps(
@@ -44,7 +45,7 @@ def told(folder):
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory):
     folder = tmp_path_factory.mktemp("line")
-    given = executor_input(folder, {"out": artifact("out", "system.Dataset", folder / "out")}, ["data_hash"])
+    given = executor_input(folder, {"out": artifact("out", "system.Dataset", folder / "out")}, ["out_hash"])
     assert main(["ingest", "--params", PARAMS, "--out", str(folder / "out"), "--executor-input", given]) == 0
     return folder
 
@@ -52,9 +53,10 @@ def ingested(tmp_path_factory):
 def test_ingest_tells_the_hash_of_the_data_and_what_they_are(ingested):
     answer = told(ingested)
     manifest = read_manifest(ingested / "out")
-    assert answer["parameterValues"] == {"data_hash": manifest.content_hash}
+    assert answer["parameterValues"] == {"out_hash": tree_hash(ingested / "out")}
     (out,) = answer["artifacts"]["out"]["artifacts"]
     assert out["uri"] == str(ingested / "out")
+    assert out["metadata"]["content_hash"] == manifest.content_hash
     assert out["metadata"]["pairs"] == len(manifest.rows)
     assert out["metadata"]["source"] == "synthetic:"
 
@@ -64,7 +66,7 @@ def test_kubeflow_itself_can_read_the_answer(ingested):
     from kfp.local.executor_output_utils import load_executor_output
 
     answer = load_executor_output(str(ingested / "told" / "executor_output.json"))
-    assert answer.parameter_values["data_hash"].string_value == read_manifest(ingested / "out").content_hash
+    assert answer.parameter_values["out_hash"].string_value == tree_hash(ingested / "out")
     assert answer.artifacts["out"].artifacts[0].metadata.fields["layout"].string_value == "wad"
 
 
@@ -167,3 +169,17 @@ def test_the_runs_of_the_line_are_children_of_the_one_that_kubeflow_began(tmp_pa
     run = tracker.client.get_run(tracker.begin("a", "grid", {}, {}))
     assert run.data.tags["mlflow.parentRunId"] == host
     assert run.info.experiment_id == tracker.client.get_run(host).info.experiment_id
+
+
+def test_a_run_that_is_on_another_server_is_no_parent(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "streets")
+    run = tracker.client.get_run(tracker.begin("a", "grid", {}, {}))
+    assert "mlflow.parentRunId" not in run.data.tags
+
+
+def test_the_run_of_the_environment_is_concluded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEGLINE_RUN", "run-3")
+    older = json.dumps({"state": "COMPLETE", "error": {}})
+    assert main(["outcome", "--status", older, "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
+    assert "run run-3 SUCCEEDED" in capsys.readouterr().out

@@ -286,3 +286,17 @@ def test_a_source_hash_does_not_see_other_files(package):
 def test_an_unknown_part_has_no_source_hash():
     with pytest.raises(FileNotFoundError):
         source_hash("model")
+
+
+def test_the_hash_of_a_folder_is_that_of_its_files(tmp_path):
+    from segline.outputs import tree_hash
+
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "x").write_text("1")
+        (tmp_path / name / ".segline").write_text(name)
+    assert tree_hash(tmp_path / "a") == tree_hash(tmp_path / "b")
+    (tmp_path / "b" / "deep" / "x").write_text("2")
+    changed = tree_hash(tmp_path / "b")
+    (tmp_path / "b" / "deep" / "x").rename(tmp_path / "b" / "deep" / "y")
+    assert len({tree_hash(tmp_path / "a"), changed, tree_hash(tmp_path / "b")}) == 3

@@ -334,6 +334,10 @@ def test_an_override_stands_in_place_of_the_file():
     params = load("{}", given)
     assert params.train.epochs == 40
     assert params.ingest.source == "s3://bucket/prefix"
+    assert load('{"ingest": {"source": "folder"}}', ["ingest.source=synthetic:"]).ingest.source == "synthetic:"
+    assert load("{}", ["ingest.layout={wad: {}}"]).ingest.layout.name == "wad"
+    assert load("{}", ["ingest.dvc.revision=0123456"]).ingest.dvc.revision == "0123456"
+    assert load('{"train": null}', ["train.epochs=40"]).train.epochs == 40
     assert params.train.learning_rate == 1e-3
     assert params.validate.severity.blur == "stop"
     assert load("{}", ["train.losses=[dice]", "train.epochs="]) == load('{"train": {"losses": ["dice"]}}')

@@ -10,9 +10,10 @@ def edges(
     seed: int,
     edges: str,
     train: str,
-    data_hash: str,
+    labelled_hash: str,
     labelled: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Model],
+    out_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Train the edge network that the loss semeda needs, if a loss of the grid does.
@@ -21,9 +22,10 @@ def edges(
         seed: Of every random choice.
         edges: Section of the parameters, as JSON text.
         train: Section of the parameters, as JSON text: its losses say whether the network is needed.
-        data_hash: SHA-256 of the data; not read, but in the cache's key.
+        labelled_hash: SHA-256 of what label wrote; not read, but in the cache's key.
         labelled: What label wrote.
         out: The network, if one is needed.
+        out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
         metrics: Its accuracy on held-out label maps.
     """
     return command(

@@ -9,7 +9,9 @@ from components.command import TRAIN, command
 def ensemble(
     evaluate: str,
     ensemble: str,
-    data_hash: str,
+    labelled_hash: str,
+    trained_hash: str,
+    evaluated_hash: str,
     labelled: dsl.Input[dsl.Dataset],
     trained: dsl.Input[dsl.Model],
     evaluated: dsl.Input[dsl.Artifact],
@@ -21,7 +23,9 @@ def ensemble(
     Args:
         evaluate: Section of the parameters, as JSON text: its batch size is used.
         ensemble: Section of the parameters, as JSON text.
-        data_hash: SHA-256 of the data; not read, but in the cache's key.
+        labelled_hash: SHA-256 of what label wrote; not read, but in the cache's key.
+        trained_hash: SHA-256 of what train wrote; not read, but in the cache's key.
+        evaluated_hash: SHA-256 of what evaluate wrote; not read, but in the cache's key.
         labelled: What label wrote.
         trained: What train wrote.
         evaluated: What evaluate wrote.

@@ -7,6 +7,7 @@ engine=$1 name=$2
 command -v debootstrap > /dev/null || { echo "make base: no debootstrap; apt-get install debootstrap" >&2; exit 1; }
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
+trap 'exit 1' HUP INT TERM   # without it dash leaves out the line above
 debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$root" \
   "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
 [ -z "${SSL_CERT_FILE:-}" ] || cat "$SSL_CERT_FILE" > "$root/etc/ssl/certs/ca-certificates.crt"

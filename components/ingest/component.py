@@ -12,7 +12,6 @@ def ingest(
     source: str,
     revision: str,
     out: dsl.Output[dsl.Dataset],
-    data_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
 ):
     """Pair images with label maps and write their manifest.
 
@@ -22,7 +21,6 @@ def ingest(
         source: In place of the section's; empty to keep it.
         revision: In place of the section's; empty to keep it.
         out: The manifest, and the files that cannot be read in place.
-        data_hash: SHA-256 of the data; in the cache keys of the stages that follow.
     """
     return command(
         DATA,

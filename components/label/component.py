@@ -10,10 +10,10 @@ def label(
     seed: int,
     label: str,
     exclusions: str,
-    data_hash: str,
     ingested: dsl.Input[dsl.Dataset],
     validated: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Dataset],
+    out_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
 ):
     """Class ids, crops and splits as memory-mapped shards.
 
@@ -21,10 +21,10 @@ def label(
         seed: Of every random choice.
         label: Section of the parameters, as JSON text.
         exclusions: CSV of images and boxes to leave out, ``s3://bucket/key``; empty for none.
-        data_hash: SHA-256 of the data; not read, but in the cache's key.
         ingested: What ingest wrote.
         validated: What validate wrote.
         out: The shards and their description.
+        out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
     """
     return command(
         DATA,

@@ -15,5 +15,5 @@ def outcome(status: dsl.PipelineTaskFinalStatus):
     return dsl.ContainerSpec(
         image=TRAIN,
         command=["segline", "outcome"],
-        args=["--run", dsl.PIPELINE_JOB_ID_PLACEHOLDER, "--status", status],
+        args=["--status", status],
     )

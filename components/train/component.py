@@ -10,10 +10,12 @@ def train(
     name: str,
     seed: int,
     train: str,
-    data_hash: str,
+    labelled_hash: str,
+    edged_hash: str,
     labelled: dsl.Input[dsl.Dataset],
     edged: dsl.Input[dsl.Model],
     out: dsl.Output[dsl.Model],
+    out_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
 ):
     """Train every architecture x loss with Ray Tune.
 
@@ -23,10 +25,12 @@ def train(
         name: Of the experiment and of the registered model.
         seed: Of every random choice.
         train: Section of the parameters, as JSON text.
-        data_hash: SHA-256 of the data; not read, but in the cache's key.
+        labelled_hash: SHA-256 of what label wrote; not read, but in the cache's key.
+        edged_hash: SHA-256 of what edges wrote; not read, but in the cache's key.
         labelled: What label wrote.
         edged: What edges wrote.
         out: A bundle for each candidate.
+        out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
     """
     return command(
         TRAIN,
@@ -35,6 +39,4 @@ def train(
         labelled=labelled.path,
         edged=edged.path,
         out=out.path,
-        # Not an input, with which the cache would never meet.
-        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     )

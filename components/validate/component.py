@@ -9,7 +9,6 @@ from components.command import DATA, command
 def validate(
     name: str,
     validate: str,
-    data_hash: str,
     ingested: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Dataset],
     docs: dsl.Output[dsl.HTML],
@@ -19,7 +18,6 @@ def validate(
     Args:
         name: Of the experiment and of the registered model.
         validate: Section of the parameters, as JSON text.
-        data_hash: SHA-256 of the data; not read, but in the cache's key.
         ingested: What ingest wrote.
         out: The valid pairs, their statistics, the quarantine.
         docs: The Data Docs, one page.

@@ -6,11 +6,13 @@ when it runs, so that ``segline --help`` stays fast and the data stages need no 
 
 import argparse
 import ctypes
+import hashlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -108,7 +110,13 @@ def _parser() -> argparse.ArgumentParser:
         _add_input(summary, name)
     summary.set_defaults(run=_run_summary)
     outcome = commands.add_parser("outcome", help="what a Kubeflow run came to: clean up, tag its runs, tell a webhook")
-    outcome.add_argument("--run", dest="pipeline_run", metavar="ID", required=True, help="of the Kubeflow run")
+    outcome.add_argument(
+        "--run",
+        dest="pipeline_run",
+        metavar="ID",
+        default=os.environ.get("SEGLINE_RUN", ""),
+        help="of the Kubeflow run (default: $SEGLINE_RUN)",
+    )
     outcome.add_argument("--status", metavar="JSON", required=True, help="the final status that Kubeflow gives")
     _add_tracking(outcome)
     outcome.set_defaults(run=_run_outcome)
@@ -128,10 +136,10 @@ def _add_input(parser: argparse.ArgumentParser, name: str) -> None:
     writer = INPUTS[name]
     parser.add_argument(
         f"--{name}",
-        type=Path,
+        type=_place,
         metavar="DIR",
         default=Path(FOLDERS[writer]),
-        help=f"folder that `segline {writer}` wrote (default: {FOLDERS[writer]})",
+        help=f"folder that `segline {writer}` wrote (default: {FOLDERS[writer]}), or s3://bucket/prefix",
     )
 
 
@@ -162,10 +170,10 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         _add_input(parser, folder)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_place,
         metavar="DIR",
         default=Path(FOLDERS[name]),
-        help=f"folder to write (default: {FOLDERS[name]})",
+        help=f"folder to write (default: {FOLDERS[name]}), or s3://bucket/prefix",
     )
     if stage.tracked:
         _add_tracking(parser)
@@ -183,30 +191,69 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
             action="store_true",
             help="only print the trials, their memory and the time they would take, from a few steps of each kind",
         )
+        parser.add_argument(
+            "--run", dest="pipeline_run", metavar="ID", default="", help="of the Kubeflow run that this is part of"
+        )
     parser.set_defaults(run=_run_stage)
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     stage = STAGES[arguments.command]
     loaded = params.load(arguments.params, arguments.overrides)
-    folders = {name: getattr(arguments, name) for name in stage.inputs}
+    places = {name: getattr(arguments, name) for name in stage.inputs}
+    _spare(places, arguments.out)
+    folders = _fetched(places)
     _require(folders)
-    _spare(folders, arguments.out)
+    out = _local_out(arguments.out)
     more = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
-    more |= {"exclusions": _exclusions(arguments)} if stage.excludes else {}
+    more |= {"exclusions": _exclusions(arguments, out)} if stage.excludes else {}
     more |= {"plan_only": arguments.plan} if stage.planned else {}
-    import_module(f"segline.stages.{arguments.command}").run(loaded, **folders, **more, out=arguments.out)
+    _runner(arguments)(loaded, **folders, **more, out=out)
+    if isinstance(arguments.out, str) and not more.get("plan_only"):
+        import_module("segline.storage").upload(out, arguments.out)
     if arguments.executor_input:
-        import_module("segline.kubeflow").report(arguments.command, arguments.out, arguments.executor_input)
+        import_module("segline.kubeflow").report(arguments.command, out, arguments.executor_input)
 
 
-def _exclusions(arguments: argparse.Namespace) -> Path | None:
+def _runner(arguments: argparse.Namespace) -> Callable[..., None]:
+    """The stage; or, for training with the template of a RayJob, what runs it on a Ray cluster of its own."""
+    is_training = STAGES[arguments.command].planned
+    if is_training and arguments.pipeline_run:
+        os.environ["SEGLINE_RUN"] = arguments.pipeline_run
+    if is_training and not arguments.plan and os.environ.get("SEGLINE_RAYJOB"):
+        return partial(import_module("segline.rayjob").train, run=os.environ.get("SEGLINE_RUN", ""))
+    run: Callable[..., None] = import_module(f"segline.stages.{arguments.command}").run
+    return run
+
+
+def _place(word: str) -> Path | str:
+    """A folder of this machine, or the address of one in a bucket."""
+    return word if word.startswith("s3://") else Path(word)
+
+
+def _fetched(places: dict[str, Path | str]) -> dict[str, Path]:
+    """The folders on this machine; those that lie in a bucket are copied here."""
+    return {
+        name: import_module("segline.storage").download(place) if isinstance(place, str) else place
+        for name, place in places.items()
+    }
+
+
+def _local_out(out: Path | str) -> Path:
+    """Where to write what goes to a bucket afterwards; the same command finds it there again, and continues."""
+    if isinstance(out, Path):
+        return out
+    name = hashlib.sha256(out.encode()).hexdigest()[:16]
+    return Path(import_module("segline.storage").cache(), "out", name)
+
+
+def _exclusions(arguments: argparse.Namespace, out: Path) -> Path | None:
     """The file, copied here if it lies in a bucket."""
     place: str = arguments.exclusions
     if not place.startswith("s3://"):
         return Path(place) if place else None
     local_file = import_module("segline.storage").local_file
-    return Path(local_file(place, arguments.out.with_name(f"{arguments.out.name}.exclusions")))
+    return Path(local_file(place, out.with_name(f"{out.name}.exclusions")))
 
 
 def _run_outcome(arguments: argparse.Namespace) -> None:
@@ -216,7 +263,7 @@ def _run_outcome(arguments: argparse.Namespace) -> None:
 
 
 def _run_summary(arguments: argparse.Namespace) -> None:
-    folders = {name: getattr(arguments, name) for name in ("evaluated", "ensembled", "promoted")}
+    folders = _fetched({name: getattr(arguments, name) for name in ("evaluated", "ensembled", "promoted")})
     _require(folders)
     import_module("segline.report").print_summary(**folders)
 
@@ -227,10 +274,16 @@ def _require(folders: dict[str, Path]) -> None:
             raise StageError(f"--{name} {folder} is not there; run `segline {INPUTS[name]}` or `dvc repro` first")
 
 
-def _spare(folders: dict[str, Path], out: Path) -> None:
-    for name, folder in folders.items():
-        if folder.resolve().is_relative_to(out.resolve()):
-            raise StageError(f"--out {out} would replace --{name} {folder}; give another folder")
+def _spare(places: dict[str, Path | str], out: Path | str) -> None:
+    for name, place in places.items():
+        if _lies_in(place, out):
+            raise StageError(f"--out {out} would replace --{name} {place}; give another folder")
+
+
+def _lies_in(place: Path | str, out: Path | str) -> bool:
+    if isinstance(place, str) and isinstance(out, str):
+        return f"{place.rstrip('/')}/".startswith(f"{out.rstrip('/')}/")
+    return isinstance(place, Path) and isinstance(out, Path) and place.resolve().is_relative_to(out.resolve())
 
 
 # The tables that a stage's parameters choose from.

@@ -20,6 +20,9 @@ SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
+GROWS = "SEGLINE_RAY_GROWS"
+"""The variable that says that a cluster makes nodes when something waits for them."""
+
 # Only records and names of files pass through Ray's object store; data stay in files.
 OBJECT_STORE_BYTES = 200 * 2**20
 

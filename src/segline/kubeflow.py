@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segline.errors import StageError, TrackingError
-from segline.outputs import write_text
+from segline.outputs import tree_hash, write_text
 from segline.progress import say
 
 Record = dict[str, Any]
@@ -24,6 +24,8 @@ SCHEMES = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 HTML, METRICS = "system.HTML", "system.Metrics"
 PAGES = {"validate": "docs/index.html", "promote": "report.html"}
 """The page that a stage writes, below its folder."""
+ENDED_WELL = {"COMPLETE": "SUCCEEDED"}
+"""What older versions of Kubeflow say, in the words of newer ones."""
 WEBHOOK_TIMEOUT_S = 10
 
 
@@ -54,9 +56,10 @@ def report(stage: str, out: Path, executor_input: str) -> None:
             shutil.copyfile(out / PAGES[stage], place)
         told = scores if kind == METRICS else {} if kind == HTML else facts
         artifacts[name] = {"artifacts": [{**artifact, "metadata": {**artifact.get("metadata", {}), **told}}]}
-    parameters = {name: facts[name] for name in outputs.get("parameters", {})}
+    # Each stage has no other parameter than this one.
+    parameters = {name: tree_hash(out) for name in outputs.get("parameters", {})}
     answer.parent.mkdir(parents=True, exist_ok=True)
-    write_text(answer, json.dumps({"artifacts": artifacts, "parameterValues": parameters}))
+    write_text(answer, json.dumps({"artifacts": artifacts, "parameterValues": parameters}, allow_nan=False))
 
 
 def _local(uri: str) -> Path:
@@ -75,7 +78,7 @@ def _of_ingest(out: Path) -> Record:
     manifest = read_manifest(out)
     origin = manifest.origin
     return {
-        "data_hash": manifest.content_hash,
+        "content_hash": manifest.content_hash,
         "pairs": len(manifest.rows),
         "source": origin.source,
         "layout": origin.layout,
@@ -183,7 +186,8 @@ def _outcome(run: str, status: str) -> dict[str, str]:
     try:
         found = json.loads(status)
         error = found.get("error") or {}
-        return {"run": run, "state": str(found["state"]), "error": str(error.get("message", ""))}
+        state = str(found["state"])
+        return {"run": run, "state": ENDED_WELL.get(state, state), "error": str(error.get("message", ""))}
     except (ValueError, KeyError, AttributeError):
         raise StageError(f"--status {status!r} is not a final status of Kubeflow; expected JSON with a state") from None
 

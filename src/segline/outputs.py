@@ -49,6 +49,13 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
         _replace_folder(work, out)
 
 
+def tree_hash(folder: Path) -> str:
+    """The SHA-256 over the names and contents of all files below a folder but hidden ones, in hex."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _refuse_foreign(out: Path) -> None:
     """Replacing a folder deletes it, so it has to be one that a stage wrote."""
     if out.is_file() or Path.cwd().is_relative_to(out):

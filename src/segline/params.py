@@ -355,10 +355,21 @@ def _override(document: Any, override: str) -> None:
         return
     *sections, last = key.strip().split(".")
     for section in sections:
-        document = document.setdefault(section, {}) if isinstance(document, dict) else None
+        if isinstance(document, dict) and document.get(section) is None:
+            document[section] = {}
+        document = document[section] if isinstance(document, dict) else None
     if not isinstance(document, dict):
         raise ParamsError("--set", [f"{key}: there is no section of this name; expected such as train.epochs"])
-    document[last] = _parse(text, f"--set {key}")
+    # A text is taken as it is: to YAML the source `synthetic:` is a mapping, and a commit may be a number.
+    document[last] = text.strip() if _declared(key.strip()) is str else _parse(text, f"--set {key}")
+
+
+def _declared(key: str) -> Any:
+    """The type of a parameter by its dotted key; None when there is none."""
+    kind: Any = Params
+    for part in key.split("."):
+        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+    return kind
 
 
 def _follows(key: str, wrong: list[str]) -> bool:

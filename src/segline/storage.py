@@ -9,23 +9,30 @@ the object is still the same.
 What goes wrong with one object (it vanished, it changed while it was read, it lies in an archive tier) is an OSError,
 so that a stage can name the file and go on. What would go wrong with every object (no credentials, no permission, no
 answer) is a SourceError and ends the run.
+
+A folder that a stage wrote may lie in a bucket as well: :func:`upload` brings it there, :func:`download` back.
 """
 
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import random
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from segline.data.tree import File, Folder, Tree
-from segline.errors import SourceError
-from segline.outputs import write_file
+from segline.errors import SourceError, StageError
+from segline.outputs import MARK, write_file, write_text
 
 SCHEME = "s3://"
 FILES = "files"
@@ -35,6 +42,10 @@ FIRST_PAUSE_S = 0.5
 PIECE = 64 * 1024
 """Bytes read at once: no more than these are asked for again after a cut."""
 CONNECTIONS = 32
+THREADS = 8
+"""That copy a folder."""
+PARTIAL = f"{MARK}.partial"
+"""The object that says that a folder is being uploaded, or that its upload was cut off."""
 OF_ONE_OBJECT = {
     "NoSuchKey": "it is no longer in the bucket",
     "PreconditionFailed": "it was changed while it was read, or since it was ingested",
@@ -70,13 +81,22 @@ class Bucket:
         Raises:
             SourceError: the bucket cannot be listed.
         """
+        return {path: file for path, file in self.all_files.items() if "/." not in f"/{path}"}
+
+    @cached_property
+    def all_files(self) -> dict[str, File]:
+        """The same with hidden names.
+
+        Raises:
+            SourceError: the bucket cannot be listed.
+        """
         found: dict[str, File] = {}
         token = ""
         while True:
             page = self._list(token)
             for entry in page.get("Contents", ()):
                 path = entry["Key"].removeprefix(self._prefix)
-                if path and not path.endswith("/") and "/." not in f"/{path}":
+                if path and not path.endswith("/"):
                     found[path] = File(entry["Size"], entry["ETag"].strip('"'))
             token = page.get("NextContinuationToken", "")
             if not token:
@@ -84,32 +104,50 @@ class Bucket:
 
     def read(self, path: str, checksum: str = "") -> bytes:
         """An object's content. Raises OSError when it cannot be read, or has another checksum than the one given."""
+        content = BytesIO()
+        self._copy(path, checksum, content)
+        return content.getvalue()
+
+    def fetch(self, path: str, file: Path, checksum: str = "") -> None:
+        """Make an object a file, whole or not at all. Raises OSError as :meth:`read` does."""
+
+        def fill(temporary: Path) -> None:
+            with temporary.open("wb") as stream:
+                self._copy(path, checksum, stream)
+
+        write_file(file, fill)
+
+    def _copy(self, path: str, checksum: str, content: IO[bytes]) -> None:
+        """An object's content, at the end of what is there; a stream that is empty at first."""
         from botocore.exceptions import FlexibleChecksumError
 
-        content = bytearray()
         wanted = f'"{checksum.removeprefix("etag:").rpartition("-")[0]}"' if checksum else ""
         etag = wanted
 
-        def go_on() -> bytes:
+        def forget() -> None:
+            content.seek(0)
+            content.truncate()
+
+        def go_on() -> None:
             nonlocal etag
-            same = {"IfMatch": etag} if content or wanted else {}
-            rest = {"Range": f"bytes={len(content)}-"} if content else {}
+            done = content.tell()
+            same = {"IfMatch": etag} if done or wanted else {}
+            rest = {"Range": f"bytes={done}-"} if done else {}
             answer = _client().get_object(**self._address(path), **same, **rest)
             with closing(answer["Body"]) as body:
                 if same and answer["ETag"] != etag:  # a server that does not know If-Match
                     raise OSError(errno.EIO, OF_ONE_OBJECT["PreconditionFailed"], path)
                 if "ContentRange" not in answer:  # the whole again, from a server that does not know Range
-                    content.clear()
+                    forget()
                 etag = answer["ETag"]
                 try:
                     while piece := body.read(PIECE):
-                        content.extend(piece)
+                        content.write(piece)
                 except FlexibleChecksumError:
-                    content.clear()
+                    forget()
                     raise
-            return bytes(content)
 
-        return self._patiently(go_on, path)
+        self._patiently(go_on, path)
 
     def head(self, path: str, size: int) -> bytes:
         """The first ``size`` bytes of an object, or all when it is shorter. Raises OSError when it cannot be read."""
@@ -136,11 +174,21 @@ class Bucket:
 
         self._patiently(put, path)
 
+    def remove(self, path: str) -> None:
+        """Delete an object, if it is there. Raises OSError when it cannot be deleted."""
+        self._patiently(lambda: _client().delete_object(**self._address(path)), path)
+
+    def has(self, path: str) -> bool:
+        """Whether an object is there now."""
+        words = {"Bucket": self._name, "Prefix": f"{self._prefix}{path}", "MaxKeys": 1}
+        page = self._patiently(lambda: _client().list_objects_v2(**words), "")
+        return any(entry["Key"] == words["Prefix"] for entry in page.get("Contents", ()))
+
     def checksum(self, path: str) -> str:
         """``etag:`` with the ETag and the size. Raises OSError when there is no such object."""
-        if path not in self.files:
+        if path not in self.all_files:
             raise OSError(errno.ENOENT, OF_ONE_OBJECT["NoSuchKey"], path)
-        file = self.files[path]
+        file = self.all_files[path]
         return f"etag:{file.stamp}-{file.size}"
 
     @property
@@ -248,6 +296,121 @@ def local_file(place: str, keep: Path) -> Path:
     if not path.is_file():
         write_file(path, lambda temporary: temporary.write_bytes(content))
     return path
+
+
+def cache() -> Path:
+    """Where folders of buckets are kept on this machine: ``SEGLINE_CACHE``, else a folder for temporary files."""
+    return Path(os.environ.get("SEGLINE_CACHE") or Path(tempfile.gettempdir(), "segline-cache")).resolve()
+
+
+def download(url: str, folder: Path | None = None) -> Path:
+    """A folder that lies in a bucket, as one of this machine; all processes of the machine share it.
+
+    It is named by its address and content: what is there is not fetched again, and what changes is another folder.
+
+    Args:
+        url: ``s3://bucket/prefix``.
+        folder: where another machine has it; it has to be the same content.
+
+    Raises:
+        SourceError: there is nothing, it is not whole, it cannot be read, or it is not what ``folder`` had.
+    """
+    if folder and folder.is_dir():
+        return folder
+    bucket = Bucket(url.rstrip("/"))
+    files = bucket.all_files
+    if not files:
+        raise SourceError(f"{url}: there is nothing below it; mend the address, or run the stage that writes it")
+    if PARTIAL in files:
+        raise SourceError(f"{url} is being written, or that was cut off; run the stage that writes it again")
+    listing = json.dumps([bucket.url, [[path, file.stamp, file.size] for path, file in files.items()]])
+    place = (folder.parent if folder else cache()) / hashlib.sha256(listing.encode()).hexdigest()[:16]
+    if folder and place != folder:
+        raise SourceError(f"{url} was changed since this run began; run the same command again")
+    with alone(place):
+        if not place.is_dir():
+            work = place.with_name(f"{place.name}.partial")
+            work.mkdir(exist_ok=True)
+            _at_once(partial(_fetch, bucket, work), files, url)
+            write_text(_note(place), bucket.url)
+            work.rename(place)
+    return place
+
+
+def origin(folder: Path) -> str:
+    """The URL that a folder was downloaded from; empty for any other folder."""
+    note = _note(folder.resolve())
+    return note.read_text() if folder.resolve().parent == cache() and note.is_file() else ""
+
+
+def upload(folder: Path, url: str) -> None:
+    """Make the prefix of a bucket hold the files of a folder and no others; what is there already is not sent.
+
+    Args:
+        folder: of this machine.
+        url: ``s3://bucket/prefix``, empty or written by this function before.
+
+    Raises:
+        SourceError: the bucket cannot be listed or written.
+        StageError: below the prefix lies what Segline did not write.
+    """
+    bucket = Bucket(url.rstrip("/"))
+    there = bucket.all_files
+    if there and not {MARK, PARTIAL} & set(there):
+        raise StageError(f"{url} holds objects that segline did not write; give --out another prefix")
+    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    missing = [name for name, path in here.items() if name not in there or not is_same(path, there[name])]
+    over = set(there) - set(here) - {MARK, PARTIAL}
+    if not missing and not over and MARK in there and PARTIAL not in there:
+        return
+    with tempfile.NamedTemporaryFile() as empty:
+        _at_once(lambda name: bucket.write(name, Path(empty.name)), [PARTIAL], url)
+        _at_once(lambda name: bucket.write(name, here[name]), missing, url)
+        _at_once(bucket.remove, over, url)
+        _at_once(lambda name: bucket.write(name, here.get(name, Path(empty.name))), [MARK], url)
+        _at_once(bucket.remove, [PARTIAL], url)
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.url")
+
+
+def _fetch(bucket: Bucket, work: Path, name: str) -> None:
+    if ".." in name.split("/"):
+        raise OSError(errno.EINVAL, "its name leads out of the folder", name)
+    if not is_same(work / name, bucket.all_files[name]):
+        bucket.fetch(name, work / name, bucket.checksum(name))
+
+
+def is_same(path: Path, file: File) -> bool:
+    """Whether a file has an object's content: an object that was sent in one piece has its MD5 as ETag."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest() == file.stamp
+
+
+def _at_once(task: Callable[[str], None], names: Iterable[str], url: str) -> None:
+    """Do something with every object, several at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for done in [pool.submit(task, name) for name in names]:
+                done.result()
+        except OSError as error:
+            raise SourceError(f"{url}: {error.filename}: {error.strerror}; mend that and run again") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process of this machine makes ``path``, and make the folder that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = cache() / "locks" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def pauses() -> Iterator[float]:

@@ -115,10 +115,20 @@ class Tracker:
         return client
 
     @cached_property
+    def host(self) -> Run | None:
+        """The run that the line is part of; None without one, or when it is on another server."""
+        try:
+            return self.client.get_run(os.environ[HOST_RUN]) if os.environ.get(HOST_RUN) else None
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
+            return None
+
+    @cached_property
     def experiment_id(self) -> str:
         """The experiment, made when it is not there; that of the run that the line is part of, if there is one."""
-        if host := os.environ.get(HOST_RUN):
-            return str(self.client.get_run(host).info.experiment_id)
+        if self.host:
+            return str(self.host.info.experiment_id)
         found = self.client.get_experiment_by_name(self.experiment)
         if found:
             return str(found.experiment_id)
@@ -156,7 +166,7 @@ class Tracker:
             TrackingError: MLflow cannot be reached for the first time.
             MlflowException: it does not answer, or does not take the run.
         """
-        parent = parent or os.environ.get(HOST_RUN, "")
+        parent = parent or (self.host.info.run_id if self.host else "")
         above = {"mlflow.parentRunId": parent} if parent else {}
         marks = {KEY: key, ENVIRONMENT: environment_hash(), **tags, **above, **_pipeline_run()}
         found = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)

@@ -47,6 +47,15 @@ def test_an_image_ends_as_a_user_without_rights_and_names_its_commit(target):
     assert "RUN" in last[last.index("USER") :]
     labels = " ".join(rest for word, rest in stages()[target] if word == "LABEL")
     assert 'org.opencontainers.image.revision="${COMMIT}"' in labels
+    assert 'org.opencontainers.image.version="${VERSION}"' in labels
+
+
+@pytest.mark.parametrize("target", ["data", "train"])
+def test_a_new_commit_makes_no_new_layer_of_libraries(target):
+    copies = [rest for word, rest in stages()[target] if word == "COPY"]
+    assert copies == [f"--from={target}-libraries /opt/segline /opt/segline", f"--from={target}-environment /added /"]
+    reads = [rest for word, rest in stages()[f"{target}-libraries"] if word == "COPY"]
+    assert reads == [f"requirements/{target}.lock requirements/"]
 
 
 def test_nothing_is_fetched_by_name_and_no_secret_is_asked_for():
@@ -120,7 +129,9 @@ def test_the_data_image_is_small_and_has_no_torch():
 def test_segline_runs_confined_as_nobody(name):
     assert run(name, "segline", "--version").startswith("segline ")
     assert run(name, "id", "-u") == "10001\n"
-    assert image(name)["Config"]["Labels"]["org.opencontainers.image.revision"]
+    labels = image(name)["Config"]["Labels"]
+    assert labels["org.opencontainers.image.revision"]
+    assert labels["org.opencontainers.image.version"] in run(name, "segline", "--version")
 
 
 @pytest.mark.slow
@@ -132,3 +143,5 @@ def test_the_bill_of_materials_is_what_the_lock_says(name, lock):
     numpy = re.search(r"^numpy==\S+", text, re.MULTILINE)[0]
     assert numpy in found
     assert len(found) > 30
+    debian = run(name, "cat", "/usr/share/segline/sbom-debian.txt").splitlines()
+    assert [line for line in debian if line.startswith("ca-certificates\t")]

@@ -19,7 +19,7 @@ GOLDEN = ROOT / "tests" / "golden" / "pipeline.yaml"
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
 # Kubeflow alone gives these; the rest are the words of dvc.yaml.
-ITS_OWN = ("--set", "--executor-input", "--run")
+ITS_OWN = ("--set", "--executor-input")
 # Kubeflow gives a section whole where dvc.yaml names a part of it.
 WHOLE = {"train.losses": "train", "train.cpus_per_worker": "train", "evaluate.batch_size": "evaluate"}
 
@@ -112,13 +112,22 @@ def test_the_parameters_are_those_of_dvc(stage):
 
 
 @STAGE
-def test_every_parameter_comes_from_the_run_or_from_ingest(stage):
-    pipeline, _ = compiled()
-    for name, entry in line(pipeline)[stage]["inputs"]["parameters"].items():
-        if name == "data_hash":
-            assert entry["taskOutputParameter"] == {"outputParameterKey": "data_hash", "producerTask": "ingest"}
+def test_every_parameter_comes_from_the_run_or_is_the_hash_of_an_input(stage):
+    task = line(compiled()[0])[stage]
+    for name, entry in task["inputs"]["parameters"].items():
+        if name.endswith("_hash"):
+            producer, _ = producers(task)[name.removesuffix("_hash")]
+            assert entry["taskOutputParameter"] == {"outputParameterKey": "out_hash", "producerTask": producer}
         else:
             assert entry["componentInputParameter"] == f"pipelinechannel--{name}"
+
+
+@STAGE
+def test_a_container_puts_in_no_more_than_kubeflow_does_there(stage):
+    """The launcher knows the executor input, inputs and outputs; anything else would stay as it is."""
+    for word in container(stage, compiled()[0])["args"]:
+        for found in re.findall(r"\{\{(.*?)\}\}", word):
+            assert found == "$" or re.match(r"\$\.(inputs\.(parameters|artifacts)|outputs\.artifacts)\[", found)
 
 
 @STAGE
@@ -145,11 +154,14 @@ def test_the_definition_is_the_one_in_the_repository():
     assert structure(compiled()) == structure(list(yaml.safe_load_all(GOLDEN.read_text())))
 
 
-def test_the_cache_is_asked_where_a_stage_is_pure():
-    asked = {name: task["cachingOptions"].get("enableCache", False) for name, task in line(compiled()[0]).items()}
-    assert {name for name, is_asked in asked.items() if not is_asked} == {"ingest", "promote"}
-    keyed = {name for name in asked if "data_hash" in line(compiled()[0])[name]["inputs"]["parameters"]}
-    assert keyed == {name for name, is_asked in asked.items() if is_asked}
+def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
+    """Kubeflow's key has parameters and the names of artifacts, which say nothing of their content."""
+    tasks = line(compiled()[0])
+    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache", False)}
+    assert cached == {"edges", "train", "evaluate", "ensemble"}
+    for name in cached:
+        hashed = {key.removesuffix("_hash") for key in tasks[name]["inputs"]["parameters"] if key.endswith("_hash")}
+        assert hashed == set(producers(tasks[name]))
 
 
 @STAGE

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from segline.classes import LabelClass
 from segline.data.shards import Description
 from segline.errors import SourceError, StoppedError
 from segline.inference.bundle import FILE
-from segline.outputs import write_json
+from segline.outputs import MARK, write_json, write_text
 from segline.params import Choice, load
 from segline.stages import trial as trials
 from segline.stages.train import STOP, Trial
+from segline.storage import download, upload
+from segline.training import mirror
 from segline.training.grid import Cell
-from segline.training.mirror import Mirror
+from segline.training.mirror import Mirror, Origins
 
 
 @pytest.fixture
@@ -89,3 +92,141 @@ def test_a_bucket_that_is_not_there_is_told_by_name(tmp_path, bucket):
     (tmp_path / "one.txt").write_text("1")
     with pytest.raises(SourceError, match="there is no bucket 'no-such-bucket-anywhere'; check its name"):
         Mirror("s3://no-such-bucket-anywhere/run").put(tmp_path, ["one.txt"])
+
+
+# Nodes that share no disk
+
+
+def leave(folder, epochs, **files):
+    """What a trial has after some epochs, each file told by them."""
+    rows = "".join(f"{epoch},0.5\n" for epoch in range(1, 1 + epochs))
+    write_text(folder / "history.csv", f"epoch,val_miou\n{rows}")
+    for name in ("trial.json", "weights.safetensors", "last.pt"):
+        write_text(folder / name, f"{epochs}")
+    for name, text in files.items():
+        write_text(folder / name.replace("_", "."), text)
+
+
+def has(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+@pytest.fixture
+def copied(bucket, tmp_path):
+    """A mirror in which a trial has done five epochs; a function leaves another state there."""
+    made = Mirror(f"s3://{bucket({})}/runs/0123")
+
+    def put(epochs, **files):
+        leave(tmp_path / "origin" / "a", epochs, **files)
+        made.put(tmp_path / "origin" / "a", sorted(path.name for path in (tmp_path / "origin" / "a").iterdir()))
+
+    put(5)
+    return made, put
+
+
+@pytest.mark.parametrize("here", [None, 0, 3])
+def test_a_trial_gets_what_its_node_lacks_or_has_older(copied, tmp_path, here):
+    if here is not None:
+        leave(tmp_path / "work/a", here)
+    copied[0].fetch(tmp_path / "work", "a")
+    assert has(tmp_path / "work/a") == has(tmp_path / "origin/a")
+
+
+@pytest.mark.parametrize("here", [5, 6])
+def test_what_a_node_has_of_as_many_epochs_or_more_stays(copied, tmp_path, here):
+    leave(tmp_path / "work/a", here, last_pt="amid the next one")
+    before = has(tmp_path / "work/a")
+    copied[0].fetch(tmp_path / "work", "a")
+    assert has(tmp_path / "work/a") == before
+    copied[0].fetch(tmp_path / "work", "a", exactly=True)
+    assert has(tmp_path / "work/a") == has(tmp_path / "origin/a"), "several nodes begin alike"
+
+
+def test_the_driver_gets_what_it_decides_by_and_no_old_checkpoint_stays(copied, tmp_path):
+    leave(tmp_path / "work/a", 3)
+    copied[0].fetch(tmp_path / "work", whole=False)
+    found = has(tmp_path / "work/a")
+    assert set(found) == {"history.csv", "trial.json"}
+    assert found["trial.json"] == "5"
+    copied[0].fetch(tmp_path / "work", "a")
+    assert has(tmp_path / "work/a") == has(tmp_path / "origin/a"), "a trial that then begins there goes on"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_of_a_finished_trial_comes_its_candidate_alone(copied, tmp_path, whole):
+    copied[1](6, model_json="{}")
+    leave(tmp_path / "work/a", 6)
+    copied[0].fetch(tmp_path / "work", whole=whole)
+    assert set(has(tmp_path / "work/a")) == {"history.csv", "model.json", "trial.json", "weights.safetensors"}
+
+
+def test_a_sign_to_stop_is_heard_on_other_nodes_and_gone_in_the_next_run(copied, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "LOOK_S", 0.05)
+    driver = tmp_path / "driver"
+    driver.mkdir()
+    with copied[0].hearing() as hears:
+        time.sleep(0.3)
+        assert not hears()
+        copied[0]._tell(driver)
+        wait_for(hears)
+    copied[0].open(driver)
+    assert not (driver / STOP).exists()
+    with copied[0].hearing() as hears:
+        time.sleep(0.3)
+        assert not hears()
+
+
+def wait_for(is_so):
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_what_another_run_left_on_a_node_is_not_continued(copied, tmp_path):
+    leave(tmp_path / "work/a", 9)
+    write_text(tmp_path / "work" / MARK, "89ab")
+    copied[0].join(tmp_path / "work/a", rank=0, wait=None)
+    assert has(tmp_path / "work/a") == has(tmp_path / "origin/a")
+    write_text(tmp_path / "work/a/own", "of this run")
+    copied[0].join(tmp_path / "work/a", rank=0, wait=None)
+    assert (tmp_path / "work/a/own").exists()
+
+
+@pytest.mark.parametrize("first_has", [0, 5, 7])
+def test_workers_on_several_nodes_begin_with_what_the_first_has(copied, tmp_path, first_has):
+    """Its checkpoint may be of amid an epoch, which the bucket did not get."""
+    first, second = tmp_path / "first/a", tmp_path / "second/a"
+    leave(first, first_has, last_pt=f"amid {first_has + 1}")
+    leave(second, 3)
+
+    def meanwhile():
+        if not meanwhile.called:
+            meanwhile.called = True
+            copied[0].join(second, rank=1, wait=meanwhile)
+
+    meanwhile.called = False
+    copied[0].join(first, rank=0, wait=meanwhile)
+    assert has(first) == has(second)
+    assert has(first)["last.pt"] == (f"amid {first_has + 1}" if first_has >= 5 else "5")
+
+
+def test_a_node_gets_what_a_trial_reads_from_where_the_driver_got_it(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGLINE_CACHE", str(tmp_path / "cache"))
+    name = bucket({"weights/net.pth": b"w"})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/one").write_text("1")
+    upload(tmp_path / "data", f"s3://{name}/label")
+    labelled, place = download(f"s3://{name}/label"), f"s3://{name}/weights/net.pth"
+    weights = mirror.local_file(place, tmp_path / "encoders")
+    found = Origins.of((labelled, tmp_path / "data"), {place: weights, "here.pth": tmp_path / "here.pth"})
+    assert found == Origins({labelled: f"s3://{name}/label"}, {weights: place})
+    shutil.rmtree(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "encoders")
+    found.bring()
+    assert (labelled / "one").read_text() == "1"
+    assert weights.read_bytes() == b"w"
+    weights.unlink()
+    bucket({"weights/net.pth": b"another"}, name)
+    with pytest.raises(SourceError, match="was changed since this run began"):
+        found.bring()

@@ -5,10 +5,7 @@ from what the trials have on disk, so that a run that was killed decides as an u
 """
 
 import json
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -30,7 +27,7 @@ from segline.training.distributed import Records
 from segline.training.grid import Cell
 from segline.training.history import TRIAL, read_history, read_params
 from segline.training.leaderboard import Row, write_leaderboard
-from segline.training.mirror import Mirror
+from segline.training.mirror import STOP, Mirror, Origins
 from segline.training.search import LOST, Asha, Watch, run_trials
 
 CODE = (
@@ -49,8 +46,6 @@ CODE = (
     "spaces",
 )
 SPLITS = ("train", "val")
-STOP = "stop"
-"""The file beside the trials that tells them to save themselves and end."""
 ATTEMPTS = 3
 """At a trial whose process is killed."""
 ELIMINATED = "eliminated"
@@ -68,6 +63,7 @@ class Trial:
     folder: Path
     until: int
     mirror: Mirror
+    origins: Origins = field(default_factory=Origins)
 
     @property
     def name(self) -> str:
@@ -97,6 +93,7 @@ class Trial:
     def eliminate(self) -> None:
         """Mark it as stopped by the scheduler."""
         write_text(self.folder / ELIMINATED, "")
+        self.mirror.put(self.folder, (ELIMINATED,))
 
 
 @dataclass
@@ -109,6 +106,7 @@ class Grid:
     encoders: dict[str, Path]
     work: Path
     mirror: Mirror
+    origins: Origins
     recorder: Recorder
     key: str
     tags: dict[str, str]
@@ -125,9 +123,13 @@ class Grid:
     def trial(self, cell: Cell, until: int) -> Trial:
         """A cell, to be trained until an epoch."""
         folder = (self.work / cell.name).resolve()
-        made = Trial(cell, self.labelled.resolve(), self.edge_network, self.encoders, folder, until, self.mirror)
-        self.trials[cell.name] = made
+        read = (self.labelled.resolve(), self.edge_network, self.encoders)
+        made = self.trials[cell.name] = Trial(cell, *read, folder, until, self.mirror, self.origins)
         return made
+
+    def fetch(self, trial: str = "") -> None:
+        """What trials on other nodes have done is decided by, too."""
+        self.mirror.fetch(self.work, trial, whole=False)
 
 
 def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: Path, plan_only: bool = False) -> None:
@@ -152,8 +154,9 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
     encoders = _fetch_encoders(params.train, out)
     network = _find_network(params.train, edged)
     _rehearse(params.train, description, labelled, encoders, network)
+    origins = Origins.of((labelled, edged), encoders)
     if plan_only:
-        _plan(params, labelled, network, encoders)
+        _plan(params, labelled, network, encoders, origins)
         return
     with bar("checking shards", shard_bytes(labelled, SPLITS)) as advance:
         verify(labelled, SPLITS, advance)
@@ -165,11 +168,10 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
         Recorder(tracker, parent) as recorder,
         watching_grid(params.train.epochs) as display,
     ):
-        (work / STOP).unlink(missing_ok=True)
         mirror = Mirror(f"{params.train.checkpoints.rstrip('/')}/{key[:16]}" if params.train.checkpoints else "")
-        mirror.fetch(work)
-        found = Grid(params, labelled, network, encoders, work, mirror, recorder, key, tags, display)
-        with connected(), _stopping_by(work / STOP):
+        mirror.open(work)
+        found = Grid(params, labelled, network, encoders, work, mirror, origins, recorder, key, tags, display)
+        with connected(), mirror.stopping(work):
             _search(found)
         _conclude(found)
         names = [trial.name for trial in found.trials.values() if trial.is_finished]
@@ -219,6 +221,7 @@ def _train(found: Grid, trials: Sequence[Trial]) -> None:
     missing = [trial for trial in trials if not trial.is_done]
     for attempt in range(ATTEMPTS):
         failed = _run(found, missing) if missing else []
+        found.fetch()
         missing = [trial for trial, reason in failed if reason == LOST and attempt + 1 < ATTEMPTS]
         failed = [(trial, reason) for trial, reason in failed if trial not in missing]
         for trial, reason in failed:
@@ -245,30 +248,34 @@ def _run(found: Grid, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
     )
 
 
-def _plan(params: Params, labelled: Path, network: Path | None, encoders: dict[str, Path]) -> None:
+def _plan(params: Params, labelled: Path, *places: Any) -> None:
     """Measure a few steps of each kind of trial, and print what the grid would take."""
     cells = grid.cells(params.train, params.seed)
-    cost = partial(_measure, labelled=labelled.resolve(), network=network, encoders=encoders)
+    cost = partial(_measure, labelled.resolve(), places)
     with connected() as there, bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
         costs = plan.measure(cells, cost, advance)
     plan.show(cells, costs, params.train, there)
 
 
-def _measure(cell: Cell, *, labelled: Path, network: Path | None, encoders: dict[str, Path]) -> plan.Cost:
+def _measure(labelled: Path, places: tuple[Any, ...], cell: Cell) -> plan.Cost:
     from segline.stages.trial import measure_cost
 
-    return measure_cost(Trial(cell, labelled, network, encoders, Path(), 1, Mirror("")))
+    network, encoders, origins = places
+    return measure_cost(Trial(cell, labelled, network, encoders, Path(), 1, Mirror(""), origins))
 
 
 def _on_record(found: Grid, record: dict[str, Any]) -> None:
     """An epoch of a trial, to MLflow and to the display."""
     trial = found.trials[record["trial"]]
+    if trial.name not in found.opened and not (trial.folder / TRIAL).is_file():
+        found.fetch(trial.name)
     _record(found, trial, [record["told"]])
     found.display.update(trial.name, record["epoch"], record["val_miou"])
 
 
 def _on_end(found: Grid, trial: Trial) -> None:
     """A trial has ended, for now: asynchronous halving stops those that are not done."""
+    found.fetch(trial.name)
     if not trial.is_done and not found.is_stopping():
         trial.eliminate()
     if trial.is_finished or trial.is_eliminated:
@@ -366,19 +373,3 @@ def _facts(description: Description) -> dict[str, str]:
         "segline.source_revision": description.source_revision,
         **tracking.code_version(),
     }
-
-
-@contextmanager
-def _stopping_by(file: Path) -> Iterator[None]:
-    """SIGTERM, a spot node's notice, makes the file that tells the trials to save themselves and end.
-
-    Inside of Ray's connection, which has a handler of its own.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: file.touch())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

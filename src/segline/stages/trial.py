@@ -21,10 +21,11 @@ from segline.losses.task import Task
 from segline.models import MODELS
 from segline.outputs import file_hash, write_json
 from segline.params import Choice, Train
-from segline.stages.train import STOP, Trial
+from segline.stages.train import Trial
 from segline.training import engine, workers
 from segline.training.history import HISTORY, TRIAL, write_history, write_params
 from segline.training.memory import keep_freed_memory
+from segline.training.mirror import STOP
 from segline.training.plan import Cost
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -39,9 +40,15 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     A record has the trial's name, ``epoch`` and ``val_miou``, and under ``told`` what MLflow is told. Workers of one
     trial all call it, and the first one writes.
     """
-    if trial.is_finished:
-        # A worker was lost when the candidate was whole already.
-        return
+    trial.origins.bring()
+    trial.mirror.join(trial.folder, rank=workers.rank(), wait=workers.wait if workers.count() > 1 else None)
+    # A worker may have been lost when the candidate was whole already.
+    if not trial.is_finished:
+        with trial.mirror.hearing() as hears_stop:
+            yield from _train(trial, hears_stop)
+
+
+def _train(trial: Trial, hears_stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     settings = trial.cell.settings
     torch.set_num_threads(settings.cpus_per_worker)
     torch.use_deterministic_algorithms(True)
@@ -51,8 +58,11 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     history: list[dict[str, float]] = []
     with _named(trial), _in_memory(settings):
         run = _engine_run(trial, description)
+        is_told = run.stop
+        run.stop = lambda: hears_stop() or is_told()
         if workers.rank() == 0:
             write_params(trial.folder, _told_params(trial))
+            trial.mirror.put(trial.folder, (TRIAL,))
         began = time.monotonic()
         try:
             for epoch in engine.fit(run, trial.folder, until=trial.until):
@@ -86,6 +96,7 @@ def _copy(trial: Trial) -> None:
 
 def measure_cost(trial: Trial) -> Cost:
     """What a trial costs, from a few steps on real crops after one to warm up."""
+    trial.origins.bring()
     torch.set_num_threads(trial.cell.settings.cpus_per_worker)
     keep_freed_memory()
     with _named(trial), _in_memory(trial.cell.settings):

@@ -33,6 +33,11 @@ def read_history(folder: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
+def count_epochs(text: str) -> int:
+    """Of a history as it is written."""
+    return max(0, len(text.splitlines()) - 1)
+
+
 def write_params(folder: Path, params: dict[str, Any]) -> None:
     """Write the parameters of a trial."""
     write_json(folder / TRIAL, params)

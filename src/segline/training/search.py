@@ -1,5 +1,6 @@
 """Ray Tune over a list of trials: as many at once as the machine or cluster has room for."""
 
+import os
 import re
 import tempfile
 import time
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from segline.cluster import GROWS
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.training.distributed import Record, Records, train_together
 
@@ -21,6 +23,9 @@ HEAD = "node:__internal_head__"
 """What Ray calls the node that its cluster does not outlive."""
 
 LOST = "its process was killed, perhaps for want of memory; lower train.batch_size, or run fewer trials at once"
+
+MOST_WAITING = 8
+"""Trials of several workers at once in a cluster that grows: the process of each, which waits, is on the head."""
 
 Trial = Any
 
@@ -77,14 +82,16 @@ def run_trials(
         The trials that failed, each with its reason in one line; the others have been run to their end.
 
     Raises:
-        TrainingError: a trial wants more than there is.
+        TrainingError: a trial wants more than there is, in a cluster that does not grow.
         StoppedError: the trials were told to stop, and have, or did not in time.
     """
     import ray
     from ray import tune
 
     room = _room(ray.nodes(), cpus, gpus)
-    _refuse_too_large(ray.cluster_resources(), room, workers, cpus, gpus)
+    grows = bool(os.environ.get(GROWS))
+    if not grows:
+        _refuse_too_large(ray.cluster_resources(), room, workers, cpus, gpus)
     alone = workers == 1
     start = run if alone else partial(train_together, run, workers=workers, cpus=cpus, gpus=gpus)
     with tempfile.TemporaryDirectory(prefix="segline-tune-") as storage:
@@ -95,7 +102,7 @@ def run_trials(
                 # A process that is kept for the next trial keeps its workers.
                 reuse_actors=alone,
                 scheduler=_scheduler(asha),
-                max_concurrent_trials=None if alone else room // workers,
+                max_concurrent_trials=None if alone else MOST_WAITING if grows else room // workers,
             ),
             run_config=tune.RunConfig(
                 storage_path=storage,

@@ -1,5 +1,6 @@
 """Ray: the cluster at RAY_ADDRESS, or one of our own on this machine for as long as it is needed."""
 
+import gc
 import logging
 import os
 import secrets
@@ -52,7 +53,17 @@ def connected() -> Iterator[dict[str, float]]:
     try:
         yield ray.cluster_resources()
     finally:
+        _shut_down(ray)
+
+
+def _shut_down(ray: Any) -> None:
+    """Leave Ray. It ends the whole process if another thread collects one of its references at this very moment."""
+    gc.collect()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def for_each(

@@ -14,8 +14,8 @@ from segline.errors import ParamsError
 NAME = "segline"
 HOUR = 3600
 LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
-"""How long an attempt at a stage may take; the others an hour times ``OTHER_HOURS``."""
-OTHER_HOURS = 6
+"""How long an attempt at a stage may take; the others ``OTHERS_LIMIT_S``."""
+OTHERS_LIMIT_S = 6 * HOUR
 DATA_STAGES = ("ingest", "validate", "label")
 CACHED = ("edges", "train", "evaluate", "ensemble")
 """Stages that depend on nothing but their inputs: the others look at a source, the champion, a file of exclusions."""
@@ -163,16 +163,16 @@ def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
     task.set_caching_options(stage in CACHED)
     if site.retries and stage != "outcome":
         task.set_retry(num_retries=site.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
-    kubernetes.set_timeout(task, LIMIT_S.get(stage, OTHER_HOURS * HOUR))
+    kubernetes.set_timeout(task, LIMIT_S.get(stage, OTHERS_LIMIT_S))
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "segline")
     kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")
-    _inform(task)
-    _make_room(task, site)
+    _set_environment(task)
+    _set_resources(task, site)
     return task
 
 
-def _inform(task: dsl.PipelineTask) -> None:
+def _set_environment(task: dsl.PipelineTask) -> None:
     """The addresses and keys of MLflow and of the object store, and the run that the task is part of."""
     kubernetes.use_config_map_as_env(task, config_map_name="segline-settings", config_map_key_to_env=SETTINGS)
     kubernetes.use_secret_as_env(task, secret_name="segline-s3", secret_key_to_env=KEYS)
@@ -181,10 +181,10 @@ def _inform(task: dsl.PipelineTask) -> None:
         kubernetes.use_secret_as_env(task, "segline-webhook", {"url": "SEGLINE_WEBHOOK"}, optional=True)
 
 
-def _make_room(task: dsl.PipelineTask, site: Site) -> None:
+def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
     """What the task asks of its node; training on a Ray cluster only waits here."""
     if task.name == "train" and not site.rayjob:
-        _ask(task, site.cpus, site.memory)
+        _request(task, site.cpus, site.memory)
         # What workers share goes through /dev/shm, of which a container has 64 MB.
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
         if site.gpus:
@@ -192,15 +192,15 @@ def _make_room(task: dsl.PipelineTask, site: Site) -> None:
             kubernetes.add_node_selector(task, "nvidia.com/gpu.present", "true")
             kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
     elif task.name in (*DATA_STAGES, "outcome", "train"):
-        _ask(task, "1", "4G")
+        _request(task, "1", "4G")
     else:
-        _ask(task, "4", "16G")
+        _request(task, "4", "16G")
     if task.name == "train" and site.rayjob:
         kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB)
         task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB}/rayjob.yaml")
         task.set_env_variable("SEGLINE_IMAGE", site.image("train"))
 
 
-def _ask(task: dsl.PipelineTask, cpus: str, memory: str) -> None:
+def _request(task: dsl.PipelineTask, cpus: str, memory: str) -> None:
     """As a request, and memory as a limit too: what has more is ended first where memory is short."""
     task.set_cpu_request(cpus).set_memory_request(memory).set_memory_limit(memory)

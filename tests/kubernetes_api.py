@@ -12,12 +12,13 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
 import yaml
+from servers import listening
 
 TOKEN = "secret-token"
 NAMESPACE = "lines"
@@ -379,32 +380,21 @@ def kubernetes(folder):
         def log_message(self, *_):
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_):
-            pass  # a client that goes away
-
-    server = Server(("127.0.0.1", 0), Handler)
-    kube.address = f"http://127.0.0.1:{server.server_port}"
-    (folder / "kubeconfig").write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "here",
-                "clusters": [{"name": "here", "cluster": {"server": kube.address}}],
-                "users": [{"name": "me", "user": {"token": TOKEN}}],
-                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": "other"}}],
-            }
+    with listening(Handler) as port:
+        kube.address = f"http://127.0.0.1:{port}"
+        (folder / "kubeconfig").write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "here",
+                    "clusters": [{"name": "here", "cluster": {"server": kube.address}}],
+                    "users": [{"name": "me", "user": {"token": TOKEN}}],
+                    "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": "other"}}],
+                }
+            )
         )
-    )
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield kube
-    finally:
-        kube.is_down = True
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        try:
+            yield kube
+        finally:
+            kube.is_down = True

@@ -21,11 +21,16 @@ from urllib.parse import unquote, urlsplit
 PAGE = 7
 
 
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def s3_process(log):
     """moto's S3 server in a process of its own; yields its address. Its listings have pages of PAGE objects."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     words = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     with open(log, "wb") as stream:
         process = subprocess.Popen(
@@ -136,24 +141,50 @@ def serving(answer, tls=None):
         def log_message(self, *_):
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
+    with listening(Handler, tls) as port:
+        faulty.address = f"{'https' if tls else 'http'}://localhost:{port}"
+        yield faulty
 
-        def handle_error(self, *_):
-            pass  # a client that goes away
 
-    server = Server(("127.0.0.1", 0), Handler)
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass  # a client that goes away
+
+
+@contextmanager
+def listening(handler, tls=None):
+    """A server in a thread on a free port, which it yields, until the block ends."""
+    server = _Server(("127.0.0.1", 0), handler)
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    faulty.address = f"{'https' if tls else 'http'}://localhost:{server.server_port}"
     thread = Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield faulty
+        yield server.server_port
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def running(words, environment, log):
+    """A command in a group of processes of its own, which ends with the block."""
+    with log.open("a") as stream:
+        started = subprocess.Popen(
+            words, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield started
+    finally:
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(started.pid, how)
+                started.wait(10)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
 
 
 def forward(address):

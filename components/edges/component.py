@@ -13,7 +13,7 @@ def edges(
     labelled_hash: str,
     labelled: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Model],
-    out_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
+    out_hash: dsl.OutputPath(str),
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Train the edge network that the loss semeda needs, if a loss of the grid does.

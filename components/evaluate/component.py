@@ -13,7 +13,7 @@ def evaluate(
     labelled: dsl.Input[dsl.Dataset],
     trained: dsl.Input[dsl.Model],
     out: dsl.Output[dsl.Artifact],
-    out_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
+    out_hash: dsl.OutputPath(str),
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Metrics, pictures and curves of every candidate.

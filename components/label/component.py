@@ -13,7 +13,7 @@ def label(
     ingested: dsl.Input[dsl.Dataset],
     validated: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Dataset],
-    out_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
+    out_hash: dsl.OutputPath(str),
 ):
     """Class ids, crops and splits as memory-mapped shards.
 

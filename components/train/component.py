@@ -15,7 +15,7 @@ def train(
     labelled: dsl.Input[dsl.Dataset],
     edged: dsl.Input[dsl.Model],
     out: dsl.Output[dsl.Model],
-    out_hash: dsl.OutputPath(str),  # type: ignore[valid-type]
+    out_hash: dsl.OutputPath(str),
 ):
     """Train every architecture x loss with Ray Tune.
 

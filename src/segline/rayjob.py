@@ -484,9 +484,9 @@ def _passing() -> tuple[type[Exception], ...]:
 
 def _reason(error: Exception) -> str:
     """What Kubernetes says, in one line."""
-    status, body = getattr(error, "status", None), getattr(error, "body", None)
+    status, body = getattr(error, "status", None), getattr(error, "body", "")
     with suppress(ValueError, TypeError, KeyError):
-        return f"{status}: {' '.join(str(json.loads(body)['message']).split())}"  # type: ignore[arg-type]
+        return f"{status}: {' '.join(str(json.loads(body)['message']).split())}"
     return f"{status}: {getattr(error, 'reason', '')}" if status else storage.one_line(error)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
-from servers import s3_process, wait_for
+from servers import free_port, s3_process, wait_for
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "mlflow"
@@ -38,11 +37,6 @@ def programs():
     if not folders:
         pytest.skip("PostgreSQL is not installed; on Debian: apt-get install postgresql")
     return folders[-1]
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 class Postgres:

@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Lock
 from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 import kfp_server_api
 import yaml
 from kfp_server_api import models
+from servers import listening
 
 TEXT = {"STRING": str, "NUMBER_INTEGER": (int, float), "NUMBER_DOUBLE": (int, float), "BOOLEAN": bool}
 LARGEST_PAGE = 200
@@ -434,23 +435,10 @@ def kubeflow(**how):
         def log_message(self, *_):
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_):
-            pass  # a client that goes away
-
-    server = Server(("127.0.0.1", 0), Handler)
-    held.address = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with listening(Handler) as port:
+        held.address = f"http://127.0.0.1:{port}"
         yield held
         assert not held.wrong, held.wrong
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def uploaded(kind, content, name):

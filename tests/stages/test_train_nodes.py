@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from servers import running
 from shard_files import write_split
 
 from segline import storage
@@ -78,23 +79,6 @@ def environment(s3, tmp_path_factory):
     return keep | SETTINGS | token
 
 
-@contextmanager
-def process(words, environment, log):
-    with log.open("a") as stream:
-        started = subprocess.Popen(
-            words, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        yield started
-    finally:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(started.pid, how)
-                started.wait(10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-
-
 def patiently(words):
     """Start a node, again if the machine is so busy that Ray gives up."""
     return f"for attempt in 1 2 3 4; do {RAY} start {words} --dashboard-agent-listen-port=0 --block && exit; done"
@@ -106,7 +90,7 @@ def head(environment, folder):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     words = f"--head --port={port} --num-cpus=0 --include-dashboard=false --temp-dir={folder}"
-    with process(["sh", "-c", patiently(words)], environment, folder / "head.log"):
+    with running(["sh", "-c", patiently(words)], environment, folder / "head.log"):
         wait_for_start(folder / "head.log")
         yield f"127.0.0.1:{port}"
 
@@ -115,7 +99,7 @@ def head(environment, folder):
 def node(environment, address, disk, log):
     """A node with one core, which sees an empty disk of its own at ``disk``."""
     start = f"mount -t tmpfs none {disk} && {patiently(f'--address={address} --num-cpus=1')}"
-    with process(["unshare", "-m", "sh", "-c", start], environment, log):
+    with running(["unshare", "-m", "sh", "-c", start], environment, log):
         wait_for_start(log)
         yield
 

@@ -10,19 +10,18 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from kubernetes_api import NAMESPACE, kubernetes
+from servers import free_port, running
 from shard_files import write_split
 
 from segline.classes import LabelClass
@@ -63,29 +62,6 @@ def environment(s3):
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "SEGLINE_"))}
     patient = {"RAY_raylet_start_wait_time_s": "200"}
     return keep | SETTINGS | patient | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-
-
-@contextmanager
-def running(words, environment, log):
-    """A command in the background, until the block ends."""
-    with log.open("a") as stream:
-        started = subprocess.Popen(
-            words, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        yield started
-    finally:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(started.pid, how)
-                started.wait(10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def can_have_own_disk():

@@ -45,8 +45,8 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 OUTAGE_S = 900.0
 """Patience with a Kubernetes that does not answer."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
-WATCH_S = 50
-"""A watch is begun anew so often: a connection that silently broke is noticed."""
+WATCH_S = 10
+"""A watch is begun anew so often: a signal that comes just before a read begins is noticed only when the read ends."""
 CONNECT_S, SILENCE_S = 10, 60
 """Patience with one request: for its beginning, and between two pieces of it."""
 LOG_PAUSE_S = 2.0
@@ -376,7 +376,7 @@ class _Cluster:
                     if event["type"] == "DELETED":
                         return
                     yield event["object"]
-            lived = time.monotonic() - began > LONGEST_PAUSE_S
+            lived = time.monotonic() - began > WATCH_S / 2
             pause = FIRST_PAUSE_S if lived or not pause else min(2 * pause, LONGEST_PAUSE_S)
             time.sleep(pause * random.uniform(0.5, 1))
 

@@ -50,6 +50,7 @@ MOST_STEPS = 400
 WARMUP = 20
 SETTLING = 15
 RATE = 3e-4
+SHOWN = 20
 # The widest are narrowed, which changes nothing but time.
 OPTIONS = {
     "deeplab_v3": {"output_stride": 8},
@@ -173,6 +174,8 @@ def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], dev
             counts = counts + learn_batch(model, loss, optimiser, batch, len(task.names))
             step += 1
         accuracy = float(pixel_accuracy(counts))
+        if step % SHOWN == 0:
+            say(f"overfit: {model_name}, {loss_name}: {step} steps, {100 * accuracy:.2f} %")
     seconds = time.perf_counter() - started
     size = sum(parameter.numel() for parameter in model.parameters())
     told = f"{100 * accuracy:.2f} %{'' if accuracy > GOAL else ' (not reached)'}"

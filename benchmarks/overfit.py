@@ -96,7 +96,8 @@ def main() -> None:
     split = open_split(labelled, "train")
     smooth = np.argsort([edge_map(label[None]).mean() for label in split.take(range(len(split)))[1]], kind="stable")
     batches = [take(split, smooth[start : start + BATCH], device) for start in (0, BATCH)]
-    task = Task(names=names, background=0, edge_network=edge_network(labelled, folder, len(names)))
+    network = edge_network(labelled, folder, len(names)) if "semeda" in (arguments.only or LOSSES) else None
+    task = Task(names=names, background=0, edge_network=network)
     table = Table(title=f"two batches of {BATCH} crops of {side} px, {len(names)} classes, {device}")
     for heading in (
         "",

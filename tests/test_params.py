@@ -318,6 +318,21 @@ def test_the_spaces_of_a_search_are_checked_by_what_they_draw():
     assert len(found) == 5
 
 
+def test_what_population_based_training_cannot_do_is_told():
+    search = {"scheduler": "pbt", "samples": 3, "searcher": "optuna", "finalists": 1, "spaces": {"unet.width": [4, 8]}}
+    found = faults_in({"train": {"models": ["unet"], "search": search, "patience": 2, "max_steps": 9}})
+    assert found == [
+        "train.search.spaces.unet.width: pbt cannot change an architecture in mid-training; remove it, or use another "
+        "scheduler",
+        "train.search.samples: got 3 draws of 1 spaces, expected a population of at least 4 with something to draw for "
+        "pbt",
+        "train.search.searcher: got 'optuna', expected random, as pbt looks at results itself",
+        "train.search.finalists: got 1, expected 0, as what pbt trains has no settings to repeat",
+        "train.max_steps: got 9, expected 0, as a population of pbt trains to the same epoch",
+        "train.patience: got 2, expected 0, as a population of pbt trains to the same epoch",
+    ]
+
+
 def test_numbers_in_exponents_are_numbers(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("train: {search: {spaces: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}}")

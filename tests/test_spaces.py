@@ -58,3 +58,13 @@ def test_what_is_wrong_is_told_in_a_line(value, annotation, expected):
 
 def test_a_switch_has_no_range():
     assert "expected true or false" in parse({"low": 0, "high": 1}, bool)[1][0]
+
+
+def test_near_a_value_is_the_next_of_a_list_or_a_fifth_more_or_less_within_the_range():
+    listed = Space(values=(1, 2, 4))
+    assert [listed.near(2, above=above) for above in (True, False)] == [4, 1]
+    assert [listed.near(4, above=True), listed.near(1, above=False)] == [4, 1]
+    ranged = Space(low=1.0, high=10.0, log=True)
+    assert [ranged.near(5.0, above=above) for above in (True, False)] == pytest.approx([6.0, 4.0])
+    assert [ranged.near(9.0, above=True), ranged.near(1.1, above=False)] == [10.0, 1.0]
+    assert Space(low=1.0, high=10.0, whole=True).near(6, above=True) == 7

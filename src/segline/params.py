@@ -200,12 +200,19 @@ class Search:
         "{low: ..., high: ..., log: true or false}",
     ] = field(default_factory=dict)
     samples: Annotated[int, Range(1, 10_000), "trials of a cell that has something to draw"] = 1
+    searcher: Annotated[
+        Literal["random", "optuna"], "who draws: chance, evenly spread; after at_once such draws, Optuna by the results"
+    ] = "random"
+    at_once: Annotated[int, Range(1, 10_000), "draws of a cell between two looks of Optuna at the results"] = 4
     scheduler: Annotated[
-        Literal["halving", "asha", "none"],
-        "which trials go on: the best at each rung, with the same bits every time; the same asynchronously; all",
+        Literal["halving", "asha", "pbt", "none"],
+        "which trials go on: the best at each rung, with the same bits every time; the same asynchronously; all, but "
+        "the worst quarter of a cell with weights and hyperparameters of the best (population-based training); all",
     ] = "halving"
     reduction: Annotated[int, Range(2, 100), "one in how many trials goes on to the next rung"] = 2
-    min_epochs: Annotated[int, Range(1, 100_000), "epochs of the first rung; of later ones reduction times as many"] = 8
+    min_epochs: Annotated[
+        int, Range(1, 100_000), "epochs of the first rung; later ones have reduction times as many, of pbt as many more"
+    ] = 8
     finalists: Annotated[int, Range(0, 1000), "best trials that are trained again with other seeds"] = 0
     seeds: Annotated[int, Range(1, 100), "seeds of a finalist, the first one counted"] = 3
     max_failed: Annotated[int, Range(0), "failed trials that are left out; with more, train fails at its end"] = 0
@@ -459,6 +466,10 @@ def _value(annotation: Any, value: object, where: str, faults: list[str]) -> Any
 TUNABLE = ("batch_size", "accumulate", "learning_rate", "warmup", "weight_decay", "epsilon", "clip", "ema")
 
 
+SMALLEST_POPULATION = 4
+"""Of population-based training: its worst quarter is one."""
+
+
 def _spaces(value: object, where: str, faults: list[str]) -> Any:
     """The spaces of a search; what may be drawn is known by its name, and so are its type and range."""
     if not isinstance(value, dict):
@@ -549,7 +560,7 @@ def _contradictions(params: Params) -> list[str]:
     cells = [(str(model), str(loss)) for model in params.train.models for loss in params.train.losses]
     if len(set(cells)) < len(cells):
         found.append("train: the same model with the same loss is listed twice; remove one")
-    found += _faults_of_grid(params)
+    found += [*_faults_of_grid(params), *_faults_of_search(params.train)]
     for layout, wanted in params.label.class_maps.items():
         found += _faults_of_map(layout, wanted)
     if split.folds in (1, 2) or (split.folds and split.fold >= split.folds):
@@ -576,6 +587,36 @@ def _faults_of_grid(params: Params) -> list[str]:
         if term.name in tables.options("losses")
         for name in tables.distances(term.name)
         if name not in params.label.distances
+    ]
+    return found
+
+
+def _faults_of_search(settings: Train) -> list[str]:
+    """What population-based training cannot do: it goes on with the weights of another trial."""
+    search, where = settings.search, "train.search"
+    if search.scheduler != "pbt":
+        return []
+    models = {model.name for model in settings.models}
+    found = [
+        f"{where}.spaces.{key}: pbt cannot change an architecture in mid-training; remove it, or use another scheduler"
+        for key in search.spaces
+        if key.rpartition(".")[0] in models
+    ]
+    if not search.spaces or search.samples < SMALLEST_POPULATION:
+        found.append(
+            f"{where}.samples: got {search.samples} draws of {len(search.spaces)} spaces, expected a population of at "
+            f"least {SMALLEST_POPULATION} with something to draw for pbt"
+        )
+    if search.searcher != "random":
+        found.append(f"{where}.searcher: got {search.searcher!r}, expected random, as pbt looks at results itself")
+    if search.finalists:
+        found.append(
+            f"{where}.finalists: got {search.finalists}, expected 0, as what pbt trains has no settings to repeat"
+        )
+    found += [
+        f"train.{name}: got {value}, expected 0, as a population of pbt trains to the same epoch"
+        for name in ("max_steps", "max_minutes", "patience")
+        if (value := getattr(settings, name))
     ]
     return found
 

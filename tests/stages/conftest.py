@@ -1,7 +1,8 @@
-"""A small WAD folder for the stages."""
+"""A small WAD folder, and shards of noise, for the stages."""
 
 import numpy as np
 import pytest
+from grids import write_noise
 from PIL import Image
 
 # Background as 0 and as 255, two cars, a person, a truck, and a group of cars.
@@ -24,3 +25,9 @@ def wad(tmp_path):
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(root / "train_color" / f"{name}.jpg")
         Image.fromarray(label).save(root / "train_label" / f"{name}_instanceIds.png")
     return root
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """What label wrote of noise, beside the edge network's folder."""
+    return write_noise(tmp_path)

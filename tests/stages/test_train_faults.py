@@ -1,6 +1,5 @@
 """What goes wrong in a grid: a trial that fails, a process that is killed, a damaged shard, a full disk, no memory."""
 
-import csv
 import json
 import os
 import re
@@ -13,51 +12,13 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from shard_files import write_split
+from grids import TINY, board, runs, train
 
-from segline.classes import LabelClass
-from segline.data.shards import Description
 from segline.errors import StageError, TrainingError
-from segline.outputs import write_json
 from segline.params import Train, load
 from segline.stages import trial as trials
 from segline.stages.train import run
 from segline.stages.trial import _in_memory
-
-TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
-
-
-@pytest.fixture
-def labelled(tmp_path):
-    """Shards of coloured noise in two classes, and the folder of an edge network that no loss asked for."""
-    (tmp_path / "edges").mkdir()
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-        write_split(tmp_path / "label" / split, images, (images[..., 0] > 127).astype(np.uint8), size=5)
-    classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    described = Description(classes, 0, 32, "c", "here", "s", "", {}, False)
-    write_json(tmp_path / "label" / "dataset.json", described.to_dict())
-    return tmp_path / "label"
-
-
-def train(labelled, tracking_uri, **settings):
-    params = load(json.dumps({"name": "tiny", "train": TINY | settings}))
-    out = labelled.parent / "out"
-    run(params, labelled=labelled, edged=labelled.parent / "edges", tracking_uri=tracking_uri, out=out)
-    return out
-
-
-def board(out):
-    with (out / "leaderboard.csv").open() as stream:
-        return {row["trial"]: row for row in csv.DictReader(stream)}
-
-
-def runs(tracking_uri):
-    client = mlflow.MlflowClient(tracking_uri)
-    found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-    return {run.info.run_name: run for run in found}
-
 
 BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}]}
 
@@ -109,27 +70,6 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(labelled, t
     client = mlflow.MlflowClient(tracking_uri)
     steps = [metric.step for metric in client.get_metric_history(trial.info.run_id, "val_miou")]
     assert sorted(steps) == list(range(1, 13))
-
-
-def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(labelled, tracking_uri):
-    search = {"spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]}, "samples": 3, "min_epochs": 1, "reduction": 3}
-    out = train(labelled, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
-    found = board(out)
-    epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
-    [best] = [name for name in found if name.endswith("-seed8")]
-    base = best.removesuffix("-seed8")
-    ended = [value for name, value in epochs.items() if not name.startswith(base)]
-    assert ended == [("eliminated", "1"), ("eliminated", "1")]
-    assert {name: epochs[name] for name in (base, f"{base}-seed8", f"{base}-seed9")} == dict.fromkeys(
-        (base, f"{base}-seed8", f"{base}-seed9"), ("finished", "4")
-    )
-    assert sorted(path.name for path in out.iterdir() if (path / "model.json").is_file()) == sorted(
-        (base, f"{base}-seed8", f"{base}-seed9")
-    )
-    assert not list(out.rglob("last.pt"))
-    assert {run.info.status for run in runs(tracking_uri).values()} == {"FINISHED"}
-    for name in ("leaderboard.png", "curves.png"):
-        assert (out / name).stat().st_size > 10_000
 
 
 def test_a_flipped_byte_names_the_shard_before_anything_runs(labelled, tracking_uri):

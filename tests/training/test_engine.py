@@ -134,6 +134,19 @@ def test_a_run_killed_before_the_checkpoint_repeats_the_epoch(splits, tmp_path, 
     assert same_weights(load_file(tmp_path / WEIGHTS), undisturbed[2])
 
 
+def test_an_heir_goes_on_with_its_own_settings(splits, tmp_path):
+    parent = new_run(splits, settings=replace(SETTINGS, ema=0.0))
+    assert len(list(fit(parent, tmp_path, until=2))) == 2
+    heir = new_run(splits, settings=replace(SETTINGS, ema=0.9, weight_decay=0.3, epsilon=1e-4))
+    epochs = fit(heir, tmp_path)
+    assert list(islice(epochs, 2)) == parent.history
+    assert same_weights(heir.judged.state_dict(), parent.model.state_dict())
+    assert same_weights(heir.model.state_dict(), parent.model.state_dict())
+    [group] = heir.optimiser.param_groups
+    assert (group["weight_decay"], group["eps"]) == (0.3, 1e-4)
+    assert len(list(epochs)) == SETTINGS.epochs - 2
+
+
 def test_every_step_has_the_rate_of_the_schedule(splits, tmp_path):
     settings = replace(SETTINGS, epochs=5, warmup=0.3, learning_rate=0.02, schedule="poly", precision="fp32")
     run = new_run(splits, settings=settings, model=nn.Conv2d(3, CLASSES, 1))

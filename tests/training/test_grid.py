@@ -2,11 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from segline.params import Search, load
-from segline.training.grid import best, cells, rungs, survivors, with_seed
+from segline.training.grid import batches, best, cells, heirs, rungs, survivors, with_seed
 
 
 def settings(**train):
@@ -97,6 +98,8 @@ def test_a_finalist_is_the_same_with_another_seed(drawn):
         (Search(min_epochs=8), 8, [8]),
         (Search(min_epochs=2, scheduler="none"), 20, [20]),
         (Search(min_epochs=2, scheduler="asha"), 20, [20]),
+        (Search(min_epochs=3, scheduler="pbt"), 10, [3, 6, 9, 10]),
+        (Search(min_epochs=3, scheduler="pbt"), 6, [3, 6]),
     ],
 )
 def test_rungs(search, epochs, expected):
@@ -109,3 +112,91 @@ def test_the_best_third_goes_on_and_no_fewer_than_finalists():
     assert survivors(scores, Search(reduction=7)) == ["b"]
     assert survivors(scores, Search(reduction=7, finalists=2)) == ["b", "c"]
     assert best(scores, 3) == ["b", "c", "g"]
+
+
+def test_a_random_search_begins_all_trials_at_once():
+    chosen = settings(models=["unet"], losses=["dice"], search={"spaces": {"clip": [0.0, 1.0]}, "samples": 3})
+    assert list(batches(chosen, 7, tried=None)) == [cells(chosen, 7)]
+
+
+def test_optuna_is_asked_for_each_cell_with_its_own_results():
+    search = {"spaces": {"unet.width": {"low": 4, "high": 64}}, "samples": 5, "searcher": "optuna", "at_once": 2}
+    chosen = settings(models=["unet", "downup"], losses=["dice", "focal"], search=search)
+    scores = {"unet-dice": 1, "unet-focal": -1, "downup-dice": 0, "downup-focal": 0}
+
+    def search_with(scores):
+        begun = []
+
+        def tried():
+            return [(cell, scores[cell.name.partition("-draw")[0]] * cell.drawn.get("unet.width", 0)) for cell in begun]
+
+        for batch in batches(chosen, 7, tried):
+            begun += batch
+        return {cell.name: cell.drawn.get("unet.width") for cell in begun}
+
+    found = search_with(scores)
+    drawn = {f"unet-{loss}-draw{number}" for loss in ("dice", "focal") for number in range(1, 6)}
+    assert set(found) == {"downup-dice", "downup-focal", *drawn}
+    assert search_with(scores) == found
+    other = search_with(scores | {"unet-focal": 1})
+    assert {name for name in found if found[name] != other[name]} <= {
+        f"unet-focal-draw{number}" for number in (3, 4, 5)
+    }
+    assert other != found
+
+
+@pytest.fixture(scope="module")
+def population():
+    """Eight draws of two losses."""
+    spaces = {
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "batch_size": [4, 8, 16],
+        "dice.weight": [1.0, 2.0],
+    }
+    search = {"spaces": spaces, "samples": 8, "scheduler": "pbt"}
+    chosen = settings(models=["unet"], losses=["dice", "focal"], search=search)
+    return chosen.search, cells(chosen, 7)
+
+
+def test_the_best_quarter_takes_the_place_of_the_worst_of_its_own_cell(population):
+    search, members = population
+    # The n-th draw scores n; all of focal are worse than all of dice.
+    scores = {cell.name: int(cell.name[-1]) + 10 * ("dice" in cell.name) for cell in members}
+    found = {name: (heir.name, heir.parent) for name, heir in heirs(members, scores, search, 1).items()}
+    assert found == {
+        f"unet-{loss}-draw{worse}": (f"unet-{loss}-draw{worse}-heir2", f"unet-{loss}-draw{better}")
+        for loss in ("dice", "focal")
+        for worse, better in ((1, 7), (2, 8))
+    }
+
+
+def test_an_heir_of_an_heir_keeps_a_short_name(population):
+    search, members = population
+    [dice, *_] = [cell for cell in members if "dice" in cell.name]
+    four = [replace(dice, name=f"unet-dice-draw{number}-heir1") for number in range(4)]
+    scores = {cell.name: float(number) for number, cell in enumerate(four)}
+    [heir] = heirs(four, scores, search, 4).values()
+    assert (heir.name, heir.parent) == ("unet-dice-draw0-heir5", "unet-dice-draw3-heir1")
+
+
+def test_three_are_no_population(population):
+    search, members = population
+    assert heirs(members[:3], {cell.name: 0.0 for cell in members[:3]}, search, 0) == {}
+
+
+def test_an_heir_is_its_parent_with_values_nearby_or_drawn_anew_once_in_four_times(population):
+    search, members = population
+    dice = [cell for cell in members if "dice" in cell.name]
+    scores = {cell.name: float(number) for number, cell in enumerate(dice)}
+    near, all_heirs = 0, [heir for rung in range(200) for heir in heirs(dice, scores, search, rung).values()]
+    parents = {cell.name: cell for cell in dice}
+    for heir in all_heirs:
+        before = parents[heir.parent].drawn
+        assert set(heir.drawn) == set(before)
+        assert heir.settings.learning_rate == heir.drawn["learning_rate"]
+        assert heir.settings.batch_size == heir.drawn["batch_size"]
+        assert heir.loss[0].weight == heir.drawn["dice.weight"]
+        assert heir.seed == parents[heir.parent].seed
+        factor = heir.drawn["learning_rate"] / before["learning_rate"]
+        near += any(factor == pytest.approx(moved) for moved in (0.8, 1.2))
+    assert near / len(all_heirs) == pytest.approx(3 / 4, abs=0.07)

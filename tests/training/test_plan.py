@@ -29,6 +29,13 @@ def test_the_epochs_are_those_that_are_trained(search, scheduler):
     assert epochs_of(24, chosen) == total
 
 
+def test_a_population_trains_to_the_end():
+    assert (
+        epochs_of(6, settings(epochs=20, search={"scheduler": "pbt", "samples": 6, "spaces": {"clip": [0.0, 1.0]}}))
+        == 120
+    )
+
+
 def test_as_many_at_once_as_there_is_room_for():
     there = {"CPU": 8.0, "GPU": 2.0}
     assert at_once(settings(cpus_per_worker=2), there) == 4

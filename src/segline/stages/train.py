@@ -5,6 +5,7 @@ from what the trials have on disk, so that a run that was killed decides as an u
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,10 +23,10 @@ from segline.params import Params, Train, as_json, need_edges
 from segline.progress import GridDisplay, bar, say, watching_grid
 from segline.recorder import Recorder
 from segline.storage import local_file
-from segline.training import grid, plan
+from segline.training import grid, plan, proposals
 from segline.training.distributed import Records
 from segline.training.grid import Cell
-from segline.training.history import TRIAL, read_history, read_params
+from segline.training.history import HISTORY, TRIAL, read_history, read_params
 from segline.training.leaderboard import Row, write_leaderboard
 from segline.training.mirror import STOP, Mirror, Origins
 from segline.training.search import LOST, Asha, Watch, run_trials
@@ -38,6 +39,7 @@ CODE = (
     "data.shards",
     "training.engine",
     "training.grid",
+    "training.proposals",
     "training.schedules",
     "training.workers",
     "inference.bundle",
@@ -50,6 +52,8 @@ ATTEMPTS = 3
 """At a trial whose process is killed."""
 ELIMINATED = "eliminated"
 """The file in the folder of a trial that the scheduler stopped."""
+HEIRS = "heirs"
+"""The folder in which those of population-based training are made."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,11 @@ class Trial:
     def score(self) -> float:
         """The best validation mIoU until the epoch at which it is looked at."""
         return max((epoch["val_miou"] for epoch in read_history(self.folder)[: self.until]), default=-1.0)
+
+    @property
+    def latest(self) -> float:
+        """The validation mIoU of the epoch at which it is looked at."""
+        return read_history(self.folder)[self.until - 1]["val_miou"]
 
     def eliminate(self) -> None:
         """Mark it as stopped by the scheduler."""
@@ -145,11 +154,13 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
 
     Raises:
         SourceError: a file of encoder weights is not there.
-        StageError: shards are damaged, or the edge network that a loss needs is not there.
+        StageError: shards are damaged, the edge network that a loss needs is not there, or Optuna is not.
         TrainingError: a model or loss cannot be made, or more trials failed than may.
         StoppedError: SIGTERM came; every trial saved itself.
         TrackingError: MLflow cannot be reached.
     """
+    if params.train.search.searcher == "optuna":
+        proposals.check_installed()
     description = read_description(labelled)
     encoders = _fetch_encoders(params.train, out)
     network = _find_network(params.train, edged)
@@ -189,20 +200,58 @@ def fingerprint(params: Params, description: Description, weights: list[Path]) -
 def _search(found: Grid) -> None:
     """Train all trials as far as the scheduler lets them, then the best ones again with other seeds."""
     settings, seed = found.params.train, found.params.seed
-    alive = grid.cells(settings, seed)
-    for until in grid.rungs(settings.search, settings.epochs):
-        trials = [found.trial(cell, until) for cell in alive]
+    batches = grid.batches(settings, seed, partial(_tried, found))
+    left = [cell for cells in batches for cell in _train_in_rungs(found, cells)]
+    _train(found, [found.trial(cell, settings.epochs) for cell in _finalists(found, left)])
+
+
+def _tried(found: Grid) -> list[tuple[Cell, float]]:
+    return [(trial.cell, trial.score) for trial in found.trials.values()]
+
+
+def _train_in_rungs(found: Grid, cells: Sequence[Cell]) -> Sequence[Cell]:
+    """Train them from rung to rung, and return those that came to the end."""
+    epochs = found.params.train.epochs
+    for number, until in enumerate(grid.rungs(found.params.train.search, epochs)):
+        trials = [found.trial(cell, until) for cell in cells]
         _train(found, trials)
         trials = [trial for trial in trials if trial.name not in found.failed]
-        kept = {trial.name for trial in trials}
-        if until < settings.epochs:
-            kept = set(grid.survivors({trial.name: trial.score for trial in trials}, settings.search))
-        for trial in trials:
-            if trial.name not in kept and not trial.is_eliminated:
-                trial.eliminate()
-                found.display.finish(trial.name, "eliminated")
-        alive = [trial.cell for trial in trials if trial.name in kept]
-    _train(found, [found.trial(cell, settings.epochs) for cell in _finalists(found, alive)])
+        cells = [trial.cell for trial in trials] if until == epochs else _next(found, trials, number)
+    return cells
+
+
+def _next(found: Grid, trials: Sequence[Trial], rung: int) -> list[Cell]:
+    """Who goes on after a rung: the best, or all but those whose place an heir takes."""
+    search = found.params.train.search
+    heirs: dict[str, Cell] = {}
+    if search.scheduler == "pbt":
+        heirs = grid.heirs(
+            [trial.cell for trial in trials], {trial.name: trial.latest for trial in trials}, search, rung
+        )
+        for heir in heirs.values():
+            _bequeath(found, heir)
+        kept = {trial.name for trial in trials} - set(heirs)
+    else:
+        kept = set(grid.survivors({trial.name: trial.score for trial in trials}, search))
+    for trial in trials:
+        if trial.name not in kept and not trial.is_eliminated:
+            trial.eliminate()
+            found.display.finish(trial.name, "eliminated")
+    return [trial.cell for trial in trials if trial.name in kept] + list(heirs.values())
+
+
+def _bequeath(found: Grid, heir: Cell) -> None:
+    """Give an heir what its parent has come to, unless it was done before; whole at once, and in the bucket first."""
+    made, names = found.work / HEIRS / heir.name, ("weights.safetensors", "last.pt", HISTORY)
+    if not (found.work / heir.name).is_dir():
+        found.mirror.fetch(found.work, heir.parent)
+        shutil.rmtree(made.parent, ignore_errors=True)
+        made.mkdir(parents=True)
+        for name in names:
+            shutil.copyfile(found.work / heir.parent / name, made / name)
+        found.mirror.put(made, names)
+        made.rename(found.work / heir.name)
+        made.parent.rmdir()
 
 
 def _finalists(found: Grid, cells: Sequence[Cell]) -> list[Cell]:

@@ -246,6 +246,7 @@ def _told_params(trial: Trial) -> dict[str, Any]:
     """What MLflow shows as the parameters of a trial."""
     cell, settings = trial.cell, asdict(trial.cell.settings)
     told = {"model": cell.model.name, "loss": " + ".join(term.name for term in cell.loss), "seed": cell.seed}
+    told |= {"parent": cell.parent} if cell.parent else {}
     told |= {f"model.{key}": value for key, value in _options(MODELS[cell.model.name], cell.model).items()}
     for term in cell.loss:
         chosen = {**_options(LOSSES[term.name], term), "weight": term.weight}

@@ -425,8 +425,11 @@ def _restore(run: Run, folder: Path) -> None:
     content = torch.load(path, map_location=run.device, weights_only=True)
     run.model.load_state_dict(content["model"])
     if run.settings.ema:
-        run.judged.load_state_dict(content["judged"])
+        run.judged.load_state_dict(content["judged"] or content["model"])
     run.optimiser.load_state_dict(content["optimiser"])
+    # An heir goes on with other settings than those that its parent's optimiser was saved with.
+    for group in run.optimiser.param_groups:
+        group.update(weight_decay=run.settings.weight_decay, eps=run.settings.epsilon)
     run.history = [Epoch(**record) for record in content["history"]]
     run.place = Place(**content["place"])
     if workers.rank():

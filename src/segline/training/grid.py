@@ -1,10 +1,16 @@
 """The trials of a search: every model x loss, with the hyperparameters that are drawn for it."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from segline.params import Choice, Search, Train
+from segline.params import SMALLEST_POPULATION, Choice, Search, Train
+from segline.spaces import Space
+from segline.training.proposals import propose
+
+RESAMPLED = 1 / 4
+"""Share of the hyperparameters that an heir does not inherit (Jaderberg et al. 2017, appendix A.1)."""
 
 
 @dataclass(frozen=True)
@@ -12,12 +18,14 @@ class Cell:
     """One training: an architecture with a loss, its settings and its seed.
 
     Attributes:
-        name: such as ``unet-dice``, ``unet-dice.2`` for its twin, ``unet-dice-draw3``, ``unet-dice-draw3-seed8``.
+        name: such as ``unet-dice``, ``unet-dice.2`` for its twin, ``unet-dice-draw3``, ``unet-dice-draw3-seed8``,
+            ``unet-dice-draw3-heir2`` for one that goes on in place of the third.
         model: the architecture.
         loss: the terms of a weighted sum.
         settings: of the training, with what was drawn.
         seed: of every random choice.
         drawn: what was drawn, by hyperparameter.
+        parent: whose weights it goes on with, if it is an heir.
     """
 
     name: str
@@ -26,6 +34,7 @@ class Cell:
     settings: Train
     seed: int
     drawn: dict[str, Any] = field(default_factory=dict)
+    parent: str = ""
 
 
 def cells(settings: Train, seed: int) -> list[Cell]:
@@ -34,6 +43,79 @@ def cells(settings: Train, seed: int) -> list[Cell]:
     The n-th draw is the same in all cells, so that they are compared fairly, and the draws of a hyperparameter are
     spread evenly over its space (McKay et al. 1979, Latin hypercube sampling).
     """
+    return [trial for cell in _named(settings, seed) for trial in _draws(cell, settings.search)]
+
+
+def batches(settings: Train, seed: int, tried: Callable[[], Sequence[tuple[Cell, float]]]) -> Iterator[list[Cell]]:
+    """The trials that are begun together: all, or those that Optuna makes of the ones before.
+
+    Args:
+        settings: of the grid and its search.
+        seed: of every draw.
+        tried: asked for the trials so far, each with its score.
+    """
+    search = settings.search
+    if search.searcher == "random":
+        yield cells(settings, seed)
+        return
+    yield cells(replace(settings, search=replace(search, samples=min(search.at_once, search.samples))), seed)
+    for first in range(search.at_once, search.samples, search.at_once):
+        numbers, results = range(first, min(first + search.at_once, search.samples)), tried()
+        yield [trial for cell in _named(settings, seed) for trial in _proposed(cell, search, numbers, results)]
+
+
+def _proposed(cell: Cell, search: Search, numbers: range, tried: Sequence[tuple[Cell, float]]) -> list[Cell]:
+    spaces = _spaces(cell, search)
+    if not spaces:
+        return []
+    results = [(trial.drawn, score) for trial, score in tried if _family(trial.name) == cell.name]
+    proposals = propose(spaces, results, f"{cell.seed}/{cell.name}/{numbers.start}", len(numbers))
+    return [_with(cell, f"-draw{number + 1}", drawn) for number, drawn in zip(numbers, proposals, strict=True)]
+
+
+def heirs(cells: Sequence[Cell], scores: Mapping[str, float], search: Search, rung: int) -> dict[str, Cell]:
+    """Whom population-based training puts in place of the worst quarter of each model x loss (Jaderberg et al. 2017).
+
+    An heir goes on with the weights of one of the best quarter and with its hyperparameters, each moved to a value
+    nearby, or drawn anew once in four times (section 4.1.1 and appendix A.1).
+
+    Args:
+        cells: that are trained.
+        scores: by name.
+        search: what is drawn.
+        rung: number of the rung, from 0.
+
+    Returns:
+        The name of the one that ends -> the heir.
+    """
+    populations: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        populations.setdefault(_family(cell.name), {})[cell.name] = cell
+    found = {}
+    for members in populations.values():
+        ranked = best({name: scores[name] for name in members}, len(members))
+        quarter = len(ranked) // SMALLEST_POPULATION
+        for worse, better in zip(ranked[len(ranked) - quarter :], ranked, strict=False):
+            found[worse] = _heir(members[better], f"{worse.partition('-heir')[0]}-heir{rung + 1}", search)
+    return found
+
+
+def _heir(parent: Cell, name: str, search: Search) -> Cell:
+    drawn = {}
+    for key, value in parent.drawn.items():
+        random, space = Random(f"{parent.seed}/{name}/{key}"), search.spaces[key]
+        is_new = random.random() < RESAMPLED
+        drawn[key] = space.at(random.random()) if is_new else space.near(value, above=random.random() < 1 / 2)
+    return replace(_with(parent, "", drawn), name=name, parent=parent.name)
+
+
+def _family(name: str) -> str:
+    """The model x loss that a trial is of."""
+    return name.partition("-draw")[0]
+
+
+def _named(settings: Train, seed: int) -> list[Cell]:
+    """Every model x loss."""
     named: dict[str, Cell] = {}
     for model in settings.models:
         for loss in settings.losses:
@@ -41,7 +123,7 @@ def cells(settings: Train, seed: int) -> list[Cell]:
             twins = sum(known.partition(".")[0] == name for known in named)
             name = f"{name}.{twins + 1}" if twins else name
             named[name] = Cell(name, model, loss, settings, seed)
-    return [trial for cell in named.values() for trial in _draws(cell, settings.search)]
+    return list(named.values())
 
 
 def with_seed(cell: Cell, seed: int) -> Cell:
@@ -52,8 +134,11 @@ def with_seed(cell: Cell, seed: int) -> Cell:
 def rungs(search: Search, epochs: int) -> list[int]:
     """The epochs after which successive halving looks at the trials; the last one is the end.
 
-    Jamieson and Talwalkar 2016: from ``min_epochs`` on, each rung has ``reduction`` times as many.
+    Jamieson and Talwalkar 2016: from ``min_epochs`` on, each rung has ``reduction`` times as many. Population-based
+    training looks every ``min_epochs``.
     """
+    if search.scheduler == "pbt":
+        return [*range(search.min_epochs, epochs, search.min_epochs), epochs]
     found = []
     rung = search.min_epochs
     while search.scheduler == "halving" and rung < epochs:
@@ -73,14 +158,19 @@ def best(scores: dict[str, float], count: int) -> list[str]:
 
 
 def _draws(cell: Cell, search: Search) -> list[Cell]:
-    keys = sorted(key for key in search.spaces if _applies(key, cell))
-    if not keys:
+    spaces = _spaces(cell, search)
+    if not spaces:
         return [cell]
-    shares = {key: _shares(f"{cell.seed}/{key}", search.samples) for key in keys}
+    shares = {key: _shares(f"{cell.seed}/{key}", search.samples) for key in spaces}
     return [
-        _with(cell, f"-draw{number + 1}", {key: search.spaces[key].at(shares[key][number]) for key in keys})
+        _with(cell, f"-draw{number + 1}", {key: space.at(shares[key][number]) for key, space in spaces.items()})
         for number in range(search.samples)
     ]
+
+
+def _spaces(cell: Cell, search: Search) -> dict[str, Space]:
+    """What is drawn for a cell."""
+    return {key: search.spaces[key] for key in sorted(search.spaces) if _applies(key, cell)}
 
 
 def _shares(seed: str, count: int) -> list[float]:

@@ -52,6 +52,8 @@ def measure(cells: Sequence[Cell], cost: Callable[[Cell], Cost], progress: Calla
 def epochs_of(trials: int, settings: Train) -> int:
     """The epochs of all trials together, the finalists' further seeds included, if none ends before its time."""
     search, before, total = settings.search, 0, 0
+    if search.scheduler == "pbt":
+        return trials * settings.epochs
     for rung in rungs(search, settings.epochs):
         total += trials * (rung - before)
         trials, before = max(search.finalists, -(-trials // search.reduction)), rung
@@ -102,4 +104,6 @@ def _told_scheduler(settings: Train) -> str:
     search = settings.search
     if search.scheduler == "none" or search.min_epochs >= settings.epochs:
         return "all train to the end"
+    if search.scheduler == "pbt":
+        return f"pbt replaces the worst quarter of each model x loss every {search.min_epochs} epochs"
     return f"{search.scheduler} lets one in {search.reduction} go on from epoch {search.min_epochs}"

@@ -1,0 +1,47 @@
+"""Small grids on coloured noise, trained for real, and what they leave."""
+
+import csv
+import json
+
+import mlflow
+import numpy as np
+from shard_files import write_split
+
+from segline.classes import LabelClass
+from segline.data.shards import Description
+from segline.outputs import write_json
+from segline.params import load
+from segline.stages.train import run
+
+TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
+
+
+def write_noise(folder):
+    """Shards of coloured noise in two classes, and the folder of an edge network that no loss asked for."""
+    (folder / "edges").mkdir()
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+        write_split(folder / "label" / split, images, (images[..., 0] > 127).astype(np.uint8), size=5)
+    classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
+    described = Description(classes, 0, 32, "c", "here", "s", "", {}, False)
+    write_json(folder / "label" / "dataset.json", described.to_dict())
+    return folder / "label"
+
+
+def train(labelled, tracking_uri, **settings):
+    params = load(json.dumps({"name": "tiny", "train": TINY | settings}))
+    out = labelled.parent / "out"
+    run(params, labelled=labelled, edged=labelled.parent / "edges", tracking_uri=tracking_uri, out=out)
+    return out
+
+
+def board(out):
+    with (out / "leaderboard.csv").open() as stream:
+        return {row["trial"]: row for row in csv.DictReader(stream)}
+
+
+def runs(tracking_uri):
+    client = mlflow.MlflowClient(tracking_uri)
+    found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    return {run.info.run_name: run for run in found}

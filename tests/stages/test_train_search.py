@@ -1,0 +1,123 @@
+"""How a grid is searched: by halving, by population-based training, and with Optuna; every trial is really trained."""
+
+import json
+import shutil
+import sys
+from itertools import count
+
+import pytest
+from grids import board, runs, train
+
+from segline.errors import StageError
+from segline.spaces import Space
+from segline.training.history import read_history
+from segline.training.proposals import propose
+
+
+def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(labelled, tracking_uri):
+    search = {"spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]}, "samples": 3, "min_epochs": 1, "reduction": 3}
+    out = train(labelled, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
+    found = board(out)
+    epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
+    [best] = [name for name in found if name.endswith("-seed8")]
+    base = best.removesuffix("-seed8")
+    ended = [value for name, value in epochs.items() if not name.startswith(base)]
+    assert ended == [("eliminated", "1"), ("eliminated", "1")]
+    assert {name: epochs[name] for name in (base, f"{base}-seed8", f"{base}-seed9")} == dict.fromkeys(
+        (base, f"{base}-seed8", f"{base}-seed9"), ("finished", "4")
+    )
+    assert sorted(path.name for path in out.iterdir() if (path / "model.json").is_file()) == sorted(
+        (base, f"{base}-seed8", f"{base}-seed9")
+    )
+    assert not list(out.rglob("last.pt"))
+    assert {run.info.status for run in runs(tracking_uri).values()} == {"FINISHED"}
+    for name in ("leaderboard.png", "curves.png"):
+        assert (out / name).stat().st_size > 10_000
+
+
+POPULATION = {
+    "epochs": 6,
+    "ema": 0.9,
+    "search": {
+        "spaces": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}, "weight_decay": [0.0, 0.01, 0.1]},
+        "samples": 4,
+        "scheduler": "pbt",
+        "min_epochs": 2,
+    },
+}
+
+
+def check_heirs(out, tracking_uri):
+    found = board(out)
+    assert sorted(row["epochs"] for row in found.values()) == ["2", "4", "6", "6", "6", "6"]
+    assert {row["status"] for row in found.values() if row["epochs"] != "6"} == {"eliminated"}
+    heirs = [name for name in found if "-heir" in name]
+    assert sorted(name[-1] for name in heirs) == ["1", "2"]
+    for heir in heirs:
+        told = json.loads((out / heir / "trial.json").read_text())
+        rung = 2 * int(heir[-1])
+        assert read_history(out / heir)[:rung] == read_history(out / told["parent"])[:rung]
+        assert told["learning_rate"] == pytest.approx(float(found[heir]["learning_rate"]), rel=1e-5)
+        assert runs(tracking_uri)[heir].data.params["parent"] == told["parent"]
+    assert {run.info.status for run in runs(tracking_uri).values()} == {"FINISHED"}
+    assert not list(out.rglob("last.pt"))
+    assert not (out / "heirs").exists()
+
+
+def weights_of(out):
+    return {path.parent.name: path.read_bytes() for path in out.rglob("weights.safetensors")}
+
+
+def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
+    labelled, tracking_uri, monkeypatch, tmp_path, bucket
+):
+    out = train(labelled, tracking_uri, **POPULATION)
+    check_heirs(out, tracking_uri)
+    undisturbed = weights_of(out)
+    shutil.rmtree(out)
+    settings = POPULATION | {"checkpoints": f"s3://{bucket({})}/run"}
+    copy, copies = shutil.copyfile, count()
+
+    def cut(source, target):
+        copy(source, target)
+        if next(copies) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(shutil, "copyfile", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(labelled, tracking_uri, **settings)
+    # The machine loses its disk as well, and goes on from the bucket.
+    shutil.rmtree(tmp_path / "out.partial")
+    assert weights_of(train(labelled, tracking_uri, **settings)) == undisturbed
+
+
+OPTUNA = {
+    "epochs": 2,
+    "search": {
+        "spaces": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}},
+        "samples": 5,
+        "searcher": "optuna",
+        "at_once": 2,
+    },
+}
+
+
+def test_optuna_draws_by_the_results(labelled, tracking_uri):
+    found = board(train(labelled, tracking_uri, **OPTUNA))
+    assert set(found) == {f"unet-dice-draw{number}" for number in range(1, 6)}
+    drawn = {name: {"learning_rate": float(row["learning_rate"])} for name, row in found.items()}
+    first = [
+        (drawn[f"unet-dice-draw{number}"], float(found[f"unet-dice-draw{number}"]["val_miou"])) for number in (1, 2)
+    ]
+    spaces = {"learning_rate": Space(low=1e-5, high=1e-1, log=True)}
+    [third, fourth] = propose(spaces, first, "7/unet-dice/2", 2)
+    assert drawn["unet-dice-draw3"]["learning_rate"] == pytest.approx(third["learning_rate"], rel=1e-4)
+    assert drawn["unet-dice-draw4"]["learning_rate"] == pytest.approx(fourth["learning_rate"], rel=1e-4)
+
+
+def test_without_optuna_nothing_is_trained(labelled, tracking_uri, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(StageError, match=r"Optuna is not installed; install segline\[optuna\], or say"):
+        train(labelled, tracking_uri, **OPTUNA)
+    assert not (labelled.parent / "out.partial").exists()

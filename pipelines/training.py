@@ -42,8 +42,11 @@ class Site:
         registry: of the images, with their common path.
         tag: of the images; never ``latest``, for the cache takes equal names for equal images.
         gpus: of training in its own container.
-        cpus: of training.
+        cpus: of training, and no more: as many trials as there are run at once.
         memory: of training, such as ``32G``.
+        stage_cpus: of edges, evaluate, ensemble and promote, each.
+        stage_memory: of each of these.
+        scratch: the most that a pod may write to /tmp.
         rayjob: train on a Ray cluster that is made for it, in place of the stage's own container.
         retries: of a stage that fails; each waits twice as long as the one before.
     """
@@ -53,19 +56,27 @@ class Site:
     gpus: int = 1
     cpus: str = "8"
     memory: str = "32G"
+    stage_cpus: str = "4"
+    stage_memory: str = "16G"
+    scratch: str = "50Gi"
     rayjob: bool = False
     retries: int = 3
 
     def __post_init__(self) -> None:
+        cores = (r"[0-9]*\.?[0-9]+m?", "cores, such as 4 or 500m")
+        size = (r"[0-9]+(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?", "bytes, such as 32G")
         checks = {
             "registry": (r"[a-z0-9][a-z0-9._:/-]*", "a registry with a path, such as registry.example.org/segline"),
             "tag": (r"(?!latest$)[A-Za-z0-9_][A-Za-z0-9._-]*", "a tag other than latest"),
-            "cpus": (r"[0-9]*\.?[0-9]+m?", "cores, such as 8"),
-            "memory": (r"[0-9]+(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?", "bytes, such as 32G"),
+            "cpus": (r"[1-9][0-9]*", "whole cores, such as 8"),
+            "memory": size,
+            "stage_cpus": cores,
+            "stage_memory": size,
+            "scratch": size,
             "gpus": (r"[0-9]+", "a whole number from 0 on"),
         }
         faults = [
-            f"--{name} {getattr(self, name)!r}: expected {expected}"
+            f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {expected}"
             for name, (pattern, expected) in checks.items()
             if not re.fullmatch(pattern, str(getattr(self, name)))
         ]
@@ -166,7 +177,7 @@ def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
     kubernetes.set_timeout(task, LIMIT_S.get(stage, OTHERS_LIMIT_S))
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "segline")
-    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")
+    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=site.scratch)
     _set_environment(task)
     _set_resources(task, site)
     return task
@@ -185,6 +196,8 @@ def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
     """What the task asks of its node; training on a Ray cluster only waits here."""
     if task.name == "train" and not site.rayjob:
         _request(task, site.cpus, site.memory)
+        # Without a limit Ray takes all cores of the node for its own, and begins a trial on each.
+        task.set_cpu_limit(site.cpus)
         # What workers share goes through /dev/shm, of which a container has 64 MB.
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
         if site.gpus:
@@ -194,7 +207,7 @@ def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
     elif task.name in (*DATA_STAGES, "outcome", "train"):
         _request(task, "1", "4G")
     else:
-        _request(task, "4", "16G")
+        _request(task, site.stage_cpus, site.stage_memory)
     if task.name == "train" and site.rayjob:
         kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB)
         task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB}/rayjob.yaml")

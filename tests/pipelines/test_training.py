@@ -13,6 +13,7 @@ pytest.importorskip("kfp")
 
 from pipelines.training import Site, compile_to
 from segline import cli
+from segline.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline.yaml"
@@ -192,6 +193,40 @@ def test_training_takes_its_gpus_with_shared_memory_and_toleration():
     assert {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shm"} in asked[
         "emptyDirMounts"
     ]
+
+
+def test_training_has_as_many_cores_as_it_asks_for():
+    """Ray looks at the limit; without one it begins a trial on each core of the node."""
+    room = container("train", compiled(cpus="6")[0])["resources"]
+    assert room["resourceCpuRequest"] == room["resourceCpuLimit"] == "6"
+
+
+@pytest.mark.parametrize("stage", ["edges", "evaluate", "ensemble", "promote"])
+def test_the_stages_with_torch_ask_for_what_the_site_gives_them(stage):
+    room = container(stage, compiled(stage_cpus="2", stage_memory="6G")[0])["resources"]
+    assert room["resourceCpuRequest"] == "2"
+    assert room["resourceMemoryRequest"] == room["resourceMemoryLimit"] == "6G"
+
+
+@STAGE
+def test_no_stage_fills_its_nodes_disk_by_way_of_tmp(stage):
+    (tmp,) = [entry for entry in kubernetes(stage, scratch="3Gi")["emptyDirMounts"] if entry["mountPath"] == "/tmp"]
+    assert tmp["sizeLimit"] == "3Gi"
+
+
+@pytest.mark.parametrize(
+    ("site", "fault"),
+    [
+        ({"stage_cpus": "many"}, "--stage-cpus 'many': expected cores, such as 4 or 500m"),
+        ({"stage_memory": "6 G"}, "--stage-memory '6 G': expected bytes, such as 32G"),
+        ({"scratch": "-1"}, "--scratch '-1': expected bytes, such as 32G"),
+        ({"cpus": "500m"}, "--cpus '500m': expected whole cores, such as 8"),
+    ],
+)
+def test_a_wrong_amount_is_told(site, fault):
+    with pytest.raises(ParamsError) as info:
+        Site(**site)
+    assert info.value.faults == [fault]
 
 
 def test_training_without_a_gpu_asks_for_none():

@@ -16,12 +16,23 @@ from segline.errors import ParamsError, SeglineError
 
 SECTIONS = tuple(field.name for field in fields(params.Params) if field.name not in ("name", "seed"))
 DEFAULT = Site()
+OF_TRAINING = {"gpus": "of training", "cpus": "of training", "memory": "of training"}
+ROOM = {
+    **OF_TRAINING,
+    "stage_cpus": "of edges, evaluate, ensemble and promote, each",
+    "stage_memory": "of each of these",
+    "scratch": "the most that a stage may write to /tmp",
+}
+"""What a pod has on a cluster; a container of this machine has what there is."""
+LOCALLY = ("folder", "network")
+ON_KUBEFLOW = ("namespace", "name", "service_account", "no_cache", "wait", "rayjob", *ROOM)
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = _parser().parse_args(words)
     try:
+        _check_words(arguments)
         arguments.run(arguments)
     except SeglineError as error:
         print(f"pipelines {arguments.command}: {error}", file=sys.stderr)
@@ -32,6 +43,35 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
+def _check_words(arguments: argparse.Namespace) -> None:
+    """Refuse words that mean nothing beside others, and a cluster that is not told where its images are.
+
+    Raises:
+        ParamsError: with every such word.
+    """
+    running = arguments.command == "run"
+    faults = []
+    if running and arguments.local:
+        faults += _idle(arguments, ON_KUBEFLOW, "--local", "or say --endpoint URL instead")
+    elif running:
+        faults += _idle(arguments, LOCALLY, "--endpoint", "or say --local instead")
+        if not arguments.registry:
+            faults.append(
+                "--registry: got none, expected where the nodes have the images from, such as "
+                "registry.example.org/segline"
+            )
+    if "rayjob" in arguments and arguments.rayjob:
+        faults += _idle(arguments, tuple(OF_TRAINING), "--rayjob", "the template rayjob.yaml has the size of a worker")
+    if faults:
+        raise ParamsError("the command line", faults)
+
+
+def _idle(arguments: argparse.Namespace, names: tuple[str, ...], beside: str, hint: str) -> list[str]:
+    """Those of the words that were given."""
+    given = [name for name in names if getattr(arguments, name) != arguments.default(name)]
+    return [f"--{name.replace('_', '-')}: means nothing with {beside}; leave it out, {hint}" for name in given]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__.split(": ", 1)[1].rstrip())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
@@ -39,46 +79,58 @@ def _parser() -> argparse.ArgumentParser:
     compiling.add_argument(
         "--out", type=Path, default=Path("segline.yaml"), metavar="FILE", help="(default: %(default)s)"
     )
-    _add_site(compiling)
     running = _command(commands, "run", "run it once, in local containers or on Kubeflow", _run)
     where = running.add_mutually_exclusive_group(required=True)
     where.add_argument("--local", action="store_true", help="in containers of this machine")
     where.add_argument("--endpoint", metavar="URL", help="of Kubeflow Pipelines")
-    running.add_argument(
-        "--folder", type=Path, default=Path("data/kubeflow"), help="of a local run (default: %(default)s)"
-    )
-    running.add_argument("--network", default="none", help="of local containers: none, host, a name (default: none)")
-    running.add_argument("--no-cache", action="store_true", help="run every stage on Kubeflow, also those it knows")
-    running.add_argument("--wait", action="store_true", help="until the run on Kubeflow is over")
+    here = running.add_argument_group("with --local")
+    here.add_argument("--folder", type=Path, default=Path("data/kubeflow"), help="of the run (default: %(default)s)")
+    here.add_argument("--network", default="none", help="of the containers: none, host, a name (default: none)")
+    there = running.add_argument_group("with --endpoint")
+    there.add_argument("--no-cache", action="store_true", help="run every stage, also those that Kubeflow knows")
+    there.add_argument("--wait", action="store_true", help="until the run is over")
     scheduling = _command(commands, "schedule", "run it on Kubeflow again and again", _schedule)
     scheduling.add_argument("--cron", required=True, help='six fields, such as "0 0 3 * * 1": Mondays at three')
     unscheduling = _command(commands, "unschedule", "end a schedule", _unschedule)
     listing = _command(commands, "list", "schedules and last runs", _list)
     for remote in (scheduling, unscheduling, listing):
         remote.add_argument("--endpoint", metavar="URL", required=True, help="of Kubeflow Pipelines")
-    for remote in (running, scheduling, unscheduling, listing):
-        remote.add_argument("--namespace", default="segline", help="of Kubeflow's users (default: %(default)s)")
-        remote.add_argument("--name", default="segline", help="of the run or schedule (default: %(default)s)")
-    for starting in (running, scheduling):
-        _add_parameters(starting)
-        _add_site(starting)
+    for calling in (there, scheduling, unscheduling, listing):
+        calling.add_argument("--namespace", default="segline", help="of Kubeflow's users (default: %(default)s)")
+    for named, what in ((there, "run"), (scheduling, "schedule"), (unscheduling, "schedule")):
+        named.add_argument("--name", default="segline", help=f"of the {what} (default: %(default)s)")
+    for starting in (there, scheduling):
         starting.add_argument("--service-account", default="segline-pipeline", help="(default: %(default)s)")
+    for parametrized in (running, scheduling):
+        _add_parameters(parametrized)
+    _add_images(compiling, default=DEFAULT.registry)
+    _add_images(running, help="of the images; must be given with --endpoint (default with --local: segline)")
+    _add_images(scheduling, required=True)
+    for placed in (compiling, there, scheduling):
+        _add_room(placed)
     return parser
 
 
 def _command(commands: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=f"{about.capitalize()}.")
-    parser.set_defaults(run=run)
+    # Abbreviated, --name would be --namespace where there is no name.
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(run=run, default=parser.get_default)
     return parser
 
 
-def _add_site(parser: argparse.ArgumentParser) -> None:
-    """What is compiled into the pipeline."""
-    parser.add_argument("--registry", default=DEFAULT.registry, help="of the images (default: %(default)s)")
+def _add_images(parser: argparse.ArgumentParser, **registry: Any) -> None:
+    parser.add_argument("--registry", **{"help": "of the images, with their common path", **registry})
     parser.add_argument("--tag", default=DEFAULT.tag, help="of the images (default: %(default)s)")
-    parser.add_argument("--gpus", type=int, default=DEFAULT.gpus, help="of training (default: %(default)s)")
-    parser.add_argument("--cpus", default=DEFAULT.cpus, help="of training (default: %(default)s)")
-    parser.add_argument("--memory", default=DEFAULT.memory, help="of training (default: %(default)s)")
+
+
+def _add_room(parser: argparse._ActionsContainer) -> None:
+    """What each pod asks for; None for what was not said, so that it can be told from the default."""
+    for name, about in ROOM.items():
+        default = getattr(DEFAULT, name)
+        word = f"--{name.replace('_', '-')}"
+        parser.add_argument(word, type=type(default), help=f"{about} (default: {default})")
     parser.add_argument("--rayjob", action="store_true", help="train on a Ray cluster that is made for it")
 
 
@@ -92,8 +144,8 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
 
 
 def _site(arguments: argparse.Namespace, **changes: Any) -> Site:
-    chosen = {field.name: getattr(arguments, field.name) for field in fields(Site) if field.name in arguments}
-    return Site(**{**chosen, **changes})
+    chosen = {field.name: getattr(arguments, field.name, None) for field in fields(Site)}
+    return Site(**{name: value for name, value in (chosen | changes).items() if value is not None})
 
 
 def pipeline_arguments(file: str, overrides: list[str], *, exclusions: str, promotion: bool) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Service:
     experiment when none is named, and the experiment whatever is named.
 
     Args:
-        endpoint: its address; without one ``KF_PIPELINES_ENDPOINT``.
+        endpoint: its address.
         namespace: of the user; read only where Kubeflow has several users.
         token_file: a file that holds the bearer token, read again for every request, as a pod's token changes;
             without one the file that ``KF_PIPELINES_SA_TOKEN_PATH`` names, if it names one.
@@ -102,12 +102,11 @@ class Service:
         ServiceError: it does not answer, or what answers is not Kubeflow Pipelines.
     """
 
-    def __init__(self, endpoint: str | None, namespace: str | None = None, token_file: Path | None = None) -> None:
-        self.endpoint = (endpoint or os.environ.get("KF_PIPELINES_ENDPOINT", "")).rstrip("/")
+    def __init__(self, endpoint: str, namespace: str | None = None, token_file: Path | None = None) -> None:
+        self.endpoint = endpoint.rstrip("/")
         if not re.match(r"https?://[^/]", self.endpoint):
             raise ServiceError(
-                f"the endpoint of Kubeflow Pipelines is {self.endpoint!r}, expected http://host:port or https://host; "
-                "give --endpoint or set KF_PIPELINES_ENDPOINT"
+                f"--endpoint is {endpoint!r}, expected the address of Kubeflow Pipelines, http://host:port or https://host"
             )
         self._pages_at = os.environ.get("KF_PIPELINES_UI_ENDPOINT", self.endpoint).rstrip("/")
         self._client = _connect(self.endpoint, token_file)

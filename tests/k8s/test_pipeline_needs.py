@@ -4,14 +4,20 @@ from functools import cache
 
 import pytest
 import yaml
-from manifests import OVERLAYS, build, example_secrets, find, over_quota
+from documented import commands
+from manifests import OVERLAYS, amount, build, example_secrets, find, over_quota
 
 pytest.importorskip("kfp")
 
+from pipelines import __main__ as program
 from pipelines.training import Site, compile_to
 
-# As docs/kubernetes.md starts it there.
-SITES = {"gpu": Site(rayjob=True), "dev": Site(gpus=0, cpus="2", memory="6G")}
+# As docs/kubernetes.md starts it there: first in production, then in the small cluster.
+RUNS = [words for words in commands("docs/kubernetes.md", "python -m pipelines") if {"run", "--endpoint"} <= {*words}]
+SITES = {
+    overlay: program._site(program._parser().parse_args(words))
+    for overlay, words in zip(("gpu", "dev"), RUNS, strict=True)
+}
 OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
@@ -58,11 +64,20 @@ def test_the_template_is_where_train_looks_for_it(compiled):
 
 @OVERLAY
 def test_the_quota_has_room_for_every_task(compiled, overlay):
+    """With the executor beside it, whose requests are the default."""
     objects = build(overlay)
+    (limits,) = find(objects, "LimitRange", "segline")["spec"]["limits"]
     for name, (container, _) in compiled(overlay).items():
         resources = container["resources"]
         asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
+        asked = {what: amount(value) + amount(limits["defaultRequest"][what]) for what, value in asked.items()}
         assert over_quota(objects, asked) == [], name
+
+
+def test_no_task_of_the_small_cluster_asks_for_more_than_is_said(compiled):
+    asked = [container["resources"] for container, _ in compiled("dev").values()]
+    assert max(amount(entry["resourceCpuRequest"]) for entry in asked) == 2
+    assert max(amount(entry["resourceMemoryRequest"]) for entry in asked) == amount("6G")
 
 
 @OVERLAY

@@ -123,16 +123,15 @@ def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
     assert "timed out" in message(info)
 
 
-@pytest.mark.parametrize("endpoint", ["", None, "localhost:8080", "ftp://kubeflow", "https://"])
+@pytest.mark.parametrize("endpoint", ["", "localhost:8080", "ftp://kubeflow", "https://"])
 def test_an_endpoint_that_is_none_is_told(endpoint):
     with pytest.raises(ServiceError) as info:
         Service(endpoint, "team")
     assert "http://host:port" in message(info)
 
 
-def test_the_endpoint_may_come_from_the_environment(server, monkeypatch):
-    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.address + "/")
-    assert Service(None, "team").endpoint == server.address
+def test_a_slash_at_the_end_of_the_address_does_not_matter(server):
+    assert Service(server.address + "/", "team").endpoint == server.address
 
 
 def test_a_page_to_log_in_is_no_kubeflow(server):

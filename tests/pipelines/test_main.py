@@ -1,0 +1,113 @@
+"""``python -m pipelines``: which words it takes, and which it refuses before anything is done."""
+
+import re
+
+import pytest
+
+pytest.importorskip("kfp")
+
+from documented import ROOT, commands
+
+from pipelines import __main__ as program
+from pipelines.training import Site
+
+ENDPOINT = "--endpoint http://localhost:1"
+LOCAL_ONLY = ("--folder elsewhere", "--network host")
+CLUSTER_ONLY = (
+    "--wait",
+    "--no-cache",
+    "--rayjob",
+    "--name other",
+    "--namespace other",
+    "--service-account other",
+    "--gpus 1",
+    "--cpus 8",
+    "--memory 32G",
+    "--stage-cpus 4",
+    "--stage-memory 16G",
+    "--scratch 50Gi",
+)
+DOCUMENTED = [words for file in ("README.md", "docs/kubernetes.md") for words in commands(file, "python -m pipelines")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_begun(monkeypatch):
+    for name in ("compile_to", "_service", "_run_locally"):
+        monkeypatch.setattr(program, name, lambda *_: pytest.fail("it began"))
+
+
+def refused(words, capsys):
+    """The faults that it tells, one a line."""
+    assert program.main(words.split()) == 2
+    heading, *faults = capsys.readouterr().err.splitlines()
+    assert heading.endswith("nothing was run")
+    return [fault.strip() for fault in faults]
+
+
+@pytest.mark.parametrize("words", CLUSTER_ONLY)
+def test_what_only_kubeflow_has_is_refused_of_a_local_run(words, capsys):
+    name = words.split()[0]
+    assert refused(f"run --local {words}", capsys) == [
+        f"{name}: means nothing with --local; leave it out, or say --endpoint URL instead"
+    ]
+
+
+@pytest.mark.parametrize("words", LOCAL_ONLY)
+def test_what_only_a_local_run_has_is_refused_on_kubeflow(words, capsys):
+    name = words.split()[0]
+    assert refused(f"run {ENDPOINT} --registry r {words}", capsys) == [
+        f"{name}: means nothing with --endpoint; leave it out, or say --local instead"
+    ]
+
+
+def test_every_word_of_run_is_for_one_place_or_for_both():
+    taken = set(vars(program._parser().parse_args(["run", "--local"])))
+    for_both = {"params", "overrides", "exclusions", "no_promotion", "registry", "tag"}
+    own = {"command", "run", "default", "local", "endpoint"}
+    assert taken - own == for_both | set(program.LOCALLY) | set(program.ON_KUBEFLOW)
+    assert len(program.LOCALLY) == len(LOCAL_ONLY)
+    assert len(program.ON_KUBEFLOW) == len(CLUSTER_ONLY)
+
+
+def test_every_word_of_run_is_documented():
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    for name in vars(program._parser().parse_args(["run", "--local"])).keys() - {"command", "run", "default"}:
+        word = "--set" if name == "overrides" else f"--{name.replace('_', '-')}"
+        assert re.search(rf"{word}\b", page), word
+
+
+@pytest.mark.parametrize(
+    "start", ["compile", f"run {ENDPOINT} --registry r", f"schedule {ENDPOINT} --registry r --cron x"]
+)
+def test_the_room_of_training_is_refused_where_a_ray_cluster_trains(start, capsys):
+    found = refused(f"{start} --rayjob --gpus 1 --cpus 8 --memory 32G", capsys)
+    assert [fault.partition(":")[0] for fault in found] == ["--gpus", "--cpus", "--memory"]
+
+
+def test_a_cluster_is_told_where_its_images_are(capsys):
+    (fault,) = refused(f"run {ENDPOINT}", capsys)
+    assert fault.startswith("--registry: got none, expected")
+    with pytest.raises(SystemExit, match="2"):
+        program.main(f"schedule {ENDPOINT} --cron x".split())
+    assert "required: --registry" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["run --local", "compile"])
+def test_elsewhere_they_have_the_names_that_make_images_gives(words):
+    assert program._site(program._parser().parse_args(words.split())) == Site()
+
+
+def test_a_word_is_not_taken_for_a_longer_one(capsys):
+    """For list, which has no --name, it would be --namespace."""
+    with pytest.raises(SystemExit, match="2"):
+        program.main(f"list {ENDPOINT} --name other".split())
+    assert "unrecognized arguments: --name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", DOCUMENTED, ids=" ".join)
+def test_a_documented_command_is_taken(words):
+    arguments = program._parser().parse_args(words)
+    program._check_words(arguments)
+    if arguments.command in ("run", "schedule"):
+        program._site(arguments)
+        program._arguments(arguments)

@@ -81,6 +81,14 @@ def test_no_task_of_the_small_cluster_asks_for_more_than_is_said(compiled):
 
 
 @OVERLAY
+def test_disk_is_asked_for_and_limited(overlay):
+    """By the namespace, since Kubeflow cannot; and /tmp may get as full as the pipeline says."""
+    (limits,) = find(build(overlay), "LimitRange", "segline")["spec"]["limits"]
+    assert amount(limits["defaultRequest"]["ephemeral-storage"]) > 0
+    assert amount(limits["default"]["ephemeral-storage"]) >= amount(Site().scratch)
+
+
+@OVERLAY
 def test_no_default_limit_is_below_a_request(compiled, overlay):
     """Kubernetes gives it to a container without a limit, and then refuses the container."""
     (limits,) = find(build(overlay), "LimitRange", "segline")["spec"]["limits"]

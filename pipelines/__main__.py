@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipelines.cron import check_cron
 from pipelines.training import Site, compile_to
 from segline import params
 from segline.errors import ParamsError, SeglineError
@@ -48,6 +49,7 @@ def _check_words(arguments: argparse.Namespace) -> None:
 
     Raises:
         ParamsError: with every such word.
+        CronError: the cron text is wrong.
     """
     running = arguments.command == "run"
     faults = []
@@ -64,6 +66,8 @@ def _check_words(arguments: argparse.Namespace) -> None:
         faults += _idle(arguments, tuple(OF_TRAINING), "--rayjob", "the template rayjob.yaml has the size of a worker")
     if faults:
         raise ParamsError("the command line", faults)
+    if arguments.command == "schedule":
+        check_cron(arguments.cron)
 
 
 def _idle(arguments: argparse.Namespace, names: tuple[str, ...], beside: str, hint: str) -> list[str]:

@@ -92,6 +92,12 @@ def test_a_cluster_is_told_where_its_images_are(capsys):
     assert "required: --registry" in capsys.readouterr().err
 
 
+def test_a_wrong_cron_text_is_told_before_anything_is_asked(capsys):
+    words = f"schedule {ENDPOINT} --registry r --cron"
+    assert program.main([*words.split(), "0 3 * * 1"]) == 2
+    assert "5 fields, expected 6" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", ["run --local", "compile"])
 def test_elsewhere_they_have_the_names_that_make_images_gives(words):
     assert program._site(program._parser().parse_args(words.split())) == Site()
@@ -105,7 +111,8 @@ def test_a_word_is_not_taken_for_a_longer_one(capsys):
 
 
 @pytest.mark.parametrize("words", DOCUMENTED, ids=" ".join)
-def test_a_documented_command_is_taken(words):
+def test_a_documented_command_is_taken(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
     arguments = program._parser().parse_args(words)
     program._check_words(arguments)
     if arguments.command in ("run", "schedule"):

@@ -13,7 +13,6 @@ from kfp.local import docker_task_handler
 from pipelines.training import USER, Site, compile_to
 from segline.errors import SeglineError
 
-FOLDER = Path("data/kubeflow")
 DATABASE = "mlflow.db"
 SHARED_MEMORY = "2g"
 SPACE = "size=4g,mode=1777"

@@ -14,7 +14,7 @@ from segline.errors import ParamsError
 NAME = "segline"
 HOUR = 3600
 LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
-"""How long an attempt at a stage may take; the others ``OTHERS_LIMIT_S``."""
+"""How long the first attempt at a stage may take; the others ``OTHERS_LIMIT_S``. With retries it is twice as long."""
 OTHERS_LIMIT_S = 6 * HOUR
 DATA_STAGES = ("ingest", "validate", "label")
 CACHED = ("edges", "train", "evaluate", "ensemble")
@@ -170,11 +170,14 @@ def _runner(stage: str, site: Site) -> Callable[..., dsl.PipelineTask]:
 def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
     """A task with its image, its room, its patience, and what it may know of the cluster."""
     stage = task.name
+    limit = LIMIT_S.get(stage, OTHERS_LIMIT_S)
     task.set_container_image(site.image("data" if stage in DATA_STAGES else "train"))
     task.set_caching_options(stage in CACHED)
     if site.retries and stage != "outcome":
-        task.set_retry(num_retries=site.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
-    kubernetes.set_timeout(task, LIMIT_S.get(stage, OTHERS_LIMIT_S))
+        # The largest duration is not that of a pause: Argo counts it from the beginning of the first attempt, begins no
+        # other one after it, and ends the one that runs.
+        task.set_retry(site.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{2 * limit}s")
+    kubernetes.set_timeout(task, limit)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "segline")
     kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=site.scratch)

@@ -170,7 +170,10 @@ def test_a_stage_is_tried_again_with_growing_pauses_and_ends(stage):
     policy = line(compiled()[0])[stage]["retryPolicy"]
     assert policy["maxRetryCount"] == 3
     assert policy["backoffFactor"] == 2
-    assert int(kubernetes(stage)["activeDeadlineSeconds"]) > 0
+    limit = int(kubernetes(stage)["activeDeadlineSeconds"])
+    assert limit > 0
+    # From the beginning of the first attempt: as much is left to the others when that one took all it may.
+    assert policy["backoffMaxDuration"] == f"{2 * limit}s"
 
 
 @STAGE

@@ -29,6 +29,7 @@ CLASSES = 3
 STILL = Augment(flip=0.0, scale=0.0, shift=0.0, rotate=0.0, colour=0.0)
 MOVING = Augment(colour=0.0)
 SETTINGS = Train(epochs=4, batch_size=4, learning_rate=3e-3)
+CPU = torch.device("cpu")
 
 
 def write_crops(folder, crops, seed):
@@ -62,7 +63,7 @@ def splits(tmp_path_factory):
     return Split(folder / "train"), Split(folder / "val")
 
 
-def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=None, edge_network=None):
+def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=None, edge_network=None, device=CPU):
     torch.manual_seed(seed)
     return Run(
         model=model or MODELS["unet"](CLASSES, width=4, depth=2),
@@ -72,7 +73,7 @@ def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=No
         classes=CLASSES,
         settings=settings,
         seed=seed,
-        device=torch.device("cpu"),
+        device=device,
     )
 
 

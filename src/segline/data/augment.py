@@ -25,12 +25,17 @@ YIQ = ((0.30, 0.59, 0.11), (0.599, -0.2773, -0.3217), (0.213, -0.5251, 0.3121))
 
 def to_unit(images: NDArray[np.uint8], device: torch.device) -> Float[Tensor, "b 3 h w"]:
     """Images (b, h, w, 3) in 0 to 255 to floats in 0 to 1, channels last in memory."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
+    return to_device(torch.from_numpy(images), device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on a GPU that does not wait for what the GPU is doing; on a CPU the same values."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def normalise(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Subtract ImageNet's mean and divide by its standard deviation, per channel."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (to_device(torch.tensor(values).view(3, 1, 1), images.device) for values in (MEAN, STD))
     return (images - mean).div_(std)
 
 
@@ -59,7 +64,7 @@ class Amounts:
 
     def to(self, device: torch.device) -> "Amounts":
         """The same amounts on a device."""
-        return self._each(lambda amounts: amounts.to(device))
+        return self._each(lambda amounts: to_device(amounts, device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Amounts":
         parts: dict[str, Any] = {name: None if part is None else change(part) for name, part in vars(self).items()}
@@ -160,7 +165,7 @@ def _places(
 
     What its column adds and what its row adds are summed; ``F.affine_grid`` multiplies matrices, many times as slow.
     """
-    halves = torch.tensor([[width / 2], [height / 2]], device=transform.device)
+    halves = to_device(torch.tensor([[width / 2], [height / 2]]), transform.device)
     from_columns, from_rows, shift = transform.unsqueeze(2).unbind(3)
     by_column = from_columns * _off_middle(width, transform.device) / halves + shift
     by_row = from_rows * _off_middle(height, transform.device) / halves

@@ -40,6 +40,7 @@ CODE = (
     "training.engine",
     "training.grid",
     "training.proposals",
+    "training.repeatable",
     "training.schedules",
     "training.workers",
     "inference.bundle",

@@ -27,6 +27,7 @@ from segline.training.history import HISTORY, TRIAL, write_history, write_params
 from segline.training.memory import keep_freed_memory
 from segline.training.mirror import STOP
 from segline.training.plan import Cost
+from segline.training.repeatable import make_repeatable
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """What PyTorch's allocators say, of a CPU and of a GPU."""
@@ -51,8 +52,7 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
 def _train(trial: Trial, hears_stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     settings = trial.cell.settings
     torch.set_num_threads(settings.cpus_per_worker)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(trial.cell.seed)
+    make_repeatable(trial.cell.seed)
     keep_freed_memory()
     description = read_description(trial.labelled)
     history: list[dict[str, float]] = []
@@ -98,6 +98,7 @@ def measure_cost(trial: Trial) -> Cost:
     """What a trial costs, from a few steps on real crops after one to warm up."""
     trial.origins.bring()
     torch.set_num_threads(trial.cell.settings.cpus_per_worker)
+    make_repeatable(trial.cell.seed)
     keep_freed_memory()
     with _named(trial), _in_memory(trial.cell.settings):
         run = _engine_run(trial, read_description(trial.labelled))

@@ -16,6 +16,7 @@ from segline.losses.edge_network import EdgeNetwork
 from segline.losses.masking import mean_over_valid, one_hot
 from segline.outputs import write_file
 from segline.params import Edges
+from segline.training.repeatable import make_repeatable
 
 STEPS_BETWEEN_LOOKS = 50
 
@@ -40,8 +41,7 @@ def train_edges(
         of the edges ``precision``, ``recall`` and ``f1``.
     """
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(seed)
+    make_repeatable(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = EdgeNetwork(classes).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from segline.data.augment import augment, draw, normalise, to_unit
+from segline.data.augment import augment, draw, normalise, to_device, to_unit
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
 from segline.losses import WeightedSum
@@ -280,7 +280,7 @@ def _read(run: Run, chosen: NDArray[np.integer], of: int) -> Batch:
     return Batch(
         positions=positions,
         images=to_unit(images, run.device),
-        labels=_to(run.device, labels),
+        labels=to_device(torch.from_numpy(labels), run.device),
         distances=_distances(run, run.train, positions),
         rows=rows,
         of=len(chosen),
@@ -289,16 +289,10 @@ def _read(run: Run, chosen: NDArray[np.integer], of: int) -> Batch:
     )
 
 
-def _to(device: torch.device, values: NDArray[np.generic]) -> Tensor:
-    """A copy on the device that does not wait for what the device is doing."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
 def _distances(run: Run, split: Split, positions: Sequence[int] | NDArray[np.integer]) -> dict[str, Tensor]:
     """The maps that the loss needs, on the training device."""
     maps = split.take_distances(run.loss.distances, positions)
-    return {name: _to(run.device, values) for name, values in maps.items()}
+    return {name: to_device(torch.from_numpy(values), run.device) for name, values in maps.items()}
 
 
 def _step(run: Run, batches: list[Batch], step: int) -> list[Tensor]:
@@ -371,7 +365,7 @@ def _judge(run: Run, positions: range) -> tuple[float, NDArray[np.int64]]:
     """The mean loss of some crops of the validation split, and their confusion matrix."""
     images, labels = run.val.take(positions)
     logits = _forward(run, run.judged, normalise(to_unit(images, run.device)))
-    target: Integer[Tensor, "b h w"] = _to(run.device, labels)
+    target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(labels), run.device)
     loss = float(run.loss(logits, target, _distances(run, run.val, positions)))
     return loss, confusion(labels, logits.argmax(1).cpu().numpy(), run.classes).sum(0)
 

@@ -1,0 +1,77 @@
+"""On a GPU: no operation is refused as not repeatable, the same seed gives the same bits, and so does a resumed run."""
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from test_engine import CLASSES, SETTINGS, edge_network, new_run, same_weights, splits
+
+from segline.losses import LOSSES
+from segline.models import MODELS
+from segline.training.engine import fit
+from segline.training.repeatable import make_repeatable
+
+__all__ = ["edge_network", "splits"]  # fixtures
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = torch.device("cuda", 0)
+TWO_EPOCHS = replace(SETTINGS, epochs=2, ema=0.9, clip=1.0, accumulate=2)
+
+
+@pytest.fixture(autouse=True)
+def repeatable():
+    make_repeatable(7)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def trained(run, folder, epochs=TWO_EPOCHS.epochs):
+    """History and weights after some epochs."""
+    history = list(islice(fit(run, folder), epochs))
+    assert all(weight.device == GPU for weight in run.model.parameters())
+    return history, run.model.state_dict()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("smp/")])
+def test_every_architecture_repeats_itself(splits, tmp_path, name):
+    def train(folder):
+        torch.manual_seed(7)
+        run = new_run(splits, settings=replace(SETTINGS, epochs=1), model=MODELS[name](CLASSES), device=GPU)
+        return trained(run, tmp_path / folder, epochs=1)
+
+    history, weights = train("first")
+    again, same = train("second")
+    assert history == again
+    assert same_weights(weights, same)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_repeats_itself(splits, tmp_path, edge_network, loss):
+    def train(folder):
+        run = new_run(splits, settings=TWO_EPOCHS, loss=loss, edge_network=edge_network, device=GPU)
+        return trained(run, tmp_path / folder)
+
+    history, weights = train("first")
+    again, same = train("second")
+    assert history == again
+    assert same_weights(weights, same)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_resumed_run_ends_with_the_same_bits(splits, tmp_path, precision):
+    settings = replace(TWO_EPOCHS, epochs=4, precision=precision)
+    history, weights = trained(new_run(splits, settings=settings, device=GPU), tmp_path / "whole", epochs=4)
+    trained(new_run(splits, settings=settings, device=GPU), tmp_path / "cut", epochs=2)
+    resumed, same = trained(new_run(splits, settings=settings, device=GPU), tmp_path / "cut", epochs=4)
+    assert resumed == history
+    assert same_weights(weights, same)
+
+
+def test_a_gpu_computes_what_a_cpu_does(splits, tmp_path):
+    settings = replace(SETTINGS, epochs=1, precision="fp32", learning_rate=1e-4)
+    losses = {}
+    for device in (torch.device("cpu"), GPU):
+        (epoch,) = fit(new_run(splits, settings=settings, device=device), tmp_path / device.type)
+        losses[device.type] = epoch.train_loss
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-2)

@@ -21,6 +21,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from segline.params import Edges, Train
 from segline.progress import say
 from segline.training.edges import train_edges
 from segline.training.engine import WEIGHTS, Run, fit
+from segline.training.repeatable import make_repeatable
 
 LOSS_OF = {
     "cross-entropy": ("cross_entropy", {}),
@@ -76,12 +78,13 @@ class Cell:
     seed: int
     model: str
     epochs: int
+    batch: int
     labelled: Path
     folder: Path
 
     @property
     def file(self) -> Path:
-        return self.folder / f"{self.model}-{self.what.replace(' ', '_')}-{self.epochs}-{self.seed}.json"
+        return self.folder / f"{self.model}-{self.what.replace(' ', '_')}-{self.epochs}-{self.batch}-{self.seed}.json"
 
 
 def main() -> None:
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument("--labelled", type=Path, help="shards to use (default: scenes are drawn)")
     parser.add_argument("--model", default="unet", choices=list(MODELS), metavar="NAME")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--workers", type=int, default=2, help="trainings at once (default: 2)")
     arguments = parser.parse_args()
@@ -97,11 +101,12 @@ def main() -> None:
     labelled = arguments.labelled or make_shards(folder, **SCENES)
     learn_edges(labelled, folder)
     cells = [
-        Cell(what, seed, arguments.model, arguments.epochs, labelled, folder)
+        Cell(what, seed, arguments.model, arguments.epochs, arguments.batch, labelled, folder)
         for seed, what in product(arguments.seeds, LOSS_OF)
     ]
     missing = [cell for cell in cells if not cell.file.is_file()]
-    with ProcessPoolExecutor(arguments.workers) as pool:
+    # A forked process cannot use the GPU.
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         for cell in pool.map(train, missing):
             say(f"ablation: {cell.what}, seed {cell.seed}: {json.loads(cell.file.read_text())['mIoU']:.3f}")
     show(cells, labelled)
@@ -120,8 +125,7 @@ def learn_edges(labelled: Path, folder: Path) -> None:
 def train(cell: Cell) -> Cell:
     """Train one cell and write its scores on the test split, by the weights that were best on validation."""
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(cell.seed)
+    make_repeatable(cell.seed)
     description = read_description(cell.labelled)
     task = Task(
         names=tuple(description.names),
@@ -135,7 +139,7 @@ def train(cell: Cell) -> Cell:
         train=open_split(cell.labelled, "train"),
         val=open_split(cell.labelled, "val"),
         classes=len(task.names),
-        settings=Train(epochs=cell.epochs, precision="fp32"),
+        settings=Train(epochs=cell.epochs, batch_size=cell.batch, precision="fp32"),
         seed=cell.seed,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )

@@ -1,29 +1,30 @@
 """Training step and inference of every architecture, and segmentation_models_pytorch's own beside two of them.
 
-    python benchmarks/model_speed.py [--sides 128 384] [--batch 2] [--only NAME ...] [--fp32]
+    python benchmarks/model_speed.py [--sides 128 384] [--batch 2] [--only NAME ...] [--fp32] [--compile]
 
-Each model runs in a process of its own, so that its peak of memory is its own: a training step (forward,
-cross-entropy, backward, AdamW) and inference, channels_last, and in bf16 autocast where the device computes in it,
-unless --fp32. unet_resnet34 and deeplab_v3plus (ResNet-101) alternate with the same architecture of
-segmentation_models_pytorch in one process, and the table gives the ratio of the medians. On a GPU also torch.compile,
-and the share of the device's measured peak of bf16 matrix products. About 20 minutes on 2 cores without GPU, which
-should do nothing else.
+A training step (forward, cross-entropy, backward, AdamW) and inference, channels_last, and in bf16 autocast where the
+device computes in it, unless --fp32. unet_resnet34 and deeplab_v3plus (ResNet-101) alternate with the same architecture
+of segmentation_models_pytorch, and the table gives the ratio of the medians. On a GPU also the share that training has
+of the device's measured peak of bf16 matrix products, three forward passes' operations counted as one step's. With
+--compile these two are measured once more, through torch.compile.
+
+Without a GPU each model runs in a process of its own, so that its peak of memory is its own. About 20 minutes on 2
+cores, which should do nothing else; on a GPU, where --batch 32 fills it, a few seconds a model.
 """
 
 import argparse
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from machine import stamp
+from machine import matrix_peak, stamp
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -33,10 +34,10 @@ from segline.models import MODELS
 from segline.training.engine import computes_bf16
 
 CLASSES = 8
-SECONDS = 4.0
 LEAST_ROUNDS = 3
 BESIDE = {"unet_resnet34": ("unet", "resnet34"), "deeplab_v3plus": ("deeplabv3plus", "resnet101")}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SECONDS = 1.0 if DEVICE.type == "cuda" else 4.0
 OURS = [name for name in MODELS if not name.startswith("smp/")]
 
 
@@ -46,36 +47,28 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="images at once (default: 2)")
     parser.add_argument("--only", nargs="+", default=OURS, help="models (default: all of Segline's own)")
     parser.add_argument("--fp32", action="store_true", help="single precision also where the device computes in bf16")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help="those two compiled as well")
     arguments = parser.parse_args()
-    if arguments.one:
-        print(
-            json.dumps(
-                measure(
-                    arguments.one,
-                    arguments.sides[0],
-                    arguments.batch,
-                    bf16=computes_bf16(DEVICE) and not arguments.fp32,
-                )
-            )
-        )
-        return
-    peak = matrix_peak() if DEVICE.type == "cuda" else 0.0
+    bf16, peak = computes_bf16(DEVICE) and not arguments.fp32, matrix_peak()
     for side in arguments.sides:
-        rows = [(name, in_own_process(name, side, arguments)) for name in arguments.only]
+        rows = [(name, in_own_memory(name, side, arguments.batch, bf16, arguments.compile)) for name in arguments.only]
         show(rows, side, arguments, peak)
     print(f"{stamp()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    if peak:
+        print(f"measured peak of bf16 matrix products: {peak / 1e12:.0f} TFLOP/s")
 
 
-def in_own_process(name: str, side: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    words = [sys.executable, __file__, "--one", name, "--sides", str(side), "--batch", str(arguments.batch)]
-    done = subprocess.run([*words, *(["--fp32"] if arguments.fp32 else [])], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} at {side} px: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def in_own_memory(*what: Any) -> dict[str, Any]:
+    """A measurement whose peak of memory is its own: a GPU forgets the last one's, a process does not."""
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return measure(*what)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measure, *what).result()
 
 
-def measure(name: str, side: int, batch: int, *, bf16: bool) -> dict[str, Any]:
+def measure(name: str, side: int, batch: int, bf16: bool, compiles: bool) -> dict[str, Any]:
     """Seconds of a training step and of inference, peak memory in bytes, and the same of the other library."""
     torch.manual_seed(0)
     images = torch.randn(batch, 3, side, side, device=DEVICE).contiguous(memory_format=torch.channels_last)
@@ -90,8 +83,8 @@ def measure(name: str, side: int, batch: int, *, bf16: bool) -> dict[str, Any]:
     found["flops"] = counter.get_total_flops()
     if name in BESIDE:
         found["ratio"] = ratios(ours, name, images, target, bf16=bf16)
-    if DEVICE.type == "cuda":
-        found |= {f"compiled {key}": value for key, value in compiled(ours, images, target, bf16=bf16).items()}
+        if compiles:
+            found |= timed({"compiled": torch.compile(ours)}, images, target, bf16=bf16)
     return found
 
 
@@ -103,10 +96,6 @@ def ratios(ours: nn.Module, name: str, images: Tensor, target: Tensor, *, bf16: 
     theirs = smp.create_model(architecture, encoder, encoder_weights=None, classes=CLASSES)
     both = timed({"ours": ours, "theirs": theirs}, images, target, bf16=bf16)
     return [both[f"theirs {what}"] / both[f"ours {what}"] for what in ("train", "predict")]
-
-
-def compiled(model: nn.Module, images: Tensor, target: Tensor, *, bf16: bool) -> dict[str, float]:
-    return timed({"ours": torch.compile(model)}, images, target, bf16=bf16)
 
 
 def timed(models: dict[str, nn.Module], images: Tensor, target: Tensor, *, bf16: bool) -> dict[str, float]:
@@ -166,41 +155,34 @@ def most_held() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def matrix_peak() -> float:
-    """Operations per second of a large product in bf16."""
-    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    for rounds in (5, 30):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(rounds):
-            a @ b
-        torch.cuda.synchronize()
-    return 2 * 8192**3 * 30 / (time.perf_counter() - start)
-
-
 def show(rows: list[tuple[str, dict[str, Any]]], side: int, arguments: argparse.Namespace, peak: float) -> None:
     precision = "bf16 autocast" if computes_bf16(DEVICE) and not arguments.fp32 else "fp32"
     table = Table(title=f"{arguments.batch} x 3 x {side} x {side}, {CLASSES} classes, {DEVICE}, {precision}")
-    heads = [
-        "parameters",
-        "GFLOP an image",
-        "train images/s",
-        "predict images/s",
-        "peak memory",
-        "x smp (train, predict)",
-    ]
-    heads += ["compiled train images/s", "share of peak"] if peak else []
+    heads = ["parameters", "GFLOP an image", "train images/s", "predict images/s"]
+    heads += ["peak memory", "x smp (train, predict)", *(["share of peak"] if peak else [])]
     for heading in ["", *heads]:
         table.add_column(heading, justify="left" if not heading else "right")
     for name, found in rows:
-        cells = [f"{found['parameters'] / 1e6:.1f} M", f"{found['flops'] / arguments.batch / 1e9:.1f}"]
-        cells += [f"{arguments.batch / found[f'ours {what}']:.1f}" for what in ("train", "predict")]
-        cells += [f"{found['memory'] / 2**30:.2f} GiB", ", ".join(f"{r:.2f}" for r in found.get("ratio", []))]
-        if peak:
-            share = 3 * found["flops"] / found["compiled ours train"] / peak
-            cells += [f"{arguments.batch / found['compiled ours train']:.1f}", f"{100 * share:.0f} %"]
-        table.add_row(name, *cells)
+        beside = ", ".join(f"{ratio:.2f}" for ratio in found.get("ratio", []))
+        about = [f"{found['parameters'] / 1e6:.1f} M", f"{found['flops'] / arguments.batch / 1e9:.1f}"]
+        memory = f"{found['memory'] / 2**30:.2f} GiB"
+        table.add_row(
+            name, *about, *speeds("ours", found, arguments.batch), memory, beside, *share("ours", found, peak)
+        )
+        if "compiled train" in found:
+            fast = speeds("compiled", found, arguments.batch)
+            table.add_row("  compiled", "", "", *fast, "", "", *share("compiled", found, peak))
     Console(width=160).print(table)
+
+
+def speeds(how: str, found: dict[str, Any], batch: int) -> list[str]:
+    """Images a second, in training and in inference."""
+    return [f"{batch / found[f'{how} {what}']:.1f}" for what in ("train", "predict")]
+
+
+def share(how: str, found: dict[str, Any], peak: float) -> list[str]:
+    """What training makes of the GPU's peak; the backward pass takes twice the operations of the forward pass."""
+    return [f"{300 * found['flops'] / found[f'{how} train'] / peak:.0f} %"] if peak else []
 
 
 if __name__ == "__main__":

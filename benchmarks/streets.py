@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from segline.cli import main as segline
@@ -18,13 +19,14 @@ def make_shards(
     crop: int,
     seed: int,
     split: dict[str, float] | None = None,
+    distances: Sequence[str] = tuple(DISTANCES),
 ) -> Path:
     """Draw scenes, check them and cut crops into ``folder/label``, unless they are there; returns that folder."""
     labelled = folder / "label"
     params = {
         "seed": seed,
         "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
-        "label": {"crop": crop, "distances": list(DISTANCES), "split": split or {}},
+        "label": {"crop": crop, "distances": list(distances), "split": split or {}},
     }
     words = ["--params", json.dumps(params), "--out"]
     ingested, validated = folder / "ingest", folder / "validate"

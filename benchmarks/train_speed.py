@@ -1,17 +1,22 @@
 """Training of unet_resnet34, Segline's loop beside the loop that one would write, on the same crops.
 
-    python benchmarks/train_speed.py [--side 128] [--epochs 8] [--crops 160] [--seed 1] [--folder FOLDER]
+    python benchmarks/train_speed.py [--side 128] [--epochs 8] [--crops 160] [--batch 8] [--seed 1] [--compile]
+        [--folder FOLDER] [--labelled DIR]
 
 Both train the same architecture from random weights with cross-entropy, AdamW, the same rate schedule, batch size and
 augmentation (flip, zoom, shift, rotation, brightness, contrast), for equally many epochs, and take turns by epoch:
 
-- Segline: `segline.training.engine` on memory-mapped shards, as `segline train` runs it, `precision: auto`;
+- Segline: `segline.training.engine` on memory-mapped shards, as `segline train` runs it: `precision: auto`,
+  deterministic algorithms;
 - plain: segmentation_models_pytorch's U-Net in single precision, a DataLoader with a worker for each core over JPEG
   and PNG files of the same crops, and torchvision's transforms of each image on the CPU.
 
 The table has images a second of the training epochs (medians, data loading and augmentation included) and the
 validation mIoU. Below it, what Segline's data path costs: the same loop once more with a batch that is read once and
-never augmented. About 15 minutes on 2 cores without GPU, which should do nothing else.
+never augmented. On a GPU also the share of its measured peak of bf16 matrix products, with three forward passes'
+operations counted as one step's. About 15 minutes on 2 cores without GPU, which should do nothing else.
+
+--labelled takes shards that `segline label` wrote instead of drawing scenes; the plain loop writes its files there.
 """
 
 import argparse
@@ -30,12 +35,13 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from machine import stamp
+from machine import matrix_peak, stamp
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from streets import make_shards
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -49,14 +55,17 @@ from segline.models import MODELS
 from segline.params import Augment, Train
 from segline.training import engine
 from segline.training.memory import keep_freed_memory
+from segline.training.repeatable import make_repeatable
 from segline.training.schedules import learning_rate
 
+CLASSES = 8  # as good as any for a count of operations
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="keeps the scenes (default: a new temporary one)")
+    parser.add_argument("--labelled", type=Path, help="shards to use (default: scenes are drawn)")
     parser.add_argument("--side", type=int, default=128, help="of a crop, in px (default: 128)")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--crops", type=int, default=160, help="for training, about (default: 160)")
@@ -66,7 +75,8 @@ def main() -> None:
     arguments = parser.parse_args()
     side, folder = arguments.side, arguments.folder or Path(tempfile.mkdtemp(prefix="segline-speed-"))
     drives = max(10, arguments.crops * 5 // 12)
-    labelled = make_shards(folder, drives=drives, frames=3, height=5 * side // 2, width=3 * side, crop=side, seed=11)
+    scenes = {"drives": drives, "frames": 3, "height": 5 * side // 2, "width": 3 * side, "crop": side, "seed": 11}
+    labelled = arguments.labelled or make_shards(folder, **scenes, distances=())
     settings = Train(epochs=arguments.epochs, batch_size=arguments.batch, learning_rate=1e-3, compile=arguments.compile)
     sides = {"Segline": segline_epochs, "plain": plain_epochs}
     show(in_turns(sides, labelled, settings, arguments.seed), labelled, settings)
@@ -120,9 +130,9 @@ class Constant(Split):
 
 
 def engine_epochs(labelled: Path, train: Split, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+    make_repeatable(seed)
     keep_freed_memory()
     names = tuple(read_description(labelled).names)
-    torch.manual_seed(seed)
     run = engine.Run(
         model=MODELS["unet_resnet34"](len(names)),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
@@ -236,6 +246,16 @@ def show(took: dict[str, list[tuple[float, float]]], labelled: Path, settings: T
         table.add_row(name, f"{speeds[name]:.1f}", ", ".join(f"{score:.3f}" for _, score in rows[-3:]))
     Console().print(table)
     print(f"Segline trains {speeds['Segline'] / speeds['plain']:.2f} times as many images a second")
+    if peak := matrix_peak():
+        used = 3 * flops(crop) * speeds["Segline"] / peak
+        print(f"and uses {100 * used:.1f} % of the {peak / 1e12:.0f} TFLOP/s that the GPU does in bf16 matrix products")
+
+
+def flops(side: int) -> int:
+    """Of the forward pass of an image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        MODELS["unet_resnet34"](CLASSES).to(DEVICE).eval()(torch.zeros(1, 3, side, side, device=DEVICE))
+    return counter.get_total_flops()
 
 
 if __name__ == "__main__":

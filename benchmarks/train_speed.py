@@ -126,7 +126,7 @@ class Constant(Split):
 
     @cached_property
     def kept(self):
-        return super().take(range(64))
+        return super().take(np.arange(64) % len(self))
 
 
 def engine_epochs(labelled: Path, train: Split, settings: Train, seed: int) -> Iterator[tuple[float, float]]:

@@ -1,6 +1,6 @@
 """Every architecture, and every loss, learns two small batches by heart (Seed S0, section 5.1 and figure 6).
 
-    python benchmarks/overfit.py [--folder FOLDER] [--side 128] [--only NAME ...]
+    python benchmarks/overfit.py [--folder FOLDER] [--side 128] [--steps 400] [--only NAME ...]
 
 Two batches of two street crops, shown in turn without augmentation: each architecture from random weights with
 cross-entropy, and each loss alone with unet_resnet34, until the training passes of both batches are above 99 % pixel
@@ -46,7 +46,6 @@ from segline.training.engine import computes_bf16
 
 GOAL = 0.99
 BATCH = 2
-MOST_STEPS = 400
 WARMUP = 20
 SETTLING = 15
 RATE = 3e-4
@@ -84,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where the scenes lie or are drawn (default: a new temporary one)")
     parser.add_argument("--side", type=int, default=128, help="of a crop, in px (default: 128)")
+    parser.add_argument("--steps", type=int, default=400, help="at most (default: 400)")
     parser.add_argument("--only", nargs="+", default=[], help="models and losses (default: all)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-overfit-"))
@@ -102,7 +102,6 @@ def main() -> None:
     for heading in (
         "",
         "parameters",
-        "learning rate",
         "steps",
         "seconds",
         "training accuracy",
@@ -114,7 +113,7 @@ def main() -> None:
     wanted += [(loss, "unet_resnet34", loss) for loss in LOSSES]
     for subject, model, loss in wanted:
         if not arguments.only or subject in arguments.only:
-            row = [*learn(model, loss, task, batches, device), most_on_grid(GRIDS.get(model, 1), batches)]
+            row = [*learn(model, loss, task, batches, arguments.steps), most_on_grid(GRIDS.get(model, 1), batches)]
             table.add_row(subject, *row)
             say(f"overfit: {subject}: {', '.join(row)}")
     Console().print(table)
@@ -156,8 +155,9 @@ def edge_network(labelled: Path, folder: Path, classes: int) -> Path:
     return file
 
 
-def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], device: torch.device) -> list[str]:
+def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], most_steps: int) -> list[str]:
     """The cells of a row."""
+    device = batches[0].images.device
     torch.manual_seed(7)
     model = MODELS[model_name](len(task.names), **OPTIONS.get(model_name, {})).to(device)
     model = model.to(memory_format=torch.channels_last)
@@ -167,10 +167,10 @@ def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], dev
             module.p = 0.0
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     started, accuracy, step = time.perf_counter(), 0.0, 0
-    while accuracy <= GOAL and step < MOST_STEPS:
+    while accuracy <= GOAL and step < most_steps:
         counts = 0
         for batch in batches:
-            fallen = (1 + math.cos(math.pi * step / MOST_STEPS)) / 2
+            fallen = (1 + math.cos(math.pi * step / most_steps)) / 2
             optimiser.param_groups[0]["lr"] = RATE * min((step + 1) / WARMUP, fallen)
             counts = counts + learn_batch(model, loss, optimiser, batch, len(task.names))
             step += 1

@@ -38,7 +38,7 @@ BROKEN_BATCH = "broken-batch.npz"
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to; the losses are means over images."""
+    """What an epoch came to; the losses are means over images, the learning rate is that of its last step."""
 
     epoch: int
     learning_rate: float
@@ -160,8 +160,7 @@ def fit(run: Run, folder: Path, *, until: int | None = None) -> Iterator[Epoch]:
     while not is_over(run) and len(run.history) < (until or run.settings.epochs):
         number = len(run.history) + 1
         train_loss = _train_epoch(run, number, folder)
-        last = min(number * run.steps_per_epoch, run.steps) - 1
-        record = Epoch(number, learning_rate(run.settings, last, run.steps), train_loss, *_validate(run))
+        record = Epoch(number, run.optimiser.param_groups[0]["lr"], train_loss, *_validate(run))
         best = max((earlier.val_miou for earlier in run.history), default=-1.0)
         run.history.append(record)
         run.place = Place(seconds=run.place.seconds)

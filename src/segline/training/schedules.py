@@ -15,13 +15,14 @@ def learning_rate(settings: Train, step: int, steps: int, *, spent: float = 0.0)
         settings: peak, ``warmup`` and ``schedule``.
         step: counted from 0.
         steps: of the whole training.
-        spent: share of the allowed time that is over; the fall follows it where it is ahead of the steps.
+        spent: share of the allowed time that is over; rise and fall follow it where it is ahead of the steps.
     """
     rising = max(1, round(settings.warmup * steps))
-    if step < rising:
-        return settings.learning_rate * (step + 1) / rising
-    fallen = min(1.0, max((step - rising) / max(1, steps - rising), spent))
-    return settings.learning_rate * _left(settings.schedule, fallen)
+    if step < rising and spent < settings.warmup:
+        return settings.learning_rate * max((step + 1) / rising, spent / settings.warmup)
+    by_steps = (step - rising) / max(1, steps - rising)
+    by_time = (spent - settings.warmup) / max(1e-9, 1 - settings.warmup)
+    return settings.learning_rate * _left(settings.schedule, min(1.0, max(0.0, by_steps, by_time)))
 
 
 def _left(schedule: str, fallen: float) -> float:

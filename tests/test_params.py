@@ -318,6 +318,13 @@ def test_the_spaces_of_a_search_are_checked_by_what_they_draw():
     assert len(found) == 5
 
 
+def test_optuna_that_would_not_be_asked_is_told():
+    search = {"searcher": "optuna", "samples": 4, "spaces": {"clip": [0.0, 1.0]}}
+    assert faults_in({"train": {"search": search}}) == [
+        "train.search.samples: got 4, expected more than the 4 of train.search.at_once, after which Optuna proposes"
+    ]
+
+
 def test_what_population_based_training_cannot_do_is_told():
     search = {"scheduler": "pbt", "samples": 3, "searcher": "optuna", "finalists": 1, "spaces": {"unet.width": [4, 8]}}
     found = faults_in({"train": {"models": ["unet"], "search": search, "patience": 2, "max_steps": 9}})

@@ -6,13 +6,18 @@ import time
 import pytest
 from rich.console import Console
 
-from segline.progress import GridDisplay, watching_grid
+from segline.progress import GridDisplay, Standing, watching_grid
 
 
 def shown(display):
     console = Console(file=io.StringIO(), width=100)
     console.print(display._table())
     return console.file.getvalue()
+
+
+def expect(display, *names):
+    for name in names:
+        display.expect(name, Standing())
 
 
 @pytest.fixture
@@ -22,7 +27,7 @@ def display():
 
 def test_without_a_terminal_each_end_is_a_line(capsys):
     with watching_grid(3) as display:
-        display.expect(["one", "two"])
+        expect(display, "one", "two")
         display.update("one", 1, 0.25)
         display.update("one", 2, 0.125)
         display.finish("one", "eliminated")
@@ -30,7 +35,7 @@ def test_without_a_terminal_each_end_is_a_line(capsys):
 
 
 def test_the_table_has_those_under_way_first_then_the_best(display):
-    display.expect(["waits", "weak", "strong", "trains"])
+    expect(display, "waits", "weak", "strong", "trains")
     for name, score in (("weak", 0.1), ("strong", 0.5), ("trains", 0.2)):
         display.update(name, 1, score)
     for name in ("weak", "strong"):
@@ -43,7 +48,7 @@ def test_the_table_has_those_under_way_first_then_the_best(display):
 
 
 def test_the_time_left_is_that_of_the_epochs_left_at_the_pace_so_far(display):
-    display.expect(["one", "two"])
+    expect(display, "one", "two")
     assert "time unknown" in shown(display)
     display.began = time.monotonic() - 20
     display.update("one", 1, 0.1)
@@ -56,5 +61,17 @@ def test_the_time_left_is_that_of_the_epochs_left_at_the_pace_so_far(display):
 
 
 def test_of_many_trials_the_first_are_shown(display):
-    display.expect([f"t{number}" for number in range(50)])
+    expect(display, *(f"t{number}" for number in range(50)))
     assert "and 30 more" in shown(display)
+
+
+def test_what_was_done_before_counts_as_done_and_not_for_the_pace(display):
+    display.expect("finished", Standing(4, 0.5, "done"))
+    display.expect("resumed", Standing(2, 0.25))
+    assert "1 of 2 trials" in shown(display)
+    display.update("resumed", 1, 0.1)
+    display.update("resumed", 2, 0.25)
+    assert display.seen == 0
+    display.began = time.monotonic() - 20
+    display.update("resumed", 3, 0.125)
+    assert "0:00:20 left" in shown(display)

@@ -67,4 +67,6 @@ def test_near_a_value_is_the_next_of_a_list_or_a_fifth_more_or_less_within_the_r
     ranged = Space(low=1.0, high=10.0, log=True)
     assert [ranged.near(5.0, above=above) for above in (True, False)] == pytest.approx([6.0, 4.0])
     assert [ranged.near(9.0, above=True), ranged.near(1.1, above=False)] == [10.0, 1.0]
-    assert Space(low=1.0, high=10.0, whole=True).near(6, above=True) == 7
+    whole = Space(low=1.0, high=10.0, whole=True)
+    assert [whole.near(value, above=True) for value in (1, 2, 6, 10)] == [2, 3, 7, 10]
+    assert [whole.near(value, above=False) for value in (1, 2, 6, 10)] == [1, 1, 5, 8]

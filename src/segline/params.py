@@ -234,7 +234,7 @@ class Train:
     epochs: Annotated[int, Range(1, 100_000), "passes over the training split"] = 8
     max_steps: Annotated[int, Range(0), "steps at which a trial ends before its epochs are over; 0: none"] = 0
     max_minutes: Annotated[
-        float, Range(0), Unit("min"), "training at which a trial ends, not repeatable to the bit; 0: none"
+        float, Range(0), Unit("min"), "training, without validation, at which a trial ends; not repeatable; 0: none"
     ] = 0.0
     patience: Annotated[int, Range(0), "epochs without a better validation mIoU that end a trial; 0: none do"] = 0
     batch_size: Annotated[int, Range(1, 4096), "images in a forward pass, over all workers of a trial"] = 8
@@ -592,10 +592,12 @@ def _faults_of_grid(params: Params) -> list[str]:
 
 
 def _faults_of_search(settings: Train) -> list[str]:
-    """What population-based training cannot do: it goes on with the weights of another trial."""
+    """What Optuna would do nothing for, and what cannot be where a trial goes on with the weights of another."""
     search, where = settings.search, "train.search"
     if search.scheduler != "pbt":
-        return []
+        unused = search.searcher == "optuna" and search.samples <= search.at_once
+        expected = f"expected more than the {search.at_once} of {where}.at_once, after which Optuna proposes"
+        return [f"{where}.samples: got {search.samples}, {expected}"] if unused else []
     models = {model.name for model in settings.models}
     found = [
         f"{where}.spaces.{key}: pbt cannot change an architecture in mid-training; remove it, or use another scheduler"

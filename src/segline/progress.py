@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -54,16 +54,16 @@ class GridDisplay:
     seen: int = 0
     """Epochs that came while the display was there."""
 
-    def expect(self, names: Sequence[str]) -> None:
-        """Trials that are to run."""
-        self.trials |= {name: Standing() for name in names if name not in self.trials}
+    def expect(self, name: str, standing: Standing) -> None:
+        """A trial that is to run, and what it had come to before."""
+        self.trials.setdefault(name, standing)
         self._redraw()
 
     def update(self, name: str, epoch: int, score: float) -> None:
         """An epoch of a trial, and its validation mIoU."""
         entry = self.trials[name]
         self.seen += epoch > entry.epoch
-        entry.epoch, entry.state = epoch, "training"
+        entry.epoch, entry.state = max(entry.epoch, epoch), "training"
         entry.best = score if entry.best != entry.best else max(entry.best, score)
         self._redraw()
 
@@ -80,7 +80,7 @@ class GridDisplay:
 
     def _table(self) -> Table:
         done = sum(entry.state not in ("waiting", "training") for entry in self.trials.values())
-        table = Table(title=f"{done} of {len(self.trials)} trials, {self._left()} left at most")
+        table = Table(title=f"{done} of {len(self.trials)} trials, {self._left()} left")
         for heading in ("trial", "state", "epoch", "best mIoU"):
             table.add_column(heading, justify="left" if heading in ("trial", "state") else "right")
         ranked = sorted(self.trials.items(), key=lambda item: (item[1].state != "training", -_or_zero(item[1].best)))
@@ -92,7 +92,7 @@ class GridDisplay:
         return table
 
     def _left(self) -> str:
-        """The time left if no trial ends before its last epoch."""
+        """The time left if none of the trials that are known ends before its last epoch."""
         open_epochs = sum(
             self.epochs - entry.epoch for entry in self.trials.values() if entry.state in ("waiting", "training")
         )

@@ -29,12 +29,17 @@ class Space:
         return round(drawn) if self.whole else drawn
 
     def near(self, value: Any, *, above: bool) -> Any:
-        """The next value of a list, or a fifth more or less within the range (Jaderberg et al. 2017, section 4.1.1)."""
+        """The next value of a list, or a fifth more or less within the range, of a whole number at least one.
+
+        Jaderberg et al. 2017, section 4.1.1.
+        """
         if self.values:
             place = self.values.index(value) + (1 if above else -1)
             return self.values[min(max(place, 0), len(self.values) - 1)]
-        moved = min(max(value * (FACTOR if above else 2 - FACTOR), self.low), self.high)
-        return round(moved) if self.whole else moved
+        moved = value * (FACTOR if above else 2 - FACTOR)
+        if self.whole:
+            moved = max(round(moved), value + 1) if above else min(round(moved), value - 1)
+        return type(value)(min(max(moved, self.low), self.high))
 
 
 def parse_space(value: object, annotation: Any, where: str, faults: list[str]) -> Space:

@@ -8,8 +8,9 @@ from itertools import count
 import pytest
 from grids import board, runs, train
 
-from segline.errors import StageError
+from segline.errors import StageError, TrainingError
 from segline.spaces import Space
+from segline.stages import trial as trials
 from segline.training.history import read_history
 from segline.training.proposals import propose
 
@@ -61,7 +62,8 @@ def check_heirs(out, tracking_uri):
         assert runs(tracking_uri)[heir].data.params["parent"] == told["parent"]
     assert {run.info.status for run in runs(tracking_uri).values()} == {"FINISHED"}
     assert not list(out.rglob("last.pt"))
-    assert not (out / "heirs").exists()
+    assert sorted(path.name for path in (out / "search").iterdir()) == ["batch1-rung1.json", "batch1-rung2.json"]
+    assert {found[heir]["parent"] for heir in heirs} <= set(found)
 
 
 def weights_of(out):
@@ -92,6 +94,16 @@ def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
     assert weights_of(train(labelled, tracking_uri, **settings)) == undisturbed
 
 
+def test_pbt_replaces_a_trial_that_fails(labelled, tracking_uri):
+    spaces = {"dice.weight": [1.0, 1.0, 1.0, 1e39], "clip": [1.0, 2.0]}
+    out = train(labelled, tracking_uri, **POPULATION | {"search": POPULATION["search"] | {"spaces": spaces}})
+    found = board(out)
+    [failed] = [name for name, row in found.items() if row["status"] == "failed"]
+    assert float(found[failed]["dice.weight"]) == 1e39
+    assert found[f"{failed}-heir1"]["status"] in ("finished", "eliminated")
+    assert sum(row["status"] == "finished" for row in found.values()) == 4
+
+
 OPTUNA = {
     "epochs": 2,
     "search": {
@@ -114,6 +126,34 @@ def test_optuna_draws_by_the_results(labelled, tracking_uri):
     [third, fourth] = propose(spaces, first, "7/unet-dice/2", 2)
     assert drawn["unet-dice-draw3"]["learning_rate"] == pytest.approx(third["learning_rate"], rel=1e-4)
     assert drawn["unet-dice-draw4"]["learning_rate"] == pytest.approx(fourth["learning_rate"], rel=1e-4)
+
+
+def fail_once(folder):
+    """Stands for a trial that has no room the first time."""
+
+    def train_trial(trial):
+        if trial.name == "unet-dice-draw2" and not (folder / "failed").exists():
+            (folder / "failed").touch()
+            raise TrainingError(f"{trial.name}: no room")
+        yield from trials.train_trial(trial)
+
+    return train_trial
+
+
+def drawn_in(folder):
+    return {path.parent.name: json.loads(path.read_text())["learning_rate"] for path in folder.rglob("trial.json")}
+
+
+def test_what_was_proposed_stands_when_the_results_change_afterwards(labelled, tracking_uri, monkeypatch, tmp_path):
+    monkeypatch.setattr("segline.stages.train._train_trial", fail_once(tmp_path))
+    with pytest.raises(TrainingError, match=r"^1 of 5 trials failed: unet-dice-draw2: no room"):
+        train(labelled, tracking_uri, **OPTUNA)
+    before = drawn_in(tmp_path / "out.partial")
+    out = train(labelled, tracking_uri, **OPTUNA)
+    after = {name: float(row["learning_rate"]) for name, row in board(out).items()}
+    assert len(before) == 4
+    assert {name: after[name] for name in before} == pytest.approx(before, rel=1e-5)
+    assert drawn_in(out) == pytest.approx(after, rel=1e-5)
 
 
 def test_without_optuna_nothing_is_trained(labelled, tracking_uri, monkeypatch):

@@ -353,8 +353,14 @@ def test_patience_ends_a_run(splits, tmp_path, monkeypatch):
     assert [record.val_miou for record in fit(run, tmp_path)] == [0.2, 0.5, 0.4, 0.5]
 
 
-def test_minutes_end_a_run_after_its_epoch(splits, tmp_path):
-    assert len(list(fit(new_run(splits, settings=replace(SETTINGS, max_minutes=1e-6)), tmp_path))) == 1
+def test_minutes_end_a_run_amid_its_epoch(splits, tmp_path):
+    run, taken = new_run(splits, settings=replace(SETTINGS, max_minutes=1e-6, epochs=9)), []
+    run.optimiser.register_step_pre_hook(lambda *_: taken.append(1))
+    [record] = fit(run, tmp_path)
+    assert len(taken) == 1 < run.steps_per_epoch
+    whole = new_run(splits, settings=replace(SETTINGS, max_steps=1))
+    [expected] = fit(whole, tmp_path / "whole")
+    assert record.train_loss == pytest.approx(expected.train_loss, rel=1e-6)
 
 
 def test_it_ends_at_a_rung_and_goes_on_from_there(splits, tmp_path, undisturbed):

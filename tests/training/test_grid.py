@@ -7,7 +7,18 @@ from dataclasses import replace
 import pytest
 
 from segline.params import Search, load
-from segline.training.grid import batches, best, cells, heirs, rungs, survivors, with_seed
+from segline.training.grid import (
+    batch_sizes,
+    best,
+    cells,
+    drawn_cell,
+    first_cells,
+    heirs,
+    propose_cells,
+    rungs,
+    survivors,
+    with_seed,
+)
 
 
 def settings(**train):
@@ -84,6 +95,15 @@ def test_another_seed_draws_others(drawn):
     assert [cell.drawn for cell in cells(first, 3)] == [cell.drawn for cell in drawn]
 
 
+def test_the_best_of_each_cell_go_on_before_the_second_best_of_any():
+    scores = {f"unet-dice-draw{number}": number / 10 for number in range(1, 5)}
+    scores |= {f"unet-lovasz_softmax-draw{number}": number / 100 for number in range(1, 5)}
+    four = ["unet-dice-draw4", "unet-lovasz_softmax-draw4", "unet-dice-draw3", "unet-lovasz_softmax-draw3"]
+    assert survivors(scores, Search(reduction=2)) == four
+    assert survivors(scores, Search(reduction=3)) == four[:3]
+    assert survivors({name: scores[name] for name in four}, Search(reduction=4)) == four[:1]
+
+
 def test_a_finalist_is_the_same_with_another_seed(drawn):
     again = with_seed(drawn[0], 9)
     assert (again.name, again.seed) == ("unet-dice-draw1-seed9", 9)
@@ -116,33 +136,43 @@ def test_the_best_third_goes_on_and_no_fewer_than_finalists():
 
 def test_a_random_search_begins_all_trials_at_once():
     chosen = settings(models=["unet"], losses=["dice"], search={"spaces": {"clip": [0.0, 1.0]}, "samples": 3})
-    assert list(batches(chosen, 7, tried=None)) == [cells(chosen, 7)]
+    assert first_cells(chosen, 7) == cells(chosen, 7)
+    assert batch_sizes(chosen, 7) == [3]
+
+
+def search_with(chosen, scores):
+    """The width of each trial of a search with Optuna, whose score is a multiple of it."""
+    begun = first_cells(chosen, 7)
+    sizes = [len(begun)]
+    while len(sizes) < len(batch_sizes(chosen, 7)):
+        tried = [(cell, scores[cell.name.partition("-draw")[0]] * cell.drawn.get("unet.width", 0)) for cell in begun]
+        proposed = propose_cells(chosen, 7, len(sizes), tried)
+        begun, sizes = begun + proposed, [*sizes, len(proposed)]
+    assert sizes == batch_sizes(chosen, 7)
+    return {cell.name: cell.drawn.get("unet.width") for cell in begun}
 
 
 def test_optuna_is_asked_for_each_cell_with_its_own_results():
-    search = {"spaces": {"unet.width": {"low": 4, "high": 64}}, "samples": 5, "searcher": "optuna", "at_once": 2}
+    search = {"spaces": {"unet.width": {"low": 4, "high": 512}}, "samples": 5, "searcher": "optuna", "at_once": 2}
     chosen = settings(models=["unet", "downup"], losses=["dice", "focal"], search=search)
     scores = {"unet-dice": 1, "unet-focal": -1, "downup-dice": 0, "downup-focal": 0}
-
-    def search_with(scores):
-        begun = []
-
-        def tried():
-            return [(cell, scores[cell.name.partition("-draw")[0]] * cell.drawn.get("unet.width", 0)) for cell in begun]
-
-        for batch in batches(chosen, 7, tried):
-            begun += batch
-        return {cell.name: cell.drawn.get("unet.width") for cell in begun}
-
-    found = search_with(scores)
+    found = search_with(chosen, scores)
     drawn = {f"unet-{loss}-draw{number}" for loss in ("dice", "focal") for number in range(1, 6)}
     assert set(found) == {"downup-dice", "downup-focal", *drawn}
-    assert search_with(scores) == found
-    other = search_with(scores | {"unet-focal": 1})
-    assert {name for name in found if found[name] != other[name]} <= {
-        f"unet-focal-draw{number}" for number in (3, 4, 5)
-    }
-    assert other != found
+    assert search_with(chosen, scores) == found
+    other = search_with(chosen, scores | {"unet-focal": 1})
+    changed = {name for name in found if found[name] != other[name]}
+    assert changed
+    assert changed <= {f"unet-focal-draw{number}" for number in (3, 4, 5)}
+
+
+def test_a_cell_is_made_again_of_its_name_and_what_was_drawn(drawn):
+    first = drawn[0]
+    again = drawn_cell(first.settings, first.seed, first.name, first.drawn)
+    assert (again.name, again.model, again.loss) == (first.name, first.model, first.loss)
+    assert again.settings.learning_rate == first.settings.learning_rate
+    heir = drawn_cell(first.settings, first.seed, "unet-dice-draw2-heir1", first.drawn, first.name)
+    assert (heir.name, heir.parent, heir.model) == ("unet-dice-draw2-heir1", first.name, first.model)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +192,7 @@ def test_the_best_quarter_takes_the_place_of_the_worst_of_its_own_cell(populatio
     search, members = population
     # The n-th draw scores n; all of focal are worse than all of dice.
     scores = {cell.name: int(cell.name[-1]) + 10 * ("dice" in cell.name) for cell in members}
-    found = {name: (heir.name, heir.parent) for name, heir in heirs(members, scores, search, 1).items()}
+    found = {name: (heir.name, heir.parent) for name, heir in heirs(members, scores, search, 2).items()}
     assert found == {
         f"unet-{loss}-draw{worse}": (f"unet-{loss}-draw{worse}-heir2", f"unet-{loss}-draw{better}")
         for loss in ("dice", "focal")
@@ -175,8 +205,17 @@ def test_an_heir_of_an_heir_keeps_a_short_name(population):
     [dice, *_] = [cell for cell in members if "dice" in cell.name]
     four = [replace(dice, name=f"unet-dice-draw{number}-heir1") for number in range(4)]
     scores = {cell.name: float(number) for number, cell in enumerate(four)}
-    [heir] = heirs(four, scores, search, 4).values()
+    [heir] = heirs(four, scores, search, 5).values()
     assert (heir.name, heir.parent) == ("unet-dice-draw0-heir5", "unet-dice-draw3-heir1")
+
+
+def test_who_failed_is_replaced_and_has_no_heirs(population):
+    search, members = population
+    four = [cell for cell in members if "dice" in cell.name][:4]
+    names = [cell.name for cell in four]
+    [(worse, heir)] = heirs(four, dict(zip(names, (0.5, -1.0, 0.1, 0.2), strict=True)), search, 1).items()
+    assert (worse, heir.parent) == (names[1], names[0])
+    assert heirs(four, dict.fromkeys(names, -1.0), search, 1) == {}
 
 
 def test_three_are_no_population(population):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from segline.params import load
-from segline.training.grid import cells, rungs, survivors
+from segline.training.grid import batch_sizes, cells, rungs, survivors
 from segline.training.plan import Cost, at_once, duration, epochs_of, kind, measure, show
 
 
@@ -13,27 +13,37 @@ def settings(**train):
     return load(json.dumps({"train": train})).train
 
 
+SPACES = {"learning_rate": {"low": 1e-4, "high": 1e-2}}
+
+
+def simulated(chosen):
+    """The epochs of a search in which all score alike, rung after rung."""
+    done, left = 0, 0
+    for size in batch_sizes(chosen, 7):
+        alive, before = [f"t{number:02d}" for number in range(size)], 0
+        for rung in rungs(chosen.search, chosen.epochs):
+            done += len(alive) * (rung - before)
+            before = rung
+            if rung < chosen.epochs and chosen.search.scheduler == "halving":
+                alive = survivors(dict.fromkeys(alive, 0.0), chosen.search)
+        left += len(alive)
+    return done + min(left, chosen.search.finalists) * (chosen.search.seeds - 1) * chosen.epochs
+
+
 @pytest.mark.parametrize(
     "search", [{}, {"min_epochs": 1}, {"min_epochs": 2, "reduction": 4, "finalists": 3, "seeds": 4}]
 )
 @pytest.mark.parametrize("scheduler", ["none", "halving"])
-def test_the_epochs_are_those_that_are_trained(search, scheduler):
-    chosen = settings(epochs=20, search=search | {"scheduler": scheduler})
-    alive, done, total = [f"t{number:02d}" for number in range(24)], 0, 0
-    for rung in rungs(chosen.search, 20):
-        total += len(alive) * (rung - done)
-        done = rung
-        if rung < 20:
-            alive = survivors(dict.fromkeys(alive, 0.0), chosen.search)
-    total += chosen.search.finalists * (chosen.search.seeds - 1) * 20
-    assert epochs_of(24, chosen) == total
+@pytest.mark.parametrize("searcher", [{}, {"searcher": "optuna", "at_once": 4}, {"searcher": "optuna", "at_once": 5}])
+def test_the_epochs_are_those_that_are_trained(search, scheduler, searcher):
+    search = {"spaces": SPACES, "samples": 24, "scheduler": scheduler} | search | searcher
+    chosen = settings(models=["unet"], losses=["dice"], epochs=20, search=search)
+    assert epochs_of(chosen, 7) == simulated(chosen)
 
 
 def test_a_population_trains_to_the_end():
-    assert (
-        epochs_of(6, settings(epochs=20, search={"scheduler": "pbt", "samples": 6, "spaces": {"clip": [0.0, 1.0]}}))
-        == 120
-    )
+    search = {"scheduler": "pbt", "samples": 6, "spaces": SPACES, "min_epochs": 2}
+    assert epochs_of(settings(models=["unet"], losses=["dice"], epochs=20, search=search), 7) == 120
 
 
 def test_as_many_at_once_as_there_is_room_for():

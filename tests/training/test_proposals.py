@@ -54,6 +54,7 @@ def test_the_same_seed_proposes_the_same_and_all_lie_in_their_spaces():
 
 
 @pytest.mark.parametrize("values", [(True, False), ("cosine", "poly"), (8, 16)])
-def test_lists_of_all_kinds_are_drawn_from(values):
-    [drawn] = propose({"key": Space(values=values)}, [({"key": values[0]}, 0.1), ({"key": values[1]}, 0.9)], "a", 1)
-    assert drawn["key"] in values
+def test_nothing_is_proposed_twice(values):
+    first, other = ({"key": value} for value in values)
+    assert propose({"key": Space(values=values)}, [(first, 0.1)], "a", 3) == [other]
+    assert propose({"key": Space(values=values)}, [(first, 0.1), (other, 0.9)], "a", 1) == []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from segline import tracking
 from segline.cluster import connected
 from segline.data.edges import NETWORK
 from segline.data.shards import Description, read_description, shard_bytes, verify
-from segline.errors import StageError, TrainingError
+from segline.errors import StageError, StoppedError, TrainingError
 from segline.outputs import file_hash, source_hash, write_text, writing
 from segline.params import Params, Train, as_json, need_edges
-from segline.progress import GridDisplay, bar, say, watching_grid
+from segline.progress import GridDisplay, Standing, bar, say, watching_grid
 from segline.recorder import Recorder
 from segline.storage import local_file
-from segline.training import grid, plan, proposals
+from segline.training import decisions, grid, plan, proposals
+from segline.training.decisions import Decisions
 from segline.training.distributed import Records
 from segline.training.grid import Cell
 from segline.training.history import HISTORY, TRIAL, read_history, read_params
 from segline.training.leaderboard import Row, write_leaderboard
-from segline.training.mirror import STOP, Mirror, Origins
+from segline.training.mirror import CHECKPOINT, STOP, WEIGHTS, Mirror, Origins
 from segline.training.search import LOST, Asha, Watch, run_trials
 
 CODE = (
@@ -53,8 +55,6 @@ ATTEMPTS = 3
 """At a trial whose process is killed."""
 ELIMINATED = "eliminated"
 """The file in the folder of a trial that the scheduler stopped."""
-HEIRS = "heirs"
-"""The folder in which those of population-based training are made."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,19 @@ class Trial:
         """The validation mIoU of the epoch at which it is looked at."""
         return read_history(self.folder)[self.until - 1]["val_miou"]
 
+    @property
+    def standing(self) -> Standing:
+        """What it has come to, to be shown."""
+        state = "done" if self.is_finished else "eliminated" if self.is_eliminated else "waiting"
+        history = read_history(self.folder)
+        return Standing(len(history), max((epoch["val_miou"] for epoch in history), default=nan), state)
+
     def eliminate(self) -> None:
-        """Mark it as stopped by the scheduler."""
+        """Mark it as stopped by the scheduler; its weights are not needed any more."""
         write_text(self.folder / ELIMINATED, "")
         self.mirror.put(self.folder, (ELIMINATED,))
+        for name in (CHECKPOINT, WEIGHTS):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 @dataclass
@@ -123,12 +132,22 @@ class Grid:
     display: GridDisplay
     trials: dict[str, Trial] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
     opened: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
 
     def is_stopping(self) -> bool:
         """Whether the trials were told to save themselves and end."""
         return (self.work / STOP).exists()
+
+    @property
+    def decisions(self) -> Decisions:
+        """What the search has decided so far."""
+        return Decisions(self.work, self.mirror)
+
+    def score(self, trial: Trial) -> float:
+        """Of a trial so far; one that failed is the worst."""
+        return -1.0 if trial.name in self.failed else trial.score
 
     def trial(self, cell: Cell, until: int) -> Trial:
         """A cell, to be trained until an epoch."""
@@ -155,7 +174,7 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
 
     Raises:
         SourceError: a file of encoder weights is not there.
-        StageError: shards are damaged, the edge network that a loss needs is not there, or Optuna is not.
+        StageError: shards are damaged, or the edge network that a loss needs, or Optuna, is not there.
         TrainingError: a model or loss cannot be made, or more trials failed than may.
         StoppedError: SIGTERM came; every trial saved itself.
         TrackingError: MLflow cannot be reached.
@@ -191,68 +210,99 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
 
 
 def fingerprint(params: Params, description: Description, weights: list[Path]) -> str:
-    """What the candidates depend on: parameters, seed, data, the weights they start from, code and torch."""
+    """What the candidates depend on: parameters, seed, data, the weights they start from, code and libraries."""
     settings = asdict(params.train)
     del settings["checkpoint_minutes"], settings["checkpoints"], settings["search"]["max_failed"]
     parts = (json.dumps(settings, sort_keys=True), params.seed, description.content_hash, source_hash(*CODE))
-    return tracking.key(*parts, version("torch"), *map(file_hash, weights))
+    libraries = ["torch", *(["optuna"] if params.train.search.searcher == "optuna" else [])]
+    return tracking.key(*parts, *map(version, libraries), *map(file_hash, weights))
 
 
 def _search(found: Grid) -> None:
     """Train all trials as far as the scheduler lets them, then the best ones again with other seeds."""
-    settings, seed = found.params.train, found.params.seed
-    batches = grid.batches(settings, seed, partial(_tried, found))
-    left = [cell for cells in batches for cell in _train_in_rungs(found, cells)]
+    settings = found.params.train
+    left: list[Cell] = []
+    for batch in range(len(grid.batch_sizes(settings, found.params.seed))):
+        left += _train_batch(found, batch)
     _train(found, [found.trial(cell, settings.epochs) for cell in _finalists(found, left)])
 
 
-def _tried(found: Grid) -> list[tuple[Cell, float]]:
-    return [(trial.cell, trial.score) for trial in found.trials.values()]
-
-
-def _train_in_rungs(found: Grid, cells: Sequence[Cell]) -> Sequence[Cell]:
-    """Train them from rung to rung, and return those that came to the end."""
-    epochs = found.params.train.epochs
-    for number, until in enumerate(grid.rungs(found.params.train.search, epochs)):
-        trials = [found.trial(cell, until) for cell in cells]
-        _train(found, trials)
-        trials = [trial for trial in trials if trial.name not in found.failed]
-        cells = [trial.cell for trial in trials] if until == epochs else _next(found, trials, number)
+def _train_batch(found: Grid, batch: int) -> Sequence[Cell]:
+    """Train trials that begin together from rung to rung, and return those that came to the end."""
+    settings, cells = found.params.train, _batch(found, batch)
+    for rung, until in enumerate(grid.rungs(settings.search, settings.epochs), 1):
+        trials, name = [found.trial(cell, until) for cell in cells], f"batch{batch + 1}-rung{rung}"
+        found.failed |= (found.decisions.find(name) or {}).get("failed", {})
+        _train(found, [trial for trial in trials if trial.name not in found.failed])
+        if until == settings.epochs:
+            cells = [trial.cell for trial in trials if trial.name not in found.failed]
+        else:
+            cells = _carry_out(found, trials, found.decisions.once(name, partial(_decide, found, trials, rung)))
     return cells
 
 
-def _next(found: Grid, trials: Sequence[Trial], rung: int) -> list[Cell]:
-    """Who goes on after a rung: the best, or all but those whose place an heir takes."""
+def _batch(found: Grid, batch: int) -> Sequence[Cell]:
+    """The first trials, or those that Optuna proposes by the results of all before."""
+    settings, seed = found.params.train, found.params.seed
+    if not batch:
+        return grid.first_cells(settings, seed)
+
+    def propose() -> dict[str, Any]:
+        tried = [(trial.cell, found.score(trial)) for trial in found.trials.values()]
+        return {cell.name: cell.drawn for cell in grid.propose_cells(settings, seed, batch, tried)}
+
+    proposed = found.decisions.once(f"batch{batch + 1}", propose)
+    return [grid.drawn_cell(settings, seed, name, drawn) for name, drawn in proposed.items()]
+
+
+def _decide(found: Grid, trials: Sequence[Trial], rung: int) -> dict[str, Any]:
+    """Who goes on after a rung: the best, or all but those whose place an heir takes; and who had failed by then."""
     search = found.params.train.search
+    failed = {trial.name: found.failed[trial.name] for trial in trials if trial.name in found.failed}
     heirs: dict[str, Cell] = {}
     if search.scheduler == "pbt":
-        heirs = grid.heirs(
-            [trial.cell for trial in trials], {trial.name: trial.latest for trial in trials}, search, rung
-        )
-        for heir in heirs.values():
-            _bequeath(found, heir)
-        kept = {trial.name for trial in trials} - set(heirs)
+        scores = {trial.name: -1.0 if trial.name in failed else trial.latest for trial in trials}
+        heirs = grid.heirs([trial.cell for trial in trials], scores, search, rung)
+        kept = [name for name in scores if name not in heirs and name not in failed]
     else:
-        kept = set(grid.survivors({trial.name: trial.score for trial in trials}, search))
+        kept = grid.survivors({trial.name: trial.score for trial in trials if trial.name not in failed}, search)
+    told = {name: {"name": heir.name, "parent": heir.parent, "drawn": heir.drawn} for name, heir in heirs.items()}
+    return {"kept": kept, "heirs": told, "failed": failed}
+
+
+def _carry_out(found: Grid, trials: Sequence[Trial], decision: dict[str, Any]) -> list[Cell]:
+    """Make the heirs, end those that do not go on, and return those that do."""
+    settings, seed = found.params.train, found.params.seed
+    heirs = [grid.drawn_cell(settings, seed, **heir) for heir in decision["heirs"].values()]
+    for heir in heirs:
+        if found.is_stopping():
+            raise StoppedError("stopped between two rungs; the same command continues")
+        _bequeath(found, heir)
+    found.replaced |= set(decision["heirs"])
     for trial in trials:
-        if trial.name not in kept and not trial.is_eliminated:
-            trial.eliminate()
-            found.display.finish(trial.name, "eliminated")
-    return [trial.cell for trial in trials if trial.name in kept] + list(heirs.values())
+        if trial.name not in decision["kept"] and trial.name not in found.failed:
+            _eliminate(found, trial)
+    return [trial.cell for trial in trials if trial.name in decision["kept"]] + heirs
 
 
 def _bequeath(found: Grid, heir: Cell) -> None:
     """Give an heir what its parent has come to, unless it was done before; whole at once, and in the bucket first."""
-    made, names = found.work / HEIRS / heir.name, ("weights.safetensors", "last.pt", HISTORY)
+    made, names = found.work / decisions.FOLDER / heir.name, (WEIGHTS, CHECKPOINT, HISTORY)
     if not (found.work / heir.name).is_dir():
         found.mirror.fetch(found.work, heir.parent)
-        shutil.rmtree(made.parent, ignore_errors=True)
-        made.mkdir(parents=True)
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
         for name in names:
             shutil.copyfile(found.work / heir.parent / name, made / name)
         found.mirror.put(made, names)
         made.rename(found.work / heir.name)
-        made.parent.rmdir()
+
+
+def _eliminate(found: Grid, trial: Trial) -> None:
+    if not trial.is_eliminated:
+        trial.eliminate()
+        found.display.finish(trial.name, "eliminated")
+    _close(found, trial)
 
 
 def _finalists(found: Grid, cells: Sequence[Cell]) -> list[Cell]:
@@ -267,10 +317,13 @@ def _finalists(found: Grid, cells: Sequence[Cell]) -> list[Cell]:
 
 def _train(found: Grid, trials: Sequence[Trial]) -> None:
     """Run the trials that are not done, those again whose process was killed; those that fail are noted."""
-    found.display.expect([trial.name for trial in trials])
+    for trial in trials:
+        found.display.expect(trial.name, trial.standing)
     missing = [trial for trial in trials if not trial.is_done]
     for attempt in range(ATTEMPTS):
-        failed = _run(found, missing) if missing else []
+        if not missing:
+            break
+        failed = _run(found, missing)
         found.fetch()
         missing = [trial for trial, reason in failed if reason == LOST and attempt + 1 < ATTEMPTS]
         failed = [(trial, reason) for trial, reason in failed if trial not in missing]
@@ -326,12 +379,11 @@ def _on_record(found: Grid, record: dict[str, Any]) -> None:
 def _on_end(found: Grid, trial: Trial) -> None:
     """A trial has ended, for now: asynchronous halving stops those that are not done."""
     found.fetch(trial.name)
-    if not trial.is_done and not found.is_stopping():
-        trial.eliminate()
-    if trial.is_finished or trial.is_eliminated:
-        found.display.finish(trial.name, "done" if trial.is_finished else "eliminated")
     if trial.is_finished:
+        found.display.finish(trial.name, "done")
         _close(found, trial)
+    elif not trial.is_done and not found.is_stopping():
+        _eliminate(found, trial)
 
 
 def _record(found: Grid, trial: Trial, records: Sequence[dict[str, float]]) -> None:
@@ -365,14 +417,19 @@ def _conclude(found: Grid) -> None:
             _record(found, trial, read_history(trial.folder))
             _close(found, trial)
     left_out = found.params.train.search.max_failed
-    if len(found.failed) > left_out or not any(trial.is_finished for trial in found.trials.values()):
+    if len(set(found.failed) - found.replaced) > left_out or not any(
+        trial.is_finished for trial in found.trials.values()
+    ):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
         raise TrainingError(f"{len(found.failed)} of {len(found.trials)} trials failed: {reasons}")
-    rows = [Row(name, _status(found, trial), trial.folder, trial.cell.drawn) for name, trial in found.trials.items()]
+    rows = [
+        Row(name, _status(found, trial), trial.folder, trial.cell.drawn, trial.cell.parent)
+        for name, trial in found.trials.items()
+    ]
     write_leaderboard(found.work, rows)
     for trial in found.trials.values():
         if not trial.is_finished:
-            for file in ("last.pt", "weights.safetensors"):
+            for file in (CHECKPOINT, WEIGHTS):
                 (trial.folder / file).unlink(missing_ok=True)
 
 

@@ -240,8 +240,10 @@ def _train_epoch(run: Run, number: int, folder: Path) -> float:
             saved = now
         if stopped:
             raise StoppedError(f"stopped in epoch {number} and saved; the same command continues")
+        if run.spent >= 1:
+            break
     losses.settle()
-    images = min(len(order), end * run.images_per_step)
+    images = min(len(order), run.place.step * run.images_per_step)
     return _total_loss(run) / images
 
 

@@ -1,14 +1,17 @@
 """The trials of a search: every model x loss, with the hyperparameters that are drawn for it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from segline.params import SMALLEST_POPULATION, Choice, Search, Train
+from segline.params import Choice, Search, Train
 from segline.spaces import Space
 from segline.training.proposals import propose
 
+REPLACED = 1 / 4
+"""Share of a population that heirs take the place of."""
 RESAMPLED = 1 / 4
 """Share of the hyperparameters that an heir does not inherit (Jaderberg et al. 2017, appendix A.1)."""
 
@@ -46,22 +49,34 @@ def cells(settings: Train, seed: int) -> list[Cell]:
     return [trial for cell in _named(settings, seed) for trial in _draws(cell, settings.search)]
 
 
-def batches(settings: Train, seed: int, tried: Callable[[], Sequence[tuple[Cell, float]]]) -> Iterator[list[Cell]]:
-    """The trials that are begun together: all, or those that Optuna makes of the ones before.
+def batch_sizes(settings: Train, seed: int) -> list[int]:
+    """How many trials are begun together, one batch after the other: all at once, unless Optuna looks in between."""
+    search, named = settings.search, _named(settings, seed)
+    drawing = sum(bool(_spaces(cell, search)) for cell in named)
+    step = search.samples if search.searcher == "random" or not drawing else search.at_once
+    sizes = [drawing * min(step, search.samples - first) for first in range(0, search.samples, step)]
+    return [len(named) - drawing + sizes[0], *sizes[1:]]
+
+
+def first_cells(settings: Train, seed: int) -> list[Cell]:
+    """The trials of the first batch: of a random search all, of Optuna's ``at_once`` draws of each model x loss."""
+    search = settings.search
+    first = search.samples if search.searcher == "random" else min(search.at_once, search.samples)
+    return cells(replace(settings, search=replace(search, samples=first)), seed)
+
+
+def propose_cells(settings: Train, seed: int, batch: int, tried: Sequence[tuple[Cell, float]]) -> list[Cell]:
+    """The trials of a later batch, by Optuna.
 
     Args:
         settings: of the grid and its search.
         seed: of every draw.
-        tried: asked for the trials so far, each with its score.
+        batch: its number, from 0.
+        tried: the trials so far, each with its score.
     """
     search = settings.search
-    if search.searcher == "random":
-        yield cells(settings, seed)
-        return
-    yield cells(replace(settings, search=replace(search, samples=min(search.at_once, search.samples))), seed)
-    for first in range(search.at_once, search.samples, search.at_once):
-        numbers, results = range(first, min(first + search.at_once, search.samples)), tried()
-        yield [trial for cell in _named(settings, seed) for trial in _proposed(cell, search, numbers, results)]
+    numbers = range(batch * search.at_once, min((batch + 1) * search.at_once, search.samples))
+    return [trial for cell in _named(settings, seed) for trial in _proposed(cell, search, numbers, tried)]
 
 
 def _proposed(cell: Cell, search: Search, numbers: range, tried: Sequence[tuple[Cell, float]]) -> list[Cell]:
@@ -70,7 +85,13 @@ def _proposed(cell: Cell, search: Search, numbers: range, tried: Sequence[tuple[
         return []
     results = [(trial.drawn, score) for trial, score in tried if _family(trial.name) == cell.name]
     proposals = propose(spaces, results, f"{cell.seed}/{cell.name}/{numbers.start}", len(numbers))
-    return [_with(cell, f"-draw{number + 1}", drawn) for number, drawn in zip(numbers, proposals, strict=True)]
+    return [_with(cell, f"-draw{number + 1}", drawn) for number, drawn in zip(numbers, proposals, strict=False)]
+
+
+def drawn_cell(settings: Train, seed: int, name: str, drawn: dict[str, Any], parent: str = "") -> Cell:
+    """The cell of a name with what was drawn for it."""
+    [cell] = [cell for cell in _named(settings, seed) if cell.name == _family(name)]
+    return replace(_with(cell, "", drawn), name=name, parent=parent)
 
 
 def heirs(cells: Sequence[Cell], scores: Mapping[str, float], search: Search, rung: int) -> dict[str, Cell]:
@@ -81,9 +102,9 @@ def heirs(cells: Sequence[Cell], scores: Mapping[str, float], search: Search, ru
 
     Args:
         cells: that are trained.
-        scores: by name.
+        scores: by name; below zero of those that failed, which have no heirs.
         search: what is drawn.
-        rung: number of the rung, from 0.
+        rung: number of the rung, from 1.
 
     Returns:
         The name of the one that ends -> the heir.
@@ -94,9 +115,10 @@ def heirs(cells: Sequence[Cell], scores: Mapping[str, float], search: Search, ru
     found = {}
     for members in populations.values():
         ranked = best({name: scores[name] for name in members}, len(members))
-        quarter = len(ranked) // SMALLEST_POPULATION
+        quarter = int(len(ranked) * REPLACED)
         for worse, better in zip(ranked[len(ranked) - quarter :], ranked, strict=False):
-            found[worse] = _heir(members[better], f"{worse.partition('-heir')[0]}-heir{rung + 1}", search)
+            if scores[better] >= 0:
+                found[worse] = _heir(members[better], f"{worse.partition('-heir')[0]}-heir{rung}", search)
     return found
 
 
@@ -147,12 +169,22 @@ def rungs(search: Search, epochs: int) -> list[int]:
     return [*found, epochs]
 
 
-def survivors(scores: dict[str, float], search: Search) -> list[str]:
-    """The trials that go on: one in ``reduction``, rounded up, and no fewer than finalists."""
-    return best(scores, max(search.finalists, -(-len(scores) // search.reduction)))
+def survivors(scores: Mapping[str, float], search: Search) -> list[str]:
+    """The trials that go on after a rung: one in ``reduction``, and no fewer than finalists.
+
+    The best of each model x loss come first, then the second best of each, and so on: a loss whose score rises late is
+    not stopped by others, whose scores mean something else so early.
+    """
+    places: dict[str, int] = {}
+    families: Counter[str] = Counter()
+    for name in best(scores, len(scores)):
+        families[_family(name)] += 1
+        places[name] = families[_family(name)]
+    count = max(search.finalists, -(-len(scores) // search.reduction))
+    return sorted(scores, key=lambda name: (places[name], -scores[name], name))[:count]
 
 
-def best(scores: dict[str, float], count: int) -> list[str]:
+def best(scores: Mapping[str, float], count: int) -> list[str]:
     """The names of the highest scores; of equal ones the first name."""
     return sorted(scores, key=lambda name: (-scores[name], name))[:count]
 

@@ -12,12 +12,13 @@ BOARD = "leaderboard.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as the leaderboard has it: its name, how it ended, its folder, and what was drawn for it."""
+    """A trial as the leaderboard has it: its name, how it ended, its folder, what was drawn, and whose heir it is."""
 
     name: str
     status: str
     folder: Path
     drawn: dict[str, Any]
+    parent: str = ""
 
 
 def write_leaderboard(out: Path, rows: Sequence[Row]) -> None:
@@ -43,5 +44,6 @@ def _line(row: Row, history: Any) -> dict[str, Any]:
         "best_epoch": int(best["epoch"]) if len(history) else 0,
         "val_miou": best["val_miou"] if len(history) else float("nan"),
         "val_pixel_accuracy": best["val_pixel_accuracy"] if len(history) else float("nan"),
+        **({"parent": row.parent} if row.parent else {}),
         **row.drawn,
     }

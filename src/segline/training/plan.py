@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segline.params import Train
-from segline.training.grid import Cell, rungs
+from segline.training.grid import Cell, batch_sizes, rungs
 
 WIDTH = 120
 """Of the table where there is no terminal, in characters."""
@@ -49,15 +49,26 @@ def measure(cells: Sequence[Cell], cost: Callable[[Cell], Cost], progress: Calla
     return found
 
 
-def epochs_of(trials: int, settings: Train) -> int:
+def epochs_of(settings: Train, seed: int) -> int:
     """The epochs of all trials together, the finalists' further seeds included, if none ends before its time."""
+    search, left, total = settings.search, 0, 0
+    for trials in batch_sizes(settings, seed):
+        came, epochs = _epochs_of_batch(trials, settings)
+        left, total = left + came, total + epochs
+    return total + min(search.finalists, left) * (search.seeds - 1) * settings.epochs
+
+
+def _epochs_of_batch(trials: int, settings: Train) -> tuple[int, int]:
+    """How many of the trials come to the end, and the epochs of all."""
     search, before, total = settings.search, 0, 0
     if search.scheduler == "pbt":
-        return trials * settings.epochs
+        return trials, trials * settings.epochs
     for rung in rungs(search, settings.epochs):
         total += trials * (rung - before)
-        trials, before = max(search.finalists, -(-trials // search.reduction)), rung
-    return total + min(search.finalists, trials) * (search.seeds - 1) * settings.epochs
+        if rung < settings.epochs:
+            trials = min(trials, max(search.finalists, -(-trials // search.reduction)))
+        before = rung
+    return trials, total
 
 
 def show(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]) -> None:
@@ -76,11 +87,16 @@ def show(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there:
 
 def summary(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]) -> Iterable[str]:
     """The time of the whole, in words."""
-    slots = at_once(settings, there)
+    sizes = batch_sizes(settings, cells[0].seed)
+    slots = min(at_once(settings, there), max(sizes))
     mean = sum(costs[kind(cell)].epoch for cell in cells) / len(cells)
-    epochs = epochs_of(len(cells), settings)
-    yield f"{min(slots, len(cells))} at once on {_told(there)}; {_told_scheduler(settings)}"
-    yield f"about {duration(mean * epochs / min(slots, len(cells)))} for {epochs} epochs, measured one trial at a time"
+    epochs = epochs_of(settings, cells[0].seed)
+    yield f"{slots} at once on {_told(there)}; {_told_scheduler(settings)}"
+    if len(sizes) > 1:
+        yield f"in {len(sizes)} batches of up to {max(sizes)} trials, with Optuna's proposals in between"
+    yield f"about {duration(mean * epochs / slots)} for {epochs} epochs, measured one trial at a time"
+    if settings.max_steps or settings.max_minutes or settings.patience:
+        yield "less, where train.max_steps, max_minutes or patience end a trial before"
 
 
 def at_once(settings: Train, there: dict[str, float]) -> int:

@@ -8,6 +8,9 @@ from typing import Any
 from segline.errors import StageError
 from segline.spaces import Space
 
+TRIES = 4
+"""Asked for each proposal, as short lists make for repetitions."""
+
 
 def check_installed() -> None:
     """Optuna is an extra of its own.
@@ -28,7 +31,7 @@ def propose(
         spaces: by hyperparameter.
         results: what was tried, with its score; more is better.
         seed: of all that is random.
-        count: proposals, which keep away from one another.
+        count: of proposals; fewer, if no more are found that differ from one another and from what was tried.
     """
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -46,8 +49,16 @@ def propose(
         points_to_evaluate=[{str(place): drawn[key] for place, key in enumerate(spaces)} for drawn, _ in results],
         evaluated_rewards=[score for _, score in results],
     )
-    proposals = [search.suggest(str(number)) or {} for number in range(count)]
-    return [{key: proposal[str(place)] for place, key in enumerate(spaces)} for proposal in proposals]
+    known = [drawn for drawn, _ in results]
+    proposals: list[dict[str, Any]] = []
+    for number in range(TRIES * count):
+        suggested = search.suggest(str(number))
+        assert suggested is not None
+        drawn = {key: suggested[str(place)] for place, key in enumerate(spaces)}
+        if len(proposals) < count and drawn not in known:
+            proposals.append(drawn)
+            known.append(drawn)
+    return proposals
 
 
 def _distribution(space: Space) -> Any:

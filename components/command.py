@@ -5,7 +5,7 @@ from typing import Any
 from kfp import dsl
 
 DATA = "segline/data:dev"
-"""Image of the stages that need no torch. A pipeline is compiled with a registry and a tag of its own."""
+"""Image of the stages that need neither torch nor MLflow. A pipeline is compiled with its own registry and tag."""
 TRAIN = "segline/train:dev"
 """Image of all others."""
 EXECUTOR_INPUT = "{{$}}"

@@ -16,7 +16,10 @@ HOUR = 3600
 LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
 """How long the first attempt at a stage may take; the others ``OTHERS_LIMIT_S``. With retries it is twice as long."""
 OTHERS_LIMIT_S = 6 * HOUR
-DATA_STAGES = ("ingest", "validate", "label")
+DATA_STAGES = ("ingest", "label")
+"""Those of the small image, without torch, MLflow and Ray."""
+SMALL = (*DATA_STAGES, "validate", "outcome")
+"""Those of one core, as the site gives the others more."""
 CACHED = ("edges", "train", "evaluate", "ensemble")
 """Stages that depend on nothing but their inputs: the others look at a source, the champion, a file of exclusions."""
 USER = 10001
@@ -207,7 +210,7 @@ def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
             task.set_accelerator_type(GPU).set_accelerator_limit(site.gpus)
             kubernetes.add_node_selector(task, "nvidia.com/gpu.present", "true")
             kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
-    elif task.name in (*DATA_STAGES, "outcome", "train"):
+    elif task.name in (*SMALL, "train"):
         _request(task, "1", "4G")
     else:
         _request(task, site.stage_cpus, site.stage_memory)

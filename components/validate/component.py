@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.command import DATA, command
+from components.command import TRAIN, command
 
 
 @dsl.container_component
@@ -22,4 +22,4 @@ def validate(
         out: The valid pairs, their statistics, the quarantine.
         docs: The Data Docs, one page.
     """
-    return command(DATA, "validate", params={"name": name, "validate": validate}, ingested=ingested.path, out=out.path)
+    return command(TRAIN, "validate", params={"name": name, "validate": validate}, ingested=ingested.path, out=out.path)

@@ -91,6 +91,14 @@ def test_it_ends_with_the_champion_of_the_command_line(in_containers, params, tm
     assert results(in_containers)[2] == {name: decision[name] for name in results(in_containers)[2]}
 
 
+def test_a_second_run_compares_its_data_with_those_of_the_champion(in_containers, params):
+    again = start(params, in_containers)
+    assert again.wait(900) == 0
+    found = last(in_containers, "validate", "validation.json")["drift"]
+    assert found["champion"] == 1
+    assert found["note"].startswith("drift is not checked: 18 pairs are too few")
+
+
 def test_the_exit_handler_said_what_it_came_to(in_containers):
     assert "SUCCEEDED" in (in_containers.parent / "run.log").read_text()
 

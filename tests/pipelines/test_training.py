@@ -3,9 +3,12 @@
 import json
 import re
 import shlex
+import sys
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 
@@ -21,6 +24,8 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
 # Kubeflow alone gives these; the rest are the words of dvc.yaml.
 ITS_OWN = ("--set", "--executor-input")
+# A dvc:// source and several workers, which `pipelines` refuses.
+REFUSED = {"ingest": {"dvc"}, "label": {"ray"}}
 # Kubeflow gives a section whole where dvc.yaml names a part of it.
 WHOLE = {"train.losses": "train", "train.cpus_per_worker": "train", "evaluate.batch_size": "evaluate"}
 
@@ -163,6 +168,25 @@ def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
     for name in cached:
         hashed = {key.removesuffix("_hash") for key in tasks[name]["inputs"]["parameters"] if key.endswith("_hash")}
         assert hashed == set(producers(tasks[name]))
+
+
+@cache
+def imported(stage):
+    """Distributions that the code of a stage imports, also within functions: the names that each may have."""
+    graph = grimp.build_graph("segline", include_external_packages=True, cache_dir=None)
+    names = {name.partition(".")[0] for name in graph.find_upstream_modules(f"segline.stages.{stage}")}
+    known = packages_distributions()
+    return {name: known[name] for name in names - {"segline", *sys.stdlib_module_names}}
+
+
+@STAGE
+def test_the_image_of_a_stage_has_all_that_its_code_imports(stage):
+    """Validate went without MLflow: it warned, and drift was never checked."""
+    image = container(stage, compiled()[0])["image"].split("/")[-1].split(":")[0]
+    lock = (ROOT / "requirements" / f"{image}.lock").read_text()
+    has = set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE))
+    names = {name: {entry.lower().replace("_", "-") for entry in found} for name, found in imported(stage).items()}
+    assert {name for name, found in names.items() if not found & has} == REFUSED.get(stage, set())
 
 
 @STAGE

@@ -3,9 +3,10 @@
 import argparse
 import json
 import logging
+import math
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -133,8 +134,9 @@ def _add_room(parser: argparse._ActionsContainer) -> None:
     """What each pod asks for; None for what was not said, so that it can be told from the default."""
     for name, about in ROOM.items():
         default = getattr(DEFAULT, name)
+        shown = "what a trial wants; none in compile" if name == "gpus" else default
         word = f"--{name.replace('_', '-')}"
-        parser.add_argument(word, type=type(default), help=f"{about} (default: {default})")
+        parser.add_argument(word, type=type(default), help=f"{about} (default: {shown})")
     parser.add_argument("--rayjob", action="store_true", help="train on a Ray cluster that is made for it")
 
 
@@ -170,6 +172,25 @@ def pipeline_arguments(file: str, overrides: list[str], *, exclusions: str, prom
     sections = {name: json.dumps(document.get(name) or {}) for name in SECTIONS}
     told = {"name": checked.name, "seed": checked.seed, "exclusions": exclusions}
     return {**told, "promotion": promotion and checked.promote.enabled, **sections}
+
+
+def _site_for(arguments: argparse.Namespace) -> Site:
+    """The site of a run with its parameters: with as many GPUs as a trial wants, unless it is said.
+
+    Raises:
+        ParamsError: a trial would not have enough GPUs, or nobody would use them.
+    """
+    if arguments.rayjob:
+        return _site(arguments)
+    train = params.load(arguments.params, arguments.overrides).train
+    wanted = math.ceil(train.workers_per_trial * train.gpus_per_worker)
+    site = _site(arguments, gpus=wanted if arguments.gpus is None else arguments.gpus)
+    if site.gpus >= wanted and bool(site.gpus) == bool(wanted):
+        return site
+    asked = f"{train.workers_per_trial} x {train.gpus_per_worker:g} (train.workers_per_trial x train.gpus_per_worker)"
+    expected = f"{wanted} or more" if wanted else "0"
+    fault = f"--gpus: got {site.gpus}, expected {expected}, for a trial asks for {asked}; leave it out, or change these"
+    raise ParamsError("the command line", [fault])
 
 
 def _arguments(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -208,7 +229,9 @@ def _run_locally(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     from pipelines.local import check_images, run_locally
 
     logging.getLogger("kfp").setLevel(logging.INFO)
-    site = _site(arguments, gpus=0, rayjob=False, retries=0)
+    site = replace(_site_for(arguments), retries=0)
+    if site.gpus:
+        raise ParamsError("--local", ["train.gpus_per_worker: expected 0, as its containers have no GPU"])
     check_images(site)
     promoted = run_locally(given, site, arguments.folder, arguments.network)
     print(f"pipelines: {json.loads((promoted / 'decision.json').read_text())['reason']}; report in {promoted}")
@@ -237,7 +260,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _package(arguments: argparse.Namespace, folder: Path) -> Path:
     package = folder / "segline.yaml"
-    compile_to(package, _site(arguments))
+    compile_to(package, _site_for(arguments))
     return package
 
 

@@ -44,7 +44,7 @@ class Site:
     Attributes:
         registry: of the images, with their common path.
         tag: of the images; never ``latest``, for the cache takes equal names for equal images.
-        gpus: of training in its own container.
+        gpus: of training in its own container; a trial takes what ``train.gpus_per_worker`` says of them.
         cpus: of training, and no more: as many trials as there are run at once.
         memory: of training, such as ``32G``.
         stage_cpus: of edges, evaluate, ensemble and promote, each.
@@ -56,7 +56,7 @@ class Site:
 
     registry: str = "segline"
     tag: str = "0.1.0"
-    gpus: int = 1
+    gpus: int = 0
     cpus: str = "8"
     memory: str = "32G"
     stage_cpus: str = "4"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,15 @@ ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "k8s" / "base" / "ray" / "rayjob.yaml"
 IMAGE = "registry.example.org/segline/train:1a2b3c4"
 RUN = "1f0c2d5e-8f6a-4a55-9d3c-7b8c9d0e1f2a"
-TINY = {"name": "tiny", "train": {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 2}}
+TINY = {
+    "name": "tiny",
+    "train": {
+        "models": [{"unet": {"width": 2, "depth": 1}}],
+        "losses": ["dice"],
+        "epochs": 2,
+        "gpus_per_worker": 0.5,
+    },
+}
 PARAMS = load(json.dumps(TINY))
 CANDIDATES = {"unet-dice/model.json": "{}", "unet-dice/weights.safetensors": "w", "leaderboard.csv": "a,b\n"}
 
@@ -456,6 +465,58 @@ def test_a_template_that_is_none_is_told(kube, labelled, edged, tmp_path, monkey
         (tmp_path / "template.yaml").write_text(text)
     with pytest.raises(StageError, match=r"is not the template of a RayJob; expected such as"):
         train(labelled, edged, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"gpus_per_worker": 2.0}, "has 8 cores and 1 GPUs; lower these"),
+        (
+            {"cpus_per_worker": 9},
+            "is 9 and train.gpus_per_worker 0.5, but a worker of .* has 8 cores and 1 GPUs; lower",
+        ),
+        ({"gpus_per_worker": 0.0}, "has 8 cores and 1 GPUs; set train.gpus_per_worker"),
+    ],
+)
+def test_a_trial_that_no_worker_can_hold_or_that_wastes_its_gpu_is_refused(
+    kube, labelled, edged, tmp_path, monkeypatch, wanted, told
+):
+    monkeypatch.setattr(rayjob, "_bring", lambda *_: pytest.fail("it uploads"))
+    with pytest.raises(StageError, match=told):
+        train(labelled, edged, tmp_path / "out", params=with_train(**wanted))
+    assert kube.asked == []
+
+
+def with_train(**changed):
+    return replace(PARAMS, train=replace(PARAMS.train, **changed))
+
+
+def group(cpu, gpu=0, **told):
+    limits = {"cpu": cpu} | ({"nvidia.com/gpu": gpu} if gpu else {})
+    containers = [{"resources": {"limits": limits}}]
+    return {"rayStartParams": told, "template": {"spec": {"containers": containers}}}
+
+
+@pytest.mark.parametrize(
+    ("workers", "wanted", "fits"),
+    [
+        ([group("2")], {"gpus_per_worker": 0.0, "cpus_per_worker": 2}, True),
+        ([group("2")], {"gpus_per_worker": 0.0, "cpus_per_worker": 3}, False),
+        ([group("1500m")], {"gpus_per_worker": 0.0, "cpus_per_worker": 2}, True),
+        ([group("2"), group("8", 4)], {"gpus_per_worker": 4.0, "cpus_per_worker": 8}, True),
+        ([group("9"), group("8", 4)], {"gpus_per_worker": 4.0, "cpus_per_worker": 9}, False),
+        ([group("2"), group("8", 4)], {"gpus_per_worker": 0.0, "cpus_per_worker": 2}, True),
+        ([group("2"), group("8", 4)], {"gpus_per_worker": 0.0, "cpus_per_worker": 3}, False),
+        ([group("8", 1, **{"num-gpus": "0"})], {"gpus_per_worker": 0.0}, True),
+        ([group("8", 1, **{"num-cpus": "4"})], {"gpus_per_worker": 1.0, "cpus_per_worker": 5}, False),
+        ([], {"gpus_per_worker": 0.0}, False),
+    ],
+)
+def test_a_worker_has_what_kuberay_tells_ray(workers, wanted, fits):
+    head = group("4", **{"num-cpus": "0"})
+    template = {"spec": {"rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": workers}}}
+    with nullcontext() if fits else pytest.raises(StageError, match="but a worker of"):
+        rayjob.check_room(template, with_train(**wanted).train)
 
 
 # Another pod of the same run

@@ -7,6 +7,7 @@ the RayJob is lost, training goes on from the checkpoints in the bucket.
 
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -30,7 +31,7 @@ from segline.cluster import GROWS
 from segline.data.shards import read_description
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError
 from segline.outputs import MARK, writing
-from segline.params import Choice, Params, as_json
+from segline.params import Choice, Params, Train, as_json
 from segline.progress import say
 from segline.spaces import Space
 
@@ -77,12 +78,13 @@ def train(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out
         run: the id of the Kubeflow run; without one the name of the RayJob follows from the data and parameters.
 
     Raises:
-        StageError: Kubernetes or the environment is not set up for it.
+        StageError: Kubernetes or the environment is not set up for it, or the template has no worker for its trials.
         SourceError: the bucket cannot be written or read.
         TrainingError: the training failed.
         StoppedError: this process was told to end; the cluster trains on, and the same command follows it.
     """
     template, image = _template(), _variable("SEGLINE_IMAGE", "the image of train")
+    check_room(template, params.train)
     key = _fingerprint(params, read_description(labelled).content_hash, image)
     place = f"{_variable('SEGLINE_STORE', 's3://bucket/prefix').rstrip('/')}/{key}"
     job = make(template, params, name=_name(run or key), run=run, place=place, image=image, tracking_uri=tracking_uri)
@@ -148,6 +150,38 @@ def make(template: Json, params: Params, *, name: str, run: str, place: str, ima
             others = [entry for entry in container.get("env", []) if entry["name"] not in variables]
             container["env"] = [*others, *({"name": word, "value": value} for word, value in variables.items())]
     return job
+
+
+def check_room(template: Json, settings: Train) -> None:
+    """See that some pod of the template can hold a worker of a trial, and that no trial lets its GPUs lie idle.
+
+    Raises:
+        StageError: none can, so that Ray would wait for one for ever, or all that can have GPUs that nobody uses.
+    """
+    cluster = template["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
+    rooms = [room for room in map(_room, groups) if room[0]]
+    cpus, gpus = settings.cpus_per_worker, settings.gpus_per_worker
+    fitting = [room for room in rooms if cpus <= room[0] and gpus <= room[1]]
+    if fitting and (gpus or any(not room[1] for room in fitting)):
+        return
+    got = f"train.cpus_per_worker is {cpus} and train.gpus_per_worker {gpus:g}"
+    have = " or ".join(f"{room[0]:g} cores and {room[1]:g} GPUs" for room in rooms) or "no cores"
+    advice = "lower these, or give the template larger workers"
+    if fitting:
+        advice = "set train.gpus_per_worker, or give the template workers without GPUs"
+    raise StageError(f"{got}, but a worker of {os.environ.get('SEGLINE_RAYJOB', 'the template')} has {have}; {advice}")
+
+
+def _room(group: Json) -> tuple[float, float]:
+    """Cores and GPUs of a pod as KubeRay tells them to Ray: of its parameters, else of the limits of its container."""
+    told, container = group.get("rayStartParams", {}), group["template"]["spec"]["containers"][0]
+    resources = container.get("resources", {})
+    limits = resources.get("limits", {})
+    cores = str(told.get("num-cpus") or limits.get("cpu") or resources.get("requests", {}).get("cpu") or "inf")
+    cpus = math.ceil(float(cores[:-1]) / 1000) if cores.endswith("m") else float(cores)
+    found = sum(float(value) for name, value in limits.items() if name.endswith("gpu"))
+    return cpus, float(told.get("num-gpus", found))
 
 
 def entrypoint(params: Params, *, place: str, tracking_uri: str) -> str:

@@ -116,5 +116,38 @@ def test_a_documented_command_is_taken(words, monkeypatch):
     arguments = program._parser().parse_args(words)
     program._check_words(arguments)
     if arguments.command in ("run", "schedule"):
-        program._site(arguments)
+        program._site_for(arguments)
         program._arguments(arguments)
+
+
+def site(words):
+    return program._site_for(program._parser().parse_args(words.split()))
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "gpus"), [(1, 0, 0), (1, 0.25, 1), (1, 1, 1), (2, 0.5, 1), (3, 0.5, 2), (2, 2, 4)]
+)
+def test_training_has_the_gpus_that_a_trial_wants(workers, each, gpus, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wanted = f"--set train.workers_per_trial={workers} --set train.gpus_per_worker={each}"
+    for start in (f"run {ENDPOINT} --registry r", f"schedule {ENDPOINT} --registry r --cron x"):
+        assert site(f"{start} {wanted}").gpus == gpus
+        assert site(f"{start} {wanted} --gpus {gpus}").gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("given", "each", "expected"),
+    [(1, 0, "got 1, expected 0, for"), (0, 0.5, "got 0, expected 1 or more"), (1, 1.5, "got 1, expected 2 or more")],
+)
+def test_gpus_that_nobody_uses_and_too_few_are_refused(given, each, expected, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = f"run {ENDPOINT} --registry r --gpus {given} --set train.gpus_per_worker={each}"
+    (fault,) = refused(words, capsys)
+    assert fault.startswith(f"--gpus: {expected}")
+
+
+def test_a_local_run_has_no_gpu(capsys, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    (fault,) = refused("run --local --set train.gpus_per_worker=1", capsys)
+    assert fault == "train.gpus_per_worker: expected 0, as its containers have no GPU"

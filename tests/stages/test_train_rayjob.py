@@ -218,7 +218,7 @@ def test_the_entry_point_trains_on_two_nodes_and_a_follower_that_was_killed_gets
         pod = environment | {
             "KUBECONFIG": str(tmp_path / "kubeconfig"),
             "SEGLINE_NAMESPACE": NAMESPACE,
-            "SEGLINE_RAYJOB": str(ROOT / "k8s/base/ray/rayjob.yaml"),
+            "SEGLINE_RAYJOB": str(ROOT / "k8s/overlays/dev/rayjob.yaml"),
             "SEGLINE_IMAGE": IMAGE,
             "SEGLINE_STORE": f"s3://{name}/work",
             "SEGLINE_CACHE": str(tmp_path / "cache"),

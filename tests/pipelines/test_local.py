@@ -96,7 +96,7 @@ def test_a_second_run_compares_its_data_with_those_of_the_champion(in_containers
     assert again.wait(900) == 0
     found = last(in_containers, "validate", "validation.json")["drift"]
     assert found["champion"] == 1
-    assert found["note"].startswith("drift is not checked: 18 pairs are too few")
+    assert "pairs are too few to compare" in found["note"]
 
 
 def test_the_exit_handler_said_what_it_came_to(in_containers):

@@ -161,13 +161,9 @@ def pipeline_arguments(file: str, overrides: list[str], *, exclusions: str, prom
         ParamsError: with every fault.
     """
     checked = params.load(file, overrides)
-    if exclusions and not exclusions.startswith("s3://"):
-        raise ParamsError("--exclusions", [f"{exclusions!r}: a container does not see it; expected s3://bucket/key"])
-    source = checked.ingest.source
-    if "://" not in source and not source.startswith("synthetic:"):
-        raise ParamsError(
-            "ingest.source", [f"{source!r}: a container does not see it; expected such as s3://bucket/prefix"]
-        )
+    faults = _out_of_reach(checked, exclusions)
+    if faults:
+        raise ParamsError("a container", faults)
     document = params.read(file, overrides)
     sections = {name: json.dumps(document.get(name) or {}) for name in SECTIONS}
     told = {"name": checked.name, "seed": checked.seed, "exclusions": exclusions}
@@ -191,6 +187,27 @@ def _site_for(arguments: argparse.Namespace) -> Site:
     expected = f"{wanted} or more" if wanted else "0"
     fault = f"--gpus: got {site.gpus}, expected {expected}, for a trial asks for {asked}; leave it out, or change these"
     raise ParamsError("the command line", [fault])
+
+
+def _out_of_reach(checked: params.Params, exclusions: str) -> list[str]:
+    """What a container cannot see or do, though this machine can."""
+    faults = []
+    if exclusions and not exclusions.startswith("s3://"):
+        faults.append(f"--exclusions: got {exclusions!r}, which it does not see; expected s3://bucket/key")
+    source = checked.ingest.source
+    if source.startswith("dvc://"):
+        faults.append(
+            f"ingest.source: got {source!r}, but the image has neither DVC nor git; expected such as "
+            "s3://bucket/prefix: check the revision out, and copy its folder there"
+        )
+    elif "://" not in source and not source.startswith("synthetic:"):
+        faults.append(f"ingest.source: got {source!r}, which it does not see; expected such as s3://bucket/prefix")
+    if checked.label.workers > 1:
+        faults.append(
+            f"label.workers: got {checked.label.workers}, but the image of label has no Ray, and its container one "
+            "core; expected 1: leave it out, or say --set label.workers=1"
+        )
+    return faults
 
 
 def _arguments(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -99,7 +99,6 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         name: str = "streets",
         seed: int = 7,
         source: str = "",
-        revision: str = "",
         exclusions: str = "",
         promotion: bool = True,
         ingest: str = "{}",
@@ -117,7 +116,6 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
             name: Of the MLflow experiment and of the registered model.
             seed: Of every random choice.
             source: Where the images are, in place of the one in the section ingest.
-            revision: Of a source dvc://..., in place of the one in the section ingest.
             exclusions: CSV of images and boxes to leave out, s3://bucket/key; empty for none.
             promotion: Whether a better model becomes champion, or is only registered and judged.
             ingest: Section of params.yaml as JSON; what it leaves out has its default. So have the others.
@@ -132,7 +130,7 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         told = _placed(outcome(), site)
         with dsl.ExitHandler(told, name="line"):
             run = {stage: _runner(stage, site) for stage in COMPONENTS}
-            files = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision).outputs["out"]
+            files = run["ingest"](seed=seed, ingest=ingest, source=source).outputs["out"]
             valid = run["validate"](name=name, validate=validate, ingested=files).outputs["out"]
             shards = _made(
                 run["label"](seed=seed, label=label, exclusions=exclusions, ingested=files, validated=valid), "labelled"

@@ -120,6 +120,31 @@ def test_a_documented_command_is_taken(words, monkeypatch):
         program._arguments(arguments)
 
 
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ("--exclusions here.csv", "--exclusions: got 'here.csv', which it does not see; expected s3://bucket/key"),
+        ("--set ingest.source=../camvid", "ingest.source: got '../camvid', which it does not see; expected such as"),
+        (
+            "--set ingest.source=dvc://../wad",
+            "ingest.source: got 'dvc://../wad', but the image has neither DVC nor git",
+        ),
+        ("--set label.workers=2", "label.workers: got 2, but the image of label has no Ray"),
+    ],
+)
+@pytest.mark.parametrize("start", ["run --local", f"run {ENDPOINT} --registry r"])
+def test_what_a_container_cannot_see_or_do_is_refused(start, words, fault, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (found,) = refused(f"{start} {words}", capsys)
+    assert found.startswith(fault)
+
+
+def test_all_that_a_container_cannot_do_is_told_at_once(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = "--exclusions x --set ingest.source=dvc://x --set label.workers=9"
+    assert len(refused(f"run --local {words}", capsys)) == 3
+
+
 def site(words):
     return program._site_for(program._parser().parse_args(words.split()))
 

@@ -139,7 +139,7 @@ def test_a_container_puts_in_no_more_than_kubeflow_does_there(stage):
 @STAGE
 def test_the_command_line_takes_what_kubeflow_puts_in(stage, tmp_path):
     pipeline, _ = compiled()
-    values = {"name": "streets", "seed": "7", "promotion": "true", "exclusions": "", "source": "", "revision": ""}
+    values = {"name": "streets", "seed": "7", "promotion": "true", "exclusions": "", "source": ""}
 
     def put_in(text):
         text = re.sub(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", lambda found: values.get(found[1], "{}"), text)

@@ -1,12 +1,16 @@
 """Promote on a real registry, with models whose quality is known: they cut the red channel at a threshold."""
 
 import json
+import re
+import textwrap
 from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from documented import ROOT
+from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import save_file
 from shard_files import write_split
@@ -240,6 +244,37 @@ def test_cut_off_after_the_alias_moved_it_decides_the_same_again(promoting, trac
     _, decision = promoting(BEST)
     assert (decision["promoted"], decision["version"], decision["against"]) == (True, 2, 1)
     assert holders(tracker) == (2, None)
+
+
+@pytest.fixture
+def roll_back(tracker, monkeypatch):
+    """What docs/kubernetes.md says, with this registry and model."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (code,) = re.findall(r'  python -c "\n(.*?MlflowClient.*?)"\n', page, re.DOTALL)
+    code = textwrap.dedent(code).replace("'http://localhost:5000'", repr(tracker.uri)).replace("'streets'", "'lamps'")
+    return lambda: exec(code, {})
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_again(promoting, tracker, roll_back):
+    promoting(POOR)
+    promoting(BEST)
+    roll_back()
+    assert holders(tracker)[0] == 1
+    for _ in range(2):
+        decision = promoting(BEST)[1]
+        assert not decision["promoted"]
+        assert decision["reason"].endswith("v2 was rolled back; delete its tag segline.rolled_back to allow it")
+        assert holders(tracker)[0] == 1
+    MlflowClient(tracker.uri).delete_model_version_tag("lamps", "2", promote.ROLLED_BACK)
+    assert promoting(BEST)[1]["promoted"]
+    assert holders(tracker)[0] == 2
+
+
+def test_the_first_champion_cannot_be_rolled_back(promoting, tracker, roll_back):
+    promoting(POOR)
+    with pytest.raises(SystemExit, match="v1 has no champion before it; nothing was changed"):
+        roll_back()
+    assert holders(tracker)[0] == 1
 
 
 def test_it_is_decided_anew_against_another_champion(promoting, tracker):

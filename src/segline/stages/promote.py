@@ -27,6 +27,8 @@ from segline.report import sentence, write_report
 
 DECISION = "segline.decision"
 IS_CHAMPION = "it is champion already"
+ROLLED_BACK = "segline.rolled_back"
+"""The tag of a version that somebody has taken back, with any value: it is not promoted again."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,14 @@ def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tra
         decision = _settled(tracker, version, description, params) or _decide(
             tracker, version, description, labelled, ensembled, params
         )
-        decision = decision if params.promote.enabled else _withheld(decision)
+        if not params.promote.enabled:
+            decision = _withheld(decision, "promotion is off (promote.enabled)")
         tracker.tag(version, {DECISION: asdict(decision)})
+        # Not kept with the version, so that it counts again once the tag is gone.
+        if ROLLED_BACK in version.tags:
+            decision = _withheld(
+                decision, f"v{version.number} was rolled back; delete its tag {ROLLED_BACK} to allow it"
+            )
         _move_aliases(tracker, version, decision)
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
         write_json(work / "decision.json", record)
@@ -152,11 +160,11 @@ def _decide(
     )
 
 
-def _withheld(decision: Decision) -> Decision:
-    """A decision that moves no champion, where promotion is off; who is champion already stays it."""
+def _withheld(decision: Decision, why: str) -> Decision:
+    """A decision that moves no champion; who is champion already stays it."""
     if not decision.promoted or decision.reason == IS_CHAMPION:
         return decision
-    return replace(decision, promoted=False, reason=f"{decision.reason}, but promotion is off (promote.enabled)")
+    return replace(decision, promoted=False, reason=f"{decision.reason}, but {why}")
 
 
 def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, labelled: Path) -> int:

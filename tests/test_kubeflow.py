@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from servers import serving
 
-from segline import kubeflow
+from segline import kubeflow, rayjob
 from segline.cli import main
 from segline.data.manifest import read_manifest
 from segline.errors import StageError
@@ -154,6 +154,23 @@ def test_a_webhook_that_fails_is_named_and_the_rest_is_done(tmp_path, monkeypatc
     assert main(["outcome", "--run", "run-1", "--status", STATUS, "--tracking-uri", uri]) == StageError.exit_code
     assert "SEGLINE_WEBHOOK" in capsys.readouterr().err
     assert Tracker(uri, "streets").client.get_run(run).data.tags["segline.pipeline_state"] == "FAILED"
+
+
+def test_the_outcome_is_told_before_the_cluster_is_waited_for(webhook, tmp_path, monkeypatch):
+    server, bodies = webhook
+    monkeypatch.setenv("SEGLINE_RUN", "run-1")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = Tracker(uri, "streets").begin("a", "grid", {}, {})
+
+    def remove(name):
+        assert bodies
+        assert "segline.pipeline_state" in Tracker(uri, "streets").client.get_run(run).data.tags
+        raise StageError(f"the RayJob of {name} stays")
+
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(rayjob, "delete", remove)
+    with pytest.raises(StageError, match="the RayJob of run-1 stays"):
+        kubeflow.conclude("run-1", STATUS, uri, server.address)
 
 
 def test_a_status_that_is_none_is_refused(tmp_path, capsys):

@@ -159,7 +159,7 @@ def _numbers(record: Record) -> dict[str, float]:
 
 
 def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
-    """Clean up after a run, tag its MLflow runs with its state, and tell a webhook. Does all of it that can be done.
+    """Tag the MLflow runs of a run with its state, tell a webhook, and clean up. Does all of it that can be done.
 
     Args:
         run: the id of the Kubeflow run.
@@ -172,7 +172,8 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
     """
     outcome = _outcome(run, status)
     faults = []
-    for task in (_remove_rayjob, _tag_runs, _tell):
+    # The RayJob last: with a Kubernetes that is away it takes as long as this task may.
+    for task in (_tag_runs, _tell, _remove_rayjob):
         try:
             task(outcome, tracking_uri=tracking_uri, webhook=webhook)
         except (StageError, TrackingError) as error:

@@ -44,8 +44,13 @@ def _aliases() -> Iterator[str]:
     found = json.loads(_get("/api/2.0/mlflow/registered-models/search?max_results=1000"))
     for model in found.get("registered_models", []):
         for entry in model.get("aliases", []):
-            labels = f"model={json.dumps(model['name'])},alias={json.dumps(entry['alias'])}"
+            labels = f"model={_quoted(model['name'])},alias={_quoted(entry['alias'])}"
             yield f"segline_registry_version{{{labels}}} {entry['version']}"
+
+
+def _quoted(text: str) -> str:
+    """As Prometheus wants the value of a label; of JSON's escapes it knows no ``\\u``."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _get(path: str) -> bytes:

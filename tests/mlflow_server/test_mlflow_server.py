@@ -1,5 +1,6 @@
 """The tracking server as the manifests run it: on a real PostgreSQL, its files on an S3 server, its backup restored."""
 
+import importlib
 import json
 import os
 import shutil
@@ -362,6 +363,16 @@ def download(address, folder):
     environment = keep | {"MLFLOW_TRACKING_URI": address}
     subprocess.run([sys.executable, "-c", code, where], env=environment, check=True, capture_output=True)
     return where
+
+
+def test_a_name_beyond_ascii_is_told_as_prometheus_takes_it(monkeypatch):
+    """It knows the escapes of a backslash, a quote and a newline, and refuses all of an answer for another one."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    module = importlib.import_module("metrics")
+    try:
+        assert module._quoted('straße "1" \\') == '"straße \\"1\\" \\\\"'
+    finally:
+        del sys.modules["metrics"]
 
 
 def test_metrics_tell_that_the_server_is_away(postgres):

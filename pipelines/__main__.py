@@ -63,6 +63,11 @@ def _check_words(arguments: argparse.Namespace) -> None:
                 "--registry: got none, expected where the nodes have the images from, such as "
                 "registry.example.org/segline"
             )
+        if not arguments.tag:
+            faults.append(
+                "--tag: got none, expected that of the images, another one for each build, as Kubeflow's cache takes "
+                "equal names for equal images"
+            )
     if "rayjob" in arguments and arguments.rayjob:
         faults += _idle(arguments, tuple(OF_TRAINING), "--rayjob", "the template rayjob.yaml has the size of a worker")
     if faults:
@@ -108,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         starting.add_argument("--service-account", default="segline-pipeline", help="(default: %(default)s)")
     for parametrized in (running, scheduling):
         _add_parameters(parametrized)
-    _add_images(compiling, default=DEFAULT.registry)
-    _add_images(running, help="of the images; must be given with --endpoint (default with --local: segline)")
+    _add_images(compiling)
+    _add_images(running, beside="; must be given with --endpoint")
     _add_images(scheduling, required=True)
     for placed in (compiling, there, scheduling):
         _add_room(placed)
@@ -125,9 +130,10 @@ def _command(commands: Any, name: str, about: str, run: Any) -> argparse.Argumen
     return parser
 
 
-def _add_images(parser: argparse.ArgumentParser, **registry: Any) -> None:
-    parser.add_argument("--registry", **{"help": "of the images, with their common path", **registry})
-    parser.add_argument("--tag", default=DEFAULT.tag, help="of the images (default: %(default)s)")
+def _add_images(parser: argparse.ArgumentParser, *, required: bool = False, beside: str = "") -> None:
+    for word, about in (("registry", "of the images, with their common path"), ("tag", "of the images")):
+        shown = "" if required else f"{beside} (default: {getattr(DEFAULT, word)})"
+        parser.add_argument(f"--{word}", required=required, help=about + shown)
 
 
 def _add_room(parser: argparse._ActionsContainer) -> None:

@@ -55,7 +55,7 @@ def test_what_only_kubeflow_has_is_refused_of_a_local_run(words, capsys):
 @pytest.mark.parametrize("words", LOCAL_ONLY)
 def test_what_only_a_local_run_has_is_refused_on_kubeflow(words, capsys):
     name = words.split()[0]
-    assert refused(f"run {ENDPOINT} --registry r {words}", capsys) == [
+    assert refused(f"run {ENDPOINT} --registry r --tag t {words}", capsys) == [
         f"{name}: means nothing with --endpoint; leave it out, or say --local instead"
     ]
 
@@ -77,7 +77,7 @@ def test_every_word_of_run_is_documented():
 
 
 @pytest.mark.parametrize(
-    "start", ["compile", f"run {ENDPOINT} --registry r", f"schedule {ENDPOINT} --registry r --cron x"]
+    "start", ["compile", f"run {ENDPOINT} --registry r --tag t", f"schedule {ENDPOINT} --registry r --tag t --cron x"]
 )
 def test_the_room_of_training_is_refused_where_a_ray_cluster_trains(start, capsys):
     found = refused(f"{start} --rayjob --gpus 1 --cpus 8 --memory 32G", capsys)
@@ -85,15 +85,16 @@ def test_the_room_of_training_is_refused_where_a_ray_cluster_trains(start, capsy
 
 
 def test_a_cluster_is_told_where_its_images_are(capsys):
-    (fault,) = refused(f"run {ENDPOINT}", capsys)
-    assert fault.startswith("--registry: got none, expected")
+    registry, tag = refused(f"run {ENDPOINT}", capsys)
+    assert registry.startswith("--registry: got none, expected")
+    assert tag.startswith("--tag: got none, expected")
     with pytest.raises(SystemExit, match="2"):
         program.main(f"schedule {ENDPOINT} --cron x".split())
-    assert "required: --registry" in capsys.readouterr().err
+    assert "required: --registry, --tag" in capsys.readouterr().err
 
 
 def test_a_wrong_cron_text_is_told_before_anything_is_asked(capsys):
-    words = f"schedule {ENDPOINT} --registry r --cron"
+    words = f"schedule {ENDPOINT} --registry r --tag t --cron"
     assert program.main([*words.split(), "0 3 * * 1"]) == 2
     assert "5 fields, expected 6" in capsys.readouterr().err
 
@@ -132,7 +133,7 @@ def test_a_documented_command_is_taken(words, monkeypatch):
         ("--set label.workers=2", "label.workers: got 2, but the image of label has no Ray"),
     ],
 )
-@pytest.mark.parametrize("start", ["run --local", f"run {ENDPOINT} --registry r"])
+@pytest.mark.parametrize("start", ["run --local", f"run {ENDPOINT} --registry r --tag t"])
 def test_what_a_container_cannot_see_or_do_is_refused(start, words, fault, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     (found,) = refused(f"{start} {words}", capsys)
@@ -155,7 +156,7 @@ def site(words):
 def test_training_has_the_gpus_that_a_trial_wants(workers, each, gpus, monkeypatch):
     monkeypatch.chdir(ROOT)
     wanted = f"--set train.workers_per_trial={workers} --set train.gpus_per_worker={each}"
-    for start in (f"run {ENDPOINT} --registry r", f"schedule {ENDPOINT} --registry r --cron x"):
+    for start in (f"run {ENDPOINT} --registry r --tag t", f"schedule {ENDPOINT} --registry r --tag t --cron x"):
         assert site(f"{start} {wanted}").gpus == gpus
         assert site(f"{start} {wanted} --gpus {gpus}").gpus == gpus
 
@@ -166,7 +167,7 @@ def test_training_has_the_gpus_that_a_trial_wants(workers, each, gpus, monkeypat
 )
 def test_gpus_that_nobody_uses_and_too_few_are_refused(given, each, expected, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = f"run {ENDPOINT} --registry r --gpus {given} --set train.gpus_per_worker={each}"
+    words = f"run {ENDPOINT} --registry r --tag t --gpus {given} --set train.gpus_per_worker={each}"
     (fault,) = refused(words, capsys)
     assert fault.startswith(f"--gpus: {expected}")
 

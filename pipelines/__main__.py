@@ -291,7 +291,13 @@ def _service(arguments: argparse.Namespace) -> Any:
     from pipelines.service import Service
 
     token = os.environ.get("SEGLINE_KUBEFLOW_TOKEN")
-    return Service(arguments.endpoint, arguments.namespace, Path(token) if token else None)
+    service = Service(arguments.endpoint, arguments.namespace, Path(token) if token else None)
+    if not service.multi_user and arguments.namespace != arguments.default("namespace"):
+        fault = (
+            f"--namespace: got {arguments.namespace!r}, but this Kubeflow has one user and one namespace; leave it out"
+        )
+        raise ParamsError("the command line", [fault])
+    return service
 
 
 if __name__ == "__main__":

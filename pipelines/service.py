@@ -115,6 +115,7 @@ class Service:
         health = self._ask("tell its health", self._client.healthzs.healthz_service_get_healthz)
         if health.multi_user and not namespace:
             raise ServiceError(f"Kubeflow at {self.endpoint} has several users; name the namespace with --namespace")
+        self.multi_user = bool(health.multi_user)
         self._of_user = {"namespace": namespace} if health.multi_user else {}
 
     def run(

@@ -17,6 +17,7 @@ from kfp import Client
 from kfp_server import Fault, faults, kubeflow
 from servers import certificate, serving
 
+from pipelines import __main__ as program
 from pipelines import service
 from pipelines.service import Service, ServiceError
 from pipelines.training import Site, compile_to
@@ -216,6 +217,15 @@ def test_with_several_users_a_namespace_is_wanted():
     with kubeflow(multi_user=True) as server, pytest.raises(ServiceError) as info:
         Service(server.address, "")
     assert "--namespace" in message(info)
+
+
+@pytest.mark.parametrize("multi_user", [False, True])
+def test_a_namespace_means_nothing_with_one_user(multi_user, capsys):
+    with kubeflow(multi_user=multi_user) as server:
+        words = ["list", "--endpoint", server.address]
+        assert program.main(words) == 0
+        assert program.main([*words, "--namespace", "other"]) == (0 if multi_user else 2)
+    assert ("--namespace: got 'other', but this Kubeflow has one user" in capsys.readouterr().err) is not multi_user
 
 
 # Running

@@ -6,7 +6,8 @@
 `segline train` on street crops: a U-Net of 8 channels with cross-entropy, Dice and Lovasz-softmax, each with 8 draws of
 learning rate, weight decay and epsilon. `scheduler: none` trains all 24 to the end, `halving` and `asha` let one in
 two go on after 3, 6 and 12 epochs. The table has the epochs and steps that each took and the best validation mIoU of a
-trial that was trained to the end; the noise is the spread of the whole grid's best trial over four seeds. About 20 minutes on 2 cores without GPU; FOLDER keeps the scenes.
+trial that was trained to the end; the noise is the spread of the whole grid's best trial over four seeds. About 20
+minutes on 2 cores without GPU; FOLDER keeps the scenes.
 """
 
 import argparse

@@ -104,6 +104,17 @@ def test_pbt_replaces_a_trial_that_fails(labelled, tracking_uri):
     assert sum(row["status"] == "finished" for row in found.values()) == 4
 
 
+def test_what_a_pod_has_trained_is_in_the_store_of_its_site(labelled, tracking_uri, monkeypatch, bucket, s3_client):
+    name = bucket({})
+    monkeypatch.setenv("SEGLINE_STORE", f"s3://{name}/ray")
+    out = train(labelled, tracking_uri)
+    kept = [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=name)["Contents"]]
+    assert any(key.startswith("ray/checkpoints/") and key.endswith("/unet-dice/model.json") for key in kept)
+    shutil.rmtree(out)
+    monkeypatch.setattr("segline.stages.train._train_trial", None)
+    assert board(train(labelled, tracking_uri))["unet-dice"]["status"] == "finished"
+
+
 OPTUNA = {
     "epochs": 2,
     "search": {

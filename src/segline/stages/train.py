@@ -5,6 +5,7 @@ from what the trials have on disk, so that a run that was killed decides as an u
 """
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -51,6 +52,8 @@ CODE = (
     "spaces",
 )
 SPLITS = ("train", "val")
+STORE = "SEGLINE_STORE"
+"""The variable that names the bucket's prefix for what a training leaves to be continued, on another node or later."""
 ATTEMPTS = 3
 """At a trial whose process is killed."""
 ELIMINATED = "eliminated"
@@ -199,7 +202,7 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
         Recorder(tracker, parent) as recorder,
         watching_grid(params.train.epochs) as display,
     ):
-        mirror = Mirror(f"{params.train.checkpoints.rstrip('/')}/{key[:16]}" if params.train.checkpoints else "")
+        mirror = Mirror(_kept_in(params.train, key))
         mirror.open(work)
         found = Grid(params, labelled, network, encoders, work, mirror, origins, recorder, key, tags, display)
         with connected(), mirror.stopping(work):
@@ -207,6 +210,13 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
         _conclude(found)
         names = [trial.name for trial in found.trials.values() if trial.is_finished]
     say(f"train: {len(names)} candidates in {out}: {', '.join(names)}")
+
+
+def _kept_in(settings: Train, key: str) -> str:
+    """The prefix for what trials save: that of the parameters, or on Kubernetes that of the site, if there is one."""
+    store = os.environ.get(STORE, "").rstrip("/")
+    place = settings.checkpoints.rstrip("/") or (f"{store}/checkpoints" if store else "")
+    return f"{place}/{key[:16]}" if place else ""
 
 
 def fingerprint(params: Params, description: Description, weights: list[Path]) -> str:

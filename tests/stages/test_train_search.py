@@ -70,6 +70,7 @@ def weights_of(out):
     return {path.parent.name: path.read_bytes() for path in out.rglob("weights.safetensors")}
 
 
+@pytest.mark.timeout(900)  # three grids, one process after the other
 def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
     labelled, tracking_uri, monkeypatch, tmp_path, bucket
 ):

@@ -199,11 +199,10 @@ class Service:
             ServiceError: Kubeflow refuses.
         """
         cron = check_cron(cron)
-        version = self._uploaded(package, caching)
         body = api.V2beta1RecurringRun(
             display_name=name,
+            pipeline_version_reference=self._uploaded(package, caching),
             experiment_id=self._experiment(experiment),
-            pipeline_version_reference=version,
             runtime_config=api.V2beta1RuntimeConfig(parameters=arguments),
             service_account=service_account,
             trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
@@ -213,23 +212,7 @@ class Service:
         )
         content = json.dumps(self._transport.sanitize_for_serialization(body), sort_keys=True)
         body.description = f"Made by segline, content {_digest(content.encode())}."
-
-        def find() -> Any:
-            fitting = [entry for entry in self._named(name) if entry.description == body.description]
-            return max(fitting, key=_is_enabled, default=None)
-
-        create = self._client.recurring_runs.recurring_run_service_create_recurring_run
-        known = find()
-        chosen = known or self._make(f"schedule {name!r}", lambda **limits: create(body, **limits), find)
-        others = [entry for entry in self._named(name) if entry.recurring_run_id != chosen.recurring_run_id]
-        if _is_enabled(chosen) and not others:
-            _say(f"schedule {name!r} is as wanted, nothing was changed")
-            return self._schedule(chosen)
-        self._switch(name, chosen, others, is_new=known is None)
-        for other in others:
-            self._delete(other.recurring_run_id)
-        _say(f"schedule {name!r} {'replaced' if others else 'enabled' if known else 'made'}, {cron!r}")
-        return self._schedule(chosen, enabled=True)
+        return self._put_in_place(body)
 
     def unschedule(self, name: str) -> int:
         """Delete every schedule of a name; a run in progress goes on. Returns how many there were."""
@@ -248,6 +231,28 @@ class Service:
         known = self._find_experiment(_experiment_name(experiment))
         found = self._runs(experiment_id=known.experiment_id, page_size=min(limit, PAGE)) if known else iter(())
         return [self._run(entry) for _, entry in zip(range(limit), found, strict=False)]
+
+    def _put_in_place(self, body: Any) -> Schedule:
+        """Make a schedule, unless it is there, and let it alone of its name be enabled and be there."""
+        name = body.display_name
+
+        def find() -> Any:
+            fitting = [entry for entry in self._named(name) if entry.description == body.description]
+            return max(fitting, key=_is_enabled, default=None)
+
+        create = self._client.recurring_runs.recurring_run_service_create_recurring_run
+        known = find()
+        chosen = known or self._make(f"schedule {name!r}", lambda **limits: create(body, **limits), find)
+        others = [entry for entry in self._named(name) if entry.recurring_run_id != chosen.recurring_run_id]
+        if _is_enabled(chosen) and not others:
+            _say(f"schedule {name!r} is as wanted, nothing was changed")
+            return self._schedule(chosen)
+        self._switch(name, chosen, others, is_new=known is None)
+        for other in others:
+            self._delete(other.recurring_run_id)
+        cron = body.trigger.cron_schedule.cron
+        _say(f"schedule {name!r} {'replaced' if others else 'enabled' if known else 'made'}, {cron!r}")
+        return self._schedule(chosen, enabled=True)
 
     def _uploaded(self, package: Path, caching: bool | None) -> Any:
         """The version of the pipeline with this content, uploaded unless it is there."""

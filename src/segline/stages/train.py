@@ -426,10 +426,8 @@ def _conclude(found: Grid) -> None:
         if (trial.folder / TRIAL).is_file():
             _record(found, trial, read_history(trial.folder))
             _close(found, trial)
-    left_out = found.params.train.search.max_failed
-    if len(set(found.failed) - found.replaced) > left_out or not any(
-        trial.is_finished for trial in found.trials.values()
-    ):
+    too_many = len(set(found.failed) - found.replaced) > found.params.train.search.max_failed
+    if too_many or not any(trial.is_finished for trial in found.trials.values()):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
         raise TrainingError(f"{len(found.failed)} of {len(found.trials)} trials failed: {reasons}")
     rows = [

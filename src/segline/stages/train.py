@@ -111,9 +111,13 @@ class Trial:
         return Standing(len(history), max((epoch["val_miou"] for epoch in history), default=nan), state)
 
     def eliminate(self) -> None:
-        """Mark it as stopped by the scheduler; its weights are not needed any more."""
+        """Mark it as stopped by the scheduler."""
         write_text(self.folder / ELIMINATED, "")
         self.mirror.put(self.folder, (ELIMINATED,))
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Remove what only a continued training needs."""
         for name in (CHECKPOINT, WEIGHTS):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -437,8 +441,7 @@ def _conclude(found: Grid) -> None:
     write_leaderboard(found.work, rows)
     for trial in found.trials.values():
         if not trial.is_finished:
-            for file in (CHECKPOINT, WEIGHTS):
-                (trial.folder / file).unlink(missing_ok=True)
+            trial.let_go()
 
 
 def _status(found: Grid, trial: Trial) -> str:

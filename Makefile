@@ -50,7 +50,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 
 lock: setup ## make the locks anew from pyproject.toml
 	$(COMPILE) --all-extras --group build --group server -o $(LOCK) pyproject.toml
-	$(COMPILE) --no-annotate -c $(LOCK) -o requirements/data.lock pyproject.toml
+	$(COMPILE) --no-annotate -c $(LOCK) --extra dvc -o requirements/data.lock pyproject.toml
 	$(COMPILE) --no-annotate -c $(LOCK) --extra train --extra optuna -o requirements/train.lock pyproject.toml
 	$(COMPILE) --no-annotate -c $(LOCK) --group server -o requirements/server.lock
 	$(COMPILE) --no-annotate -c $(LOCK) --group build -o requirements/build.lock

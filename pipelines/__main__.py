@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -201,13 +202,12 @@ def _out_of_reach(checked: params.Params, exclusions: str) -> list[str]:
     if exclusions and not exclusions.startswith("s3://"):
         faults.append(f"--exclusions: got {exclusions!r}, which it does not see; expected s3://bucket/key")
     source = checked.ingest.source
-    if source.startswith("dvc://"):
+    is_seen = re.match("dvc://https?://", source) if source.startswith("dvc://") else "://" in source
+    if not is_seen and not source.startswith("synthetic:"):
         faults.append(
-            f"ingest.source: got {source!r}, but the image has neither DVC nor git; expected such as "
-            "s3://bucket/prefix: check the revision out, and copy its folder there"
+            f"ingest.source: got {source!r}, which it does not see; expected such as s3://bucket/prefix or "
+            "dvc://https://example.org/data.git"
         )
-    elif "://" not in source and not source.startswith("synthetic:"):
-        faults.append(f"ingest.source: got {source!r}, which it does not see; expected such as s3://bucket/prefix")
     if checked.label.workers > 1:
         faults.append(
             f"label.workers: got {checked.label.workers}, but the image of label has no Ray, and its container one "

@@ -31,6 +31,8 @@ SETTINGS = {
     "SEGLINE_STORE": "SEGLINE_STORE",
 }
 """Keys of the config map, and the variables that hold them."""
+LOGIN = {"username": "SEGLINE_GIT_USERNAME", "password": "SEGLINE_GIT_PASSWORD"}
+"""Of a private repository of git, for DVC."""
 KEYS = {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}
 GPU = "nvidia.com/gpu"
 RAYJOB = "/etc/segline"
@@ -99,6 +101,7 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         name: str = "streets",
         seed: int = 7,
         source: str = "",
+        revision: str = "",
         exclusions: str = "",
         promotion: bool = True,
         ingest: str = "{}",
@@ -116,6 +119,7 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
             name: Of the MLflow experiment and of the registered model.
             seed: Of every random choice.
             source: Where the images are, in place of the one in the section ingest.
+            revision: Of a source dvc://..., in place of the one in the section ingest.
             exclusions: CSV of images and boxes to leave out, s3://bucket/key; empty for none.
             promotion: Whether a better model becomes champion, or is only registered and judged.
             ingest: Section of params.yaml as JSON; what it leaves out has its default. So have the others.
@@ -130,7 +134,7 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         told = _placed(outcome(), site)
         with dsl.ExitHandler(told, name="line"):
             run = {stage: _runner(stage, site) for stage in COMPONENTS}
-            files = run["ingest"](seed=seed, ingest=ingest, source=source).outputs["out"]
+            files = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision).outputs["out"]
             valid = run["validate"](name=name, validate=validate, ingested=files).outputs["out"]
             shards = _made(
                 run["label"](seed=seed, label=label, exclusions=exclusions, ingested=files, validated=valid), "labelled"
@@ -192,6 +196,8 @@ def _set_environment(task: dsl.PipelineTask) -> None:
     kubernetes.use_config_map_as_env(task, config_map_name="segline-settings", config_map_key_to_env=SETTINGS)
     kubernetes.use_secret_as_env(task, secret_name="segline-s3", secret_key_to_env=KEYS)
     kubernetes.use_field_path_as_env(task, env_name="SEGLINE_RUN", field_path="metadata.labels['pipeline/runid']")
+    if task.name == "ingest":
+        kubernetes.use_secret_as_env(task, "segline-git", LOGIN, optional=True)
     if task.name == "outcome":
         kubernetes.use_secret_as_env(task, "segline-webhook", {"url": "SEGLINE_WEBHOOK"}, optional=True)
 

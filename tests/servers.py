@@ -1,5 +1,6 @@
 """Real servers on free ports of this machine, and the faults that real servers have."""
 
+import base64
 import hashlib
 import http.client
 import os
@@ -266,3 +267,28 @@ def git(*words, cwd):
         [shutil.which("git"), *words], cwd=cwd, env=os.environ | who | clean, check=True, capture_output=True, text=True
     )
     return done.stdout.strip()
+
+
+def git_over_http(folder, login):
+    """The answers of git's own server of the repositories in a folder, to who has the login, user:password."""
+    wanted = f"Basic {base64.b64encode(login.encode()).decode()}"
+
+    def answer(handler):
+        if handler.headers["Authorization"] != wanted:
+            return 401, {"WWW-Authenticate": "Basic"}, b""
+        url = urlsplit(handler.path)
+        told = {
+            "GIT_PROJECT_ROOT": str(folder),
+            "GIT_HTTP_EXPORT_ALL": "yes",
+            "REQUEST_METHOD": handler.command,
+            "PATH_INFO": unquote(url.path),
+            "QUERY_STRING": url.query,
+            "CONTENT_TYPE": handler.headers["Content-Type"] or "",
+        }
+        body = handler.rfile.read(int(handler.headers["Content-Length"] or 0))
+        done = subprocess.run(["git", "http-backend"], input=body, env=os.environ | told, capture_output=True)
+        head, _, rest = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        return int(headers.pop("Status", "200").split()[0]), headers, rest
+
+    return answer

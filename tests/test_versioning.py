@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from servers import git_over_http, serving
 
 from segline.cli import main
 from segline.data.manifest import read_manifest
@@ -37,6 +38,7 @@ git clone wad-data elsewhere && cd elsewhere
 dvc pull                            # the newest version
 git checkout v1 && dvc pull         # an old one
 """
+IMAGE = "segline/data:dev"
 BLOCKS = [BEGIN, GO_ON, ELSEWHERE]
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
@@ -119,6 +121,44 @@ def test_an_old_version_is_checked_out_and_its_result_reproduced(tmp_path, shell
     old = ingest("elsewhere/wad", tmp_path / "elsewhere-then")
     assert old.content_hash == first.content_hash
     assert old.origin.revision == first.origin.revision
+
+
+@pytest.mark.slow
+def test_the_image_takes_an_old_version_from_a_private_repository(tmp_path, shell):
+    """As a pod does: the repository from a git server that wants a login, the data from the bucket."""
+    docker = pytest.importorskip("docker")
+    try:
+        client = docker.from_env()
+        client.images.get(IMAGE)
+    except docker.errors.DockerException as error:
+        pytest.skip(f"no docker with {IMAGE} (make images TAG=dev): {str(error).splitlines()[0][:80]}")
+    draw(tmp_path / "wad", range(12))
+    draw(tmp_path / "more", range(20, 24))
+    shell(BEGIN)
+    first = ingest("wad-data/wad", tmp_path / "then")
+    shell(GO_ON)
+    out = tmp_path / "out"
+    out.mkdir(mode=0o777)
+    out.chmod(0o777)
+    with serving(git_over_http(tmp_path, "somebody:a token")) as server:
+        source = {"source": f"dvc://{server.address}/wad-data", "dvc": {"path": "wad", "revision": "v1"}}
+        login = {"SEGLINE_GIT_USERNAME": "somebody", "SEGLINE_GIT_PASSWORD": "a token"}
+        client.containers.run(
+            IMAGE,
+            ["segline", "ingest", "--params", json.dumps({"ingest": source}), "--out", "/work/ingest"],
+            environment={name: os.environ[name] for name in os.environ if name.startswith("AWS_")} | login,
+            volumes={str(out): {"bind": "/work", "mode": "rw"}},
+            network_mode="host",
+            read_only=True,
+            tmpfs={"/tmp": "size=1g,mode=1777"},
+            cap_drop=["ALL"],
+            remove=True,
+        )
+    client.close()
+    made = read_manifest(out / "ingest")
+    assert made.content_hash == first.content_hash
+    assert made.origin.source == source["source"]
+    assert len(made.rows) == 12
 
 
 def test_the_page_shows_these_commands():

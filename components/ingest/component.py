@@ -10,6 +10,7 @@ def ingest(
     seed: int,
     ingest: str,
     source: str,
+    revision: str,
     out: dsl.Output[dsl.Dataset],
 ):
     """Pair images with label maps and write their manifest.
@@ -18,12 +19,13 @@ def ingest(
         seed: Of every random choice.
         ingest: Section of the parameters, as JSON text.
         source: In place of the section's; empty to keep it.
+        revision: In place of the section's; empty to keep it.
         out: The manifest, and the files that cannot be read in place.
     """
     return command(
         DATA,
         "ingest",
         params={"seed": seed, "ingest": ingest},
-        overrides={"ingest.source": source},
+        overrides={"ingest.source": source, "ingest.dvc.revision": revision},
         out=out.path,
     )

@@ -449,6 +449,6 @@ def _connect() -> Any:
         raise SourceError(f"AWS_ENDPOINT_URL: {one_line(error)}; expected such as https://s3.example.org") from None
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, without line breaks."""
     return " ".join(str(error).split())

@@ -126,10 +126,8 @@ def test_a_documented_command_is_taken(words, monkeypatch):
     [
         ("--exclusions here.csv", "--exclusions: got 'here.csv', which it does not see; expected s3://bucket/key"),
         ("--set ingest.source=../camvid", "ingest.source: got '../camvid', which it does not see; expected such as"),
-        (
-            "--set ingest.source=dvc://../wad",
-            "ingest.source: got 'dvc://../wad', but the image has neither DVC nor git",
-        ),
+        ("--set ingest.source=dvc://../wad", "ingest.source: got 'dvc://../wad', which it does not see; expected"),
+        ("--set ingest.source=dvc://git@x.org:wad", "ingest.source: got 'dvc://git@x.org:wad', which it does not see"),
         ("--set label.workers=2", "label.workers: got 2, but the image of label has no Ray"),
     ],
 )

@@ -24,8 +24,8 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
 # Kubeflow alone gives these; the rest are the words of dvc.yaml.
 ITS_OWN = ("--set", "--executor-input")
-# A dvc:// source and several workers, which `pipelines` refuses.
-REFUSED = {"ingest": {"dvc"}, "label": {"ray"}}
+# Several workers, which `pipelines` refuses.
+REFUSED = {"label": {"ray"}}
 # Kubeflow gives a section whole where dvc.yaml names a part of it.
 WHOLE = {"train.losses": "train", "train.cpus_per_worker": "train", "evaluate.batch_size": "evaluate"}
 
@@ -139,7 +139,7 @@ def test_a_container_puts_in_no_more_than_kubeflow_does_there(stage):
 @STAGE
 def test_the_command_line_takes_what_kubeflow_puts_in(stage, tmp_path):
     pipeline, _ = compiled()
-    values = {"name": "streets", "seed": "7", "promotion": "true", "exclusions": "", "source": ""}
+    values = {"name": "streets", "seed": "7", "promotion": "true", "exclusions": "", "source": "", "revision": ""}
 
     def put_in(text):
         text = re.sub(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", lambda found: values.get(found[1], "{}"), text)

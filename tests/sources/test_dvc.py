@@ -1,15 +1,17 @@
 """Folders of DVC repositories at their revisions; tests/test_versioning.py does the same with a remote on S3."""
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from servers import git
+from servers import git, git_over_http, serving
 
 from segline import storage
 from segline.errors import SourceError
@@ -17,6 +19,7 @@ from segline.errors import SourceError
 # DVC's own, of a library of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
 
+IMAGES = Path(__file__).parents[2] / "components" / "images"
 OLD = {"a b/c d.txt": b"one", "keep.txt": b"kept" * 150_000, "ü/日本.txt": b"", "was a file": b"1"}
 NEW = {"a b/c d.txt": b"two", "keep.txt": b"kept" * 150_000, "new/x.txt": b"new", "was a file/now a folder": b"1"}
 BESIDE = b"git keeps this"
@@ -119,6 +122,46 @@ def test_a_git_url_is_cloned_and_the_clone_removed(repository, take, holds, revi
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     assert holds(take(f"file://{repository}", revision).tree) == (OLD if revision == "v1" else NEW)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_git_itself_is_not_needed(repository, take, holds, scheme, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert holds(take(f"{scheme}{repository}", "v1").tree) == OLD
+
+
+@pytest.fixture
+def asking(repository, monkeypatch):
+    """A git server that wants a login, and the image's way to give one; yields the source."""
+    monkeypatch.setenv("GIT_ASKPASS", str(IMAGES / "askpass.sh"))
+    monkeypatch.setenv("SEGLINE_GIT_USERNAME", "somebody")
+    with serving(git_over_http(repository.parent, "somebody:a secret")) as server:
+        yield f"{server.address}/repository"
+    with warnings.catch_warnings():
+        # DVC's git leaves its connections open.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.mark.parametrize("revision", ["v1", "main~1"])
+def test_a_repository_that_wants_a_login_gets_it(asking, take, holds, revision, monkeypatch):
+    monkeypatch.setenv("SEGLINE_GIT_PASSWORD", "a secret")
+    assert holds(take(asking, revision).tree) == OLD
+
+
+@pytest.mark.parametrize("password", ["another secret", ""])
+def test_a_login_that_is_refused_is_one_line_and_not_told(asking, refused_take, password, monkeypatch):
+    monkeypatch.setenv("SEGLINE_GIT_PASSWORD", password)
+    said = refused_take(asking)
+    assert "No valid credentials" in said
+    assert "login" in said
+    assert "secret" not in said
+
+
+def test_a_password_in_the_address_is_refused(refused_take):
+    said = refused_take("https://somebody:secret@example.org/data.git")
+    assert "GIT_ASKPASS" in said
+    assert "secret" not in said
 
 
 def test_without_the_cache_the_data_come_from_the_remote(repository, take, holds):
@@ -256,7 +299,7 @@ def test_data_that_are_damaged_in_the_cache_are_one_line(repository, refused_tak
 
 def test_without_dvc_it_says_what_to_install(repository, refused_take, monkeypatch):
     monkeypatch.setitem(sys.modules, "dvc.api", None)
-    assert "pip install 'dvc[s3]'" in refused_take(repository)
+    assert "install segline[dvc]" in refused_take(repository)
 
 
 LIMITED = """

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from segline.data.tree import Folder
 from segline.errors import SourceError
@@ -63,6 +64,11 @@ def _repository(address: str) -> str:
     if address and Path(address).exists():
         return str(Path(address).resolve())
     if ":" in address:
+        if urlsplit(address).password:
+            raise SourceError(
+                "ingest.source: the address has a password in it, which every manifest would keep; leave it out, and "
+                "let a credential helper of git or GIT_ASKPASS give it"
+            )
         return address
     raise SourceError(
         f"ingest.source: {SCHEME}{address} is not there (looked from {Path.cwd()}); give the path or the git URL of a "
@@ -78,7 +84,7 @@ def _opened(repository: str, revision: str, where: str) -> Iterator[Any]:
         from dvc.exceptions import DvcException
         from dvc.repo.open_repo import clean_repos
     except ModuleNotFoundError:
-        raise SourceError(f"{where}: DVC is not installed; pip install 'dvc[s3]'") from None
+        raise SourceError(f"{where}: DVC is not installed; install segline[dvc]") from None
     local = Path(repository).exists()
     # Of a path, DVC takes None for the working directory; of a URL, HEAD for the name of a branch.
     named = (revision or "HEAD") if local or revision != "HEAD" else None
@@ -87,10 +93,20 @@ def _opened(repository: str, revision: str, where: str) -> Iterator[Any]:
         with closing(system):
             yield system
     except DvcException as error:
-        reason = one_line(error.__cause__ or error)
-        raise SourceError(f"{where}: {reason}; check ingest.source and ingest.dvc.revision") from None
+        cause = _first_cause(error)
+        raise SourceError(
+            f"{where}: {one_line(cause) or type(cause).__name__}; check ingest.source and ingest.dvc.revision, and "
+            "git's login if it wants one"
+        ) from None
     finally:
         clean_repos()
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What DVC and its libraries have wrapped."""
+    while error.__cause__:
+        error = error.__cause__
+    return error
 
 
 def _listed(system: Any, path: str, where: str) -> dict[str, _Remote]:

@@ -1,7 +1,9 @@
 """A copy of what trials save in a bucket of a real S3 server: a machine that has lost its disk continues from there."""
 
 import json
+import pickle
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from segline.outputs import MARK, write_json, write_text
 from segline.params import Choice, load
 from segline.stages import trial as trials
 from segline.stages.train import STOP, Trial
-from segline.storage import download, upload
+from segline.storage import Bucket, download, upload
 from segline.training import mirror
 from segline.training.grid import Cell
 from segline.training.mirror import Mirror, Origins
@@ -160,20 +162,50 @@ def test_of_a_finished_trial_comes_its_candidate_alone(copied, tmp_path, whole):
     assert set(has(tmp_path / "work/a")) == {"history.csv", "model.json", "trial.json", "weights.safetensors"}
 
 
-def test_a_sign_to_stop_is_heard_on_other_nodes_and_gone_in_the_next_run(copied, tmp_path, monkeypatch):
+@pytest.fixture
+def driver(tmp_path):
+    (tmp_path / "driver").mkdir()
+    return tmp_path / "driver"
+
+
+def signs(mirror):
+    return [name for name in Bucket(mirror.url).files if name.startswith(STOP)]
+
+
+def test_a_sign_to_stop_is_heard_on_other_nodes_and_gone_when_the_driver_ends(copied, driver, monkeypatch):
     monkeypatch.setattr(mirror, "LOOK_S", 0.05)
-    driver = tmp_path / "driver"
-    driver.mkdir()
-    with copied[0].hearing() as hears:
+    there = pickle.loads(pickle.dumps(copied[0]))
+    with there.hearing() as hears, copied[0].stopping(driver):
         time.sleep(0.3)
         assert not hears()
-        copied[0]._tell(driver)
+        signal.raise_signal(signal.SIGTERM)
+        assert (driver / STOP).exists()
         wait_for(hears)
+    assert signs(copied[0]) == []
     copied[0].open(driver)
     assert not (driver / STOP).exists()
-    with copied[0].hearing() as hears:
+
+
+def test_an_equal_run_neither_hears_the_sign_nor_removes_it(copied, driver, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "LOOK_S", 0.05)
+    first, second = copied[0], Mirror(copied[0].url)
+    with first.hearing() as first_hears, second.hearing() as second_hears:
+        first.tell(driver)
+        wait_for(first_hears)
+        with second.stopping(tmp_path / "work"):
+            second.open(tmp_path / "work")
+        assert len(signs(first)) == 1
         time.sleep(0.3)
-        assert not hears()
+        assert not second_hears()
+
+
+def test_no_sign_is_copied(copied, driver, tmp_path):
+    """Also not one that an older version left, which had no id."""
+    (tmp_path / STOP).touch()
+    for sign in (STOP, copied[0].sign):
+        Bucket(copied[0].url).write(sign, tmp_path / STOP)
+    copied[0].open(driver)
+    assert [path.name for path in driver.iterdir()] == ["a"]
 
 
 def wait_for(is_so):

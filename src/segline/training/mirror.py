@@ -4,12 +4,14 @@ A machine that has lost its disk continues from there. Nodes need no disk in com
 does the driver before it decides by the files of trials that ran elsewhere.
 """
 
+import secrets
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from segline.errors import SourceError
@@ -18,7 +20,10 @@ from segline.storage import SCHEME, Bucket, alone, download, is_same, local_file
 from segline.training.history import HISTORY, TRIAL, count_epochs, read_history
 
 STOP = "stop"
-"""The file beside the trials that tells them to save themselves and end; in a bucket it is an object."""
+"""The file beside the trials that tells them to save themselves and end; an object's name has the driver's id as well.
+
+No trial's name begins so.
+"""
 CHECKPOINT, WEIGHTS, BUNDLE = "last.pt", "weights.safetensors", "model.json"
 """As :mod:`segline.training.engine` and :mod:`segline.inference.bundle` have them, which import torch."""
 LOOK_S = 3.0
@@ -58,10 +63,17 @@ class Origins:
 class Mirror:
     """The files of a grid's trials below ``s3://bucket/prefix``; without a URL there is no copy.
 
-    The prefix ends with the beginning of the run's fingerprint.
+    The prefix ends with the beginning of the run's fingerprint, so equal runs share it; but each driver has an id, and
+    stops its own trials alone.
     """
 
     url: str
+    driver: str = field(default_factory=partial(secrets.token_hex, 8))
+
+    @property
+    def sign(self) -> str:
+        """The object that tells the driver's trials to stop."""
+        return f"{STOP}-{self.driver}"
 
     def fetch(self, work: Path, trial: str = "", *, whole: bool = True, exactly: bool = False) -> None:
         """Copy what ``work`` does not have, or has of fewer epochs; of a trial that is finished no checkpoint.
@@ -81,7 +93,7 @@ class Mirror:
         bucket = Bucket(f"{self.url}/{trial}" if trial else self.url)
         trials: dict[str, list[str]] = {trial: []} if trial else {}
         for name in bucket.files:
-            if name != STOP:
+            if not name.startswith(STOP):
                 trials.setdefault(trial or name.rpartition("/")[0], []).append(name)
         for folder, names in trials.items():
             with alone(work / folder):
@@ -101,24 +113,30 @@ class Mirror:
     def open(self, work: Path) -> None:
         """What the driver does at first: nobody is to stop, and what trials did before is here."""
         (work / STOP).unlink(missing_ok=True)
-        if self.url:
-            Bucket(self.url).remove(STOP)
-            self.fetch(work, whole=False)
+        self.fetch(work, whole=False)
 
     @contextmanager
     def stopping(self, work: Path) -> Iterator[None]:
-        """SIGTERM, a spot node's notice, tells the trials to save themselves and end.
+        """SIGTERM, a spot node's notice, tells the trials to save themselves and end; no object stays of that.
 
         Inside of Ray's connection, which has a handler of its own.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, lambda *_: self._tell(work))
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, lambda *_: self.tell(work)) if is_main else None
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            if is_main:
+                signal.signal(signal.SIGTERM, before)
+            if self.url and (work / STOP).exists():
+                with suppress(SourceError, OSError):
+                    Bucket(self.url).remove(self.sign)
+
+    def tell(self, work: Path) -> None:
+        """Tell the trials to save themselves and end. A thread tells the other nodes: this is a signal's handler."""
+        (work / STOP).touch()
+        if self.url:
+            threading.Thread(target=self._put_sign, args=(work / STOP,), daemon=True).start()
 
     def join(self, folder: Path, *, rank: int, wait: Callable[[], None] | None) -> None:
         """Bring the files of a trial to a node that begins to train it.
@@ -150,20 +168,14 @@ class Mirror:
         finally:
             ended.set()
 
-    def _tell(self, work: Path) -> None:
-        """A thread tells the other nodes: this is a signal's handler."""
-        (work / STOP).touch()
-        if self.url:
-            threading.Thread(target=self._put_stop, args=(work / STOP,), daemon=True).start()
-
-    def _put_stop(self, file: Path) -> None:
+    def _put_sign(self, file: Path) -> None:
         with suppress(SourceError, OSError):  # who does not hear of it trains on
-            Bucket(self.url).write(STOP, file)
+            Bucket(self.url).write(self.sign, file)
 
     def _listen(self, told: threading.Event, ended: threading.Event) -> None:
         while not ended.wait(LOOK_S):
             with suppress(SourceError, OSError):
-                if Bucket(self.url).has(STOP):
+                if Bucket(self.url).has(self.sign):
                     told.set()
 
     def _claim(self, work: Path) -> None:

@@ -26,6 +26,7 @@ from segline.errors import StageError, StoppedError, TrainingError
 from segline.outputs import write_json, writing
 from segline.params import load
 from segline.rayjob import PERMISSIONS, entrypoint, make
+from segline.training import lease
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "k8s" / "base" / "ray" / "rayjob.yaml"
@@ -533,6 +534,43 @@ def test_a_job_that_is_there_is_followed(kube, labelled, edged, tmp_path):
     assert kube.count("create", status=409) == 1
 
 
+def followed(job):
+    """The object that says that a job is followed: its content now; empty where there is none."""
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    [place] = [entry["value"] for entry in head["env"] if entry["name"] == lease.FOLLOWED]
+    folder, _, name = place.rpartition("/")
+    assert name == job["metadata"]["name"], "equal runs have it each"
+    return storage.Bucket(folder).stamp(name)
+
+
+def wait_until(is_so):
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_job_that_is_followed_can_see_that(kube, labelled, edged, tmp_path, monkeypatch):
+    """From before the shards are copied, which takes its time, until the job is gone."""
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    job, bring, seen = made_by(tmp_path, RUN), rayjob._bring, []
+
+    def bring_slowly(*words):
+        wait_until(lambda: followed(job))
+        bring(*words)
+
+    monkeypatch.setattr(rayjob, "_bring", bring_slowly)
+
+    def run(kube, name):
+        wait_until(lambda: seen.append(followed(kube.jobs[name])) or len(set(seen)) > 4)
+        succeeding(tmp_path)(kube, name)
+
+    kube.on_create = run
+    train(labelled, edged, tmp_path / "out")
+    assert "" not in seen
+    wait_until(lambda: not followed(job))
+
+
 def test_a_job_that_does_something_else_is_left_alone(kube, labelled, edged, tmp_path):
     kube.create(made_by(tmp_path, RUN, params=replace(PARAMS, seed=8)))
     with pytest.raises(StageError, match="does something else; delete it, or give another --run"):
@@ -540,9 +578,12 @@ def test_a_job_that_does_something_else_is_left_alone(kube, labelled, edged, tmp
     assert len(kube.jobs) == 1
 
 
-def test_a_job_that_failed_before_is_made_anew_when_it_is_gone(kube, labelled, edged, tmp_path):
+@pytest.mark.parametrize("code", [6, StoppedError.exit_code])
+def test_a_job_that_failed_before_is_made_anew_when_it_is_gone(kube, labelled, edged, tmp_path, code):
+    """Also one that ended because nobody followed it."""
     kube.create(made_by(tmp_path, RUN))
-    kube.set_status(rayjob._name(RUN), "Failed", "FAILED")
+    message = f"Job entrypoint command failed with exit code {code}, last available logs"
+    kube.set_status(rayjob._name(RUN), "Failed", "FAILED", reason="AppFailed", message=message)
     kube.deletion_s = 0.5
     kube.on_create = succeeding(tmp_path)
     train(labelled, edged, tmp_path / "out")
@@ -593,10 +634,15 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, labelled, edged
     _, told = first.communicate(timeout=30)
     assert first.returncode == (-9 if how == signal.SIGKILL else 75), told
     if how == signal.SIGTERM:
-        assert told == "segline train: stopped; the Ray cluster trains on, and the same command follows it\n"
+        assert told == (
+            "segline train: stopped; the Ray cluster trains on for half an hour, and the same command follows it\n"
+        )
     assert list(kube.jobs) == [name]
+    left = followed(kube.jobs[name])
+    assert left
     second = start(labelled, edged, tmp_path)
     follow(kube, second)
+    wait_until(lambda: followed(kube.jobs[name]) not in ("", left))
     succeeding(tmp_path)(kube, name)
     shown, told = second.communicate(timeout=30)
     assert second.returncode == 0, told

@@ -2,7 +2,8 @@
 
 The pod that runs `segline train` brings the data to a bucket, makes the RayJob, shows its log and state, and fetches
 the candidates. It holds nothing itself: when it is lost, the next one finds the RayJob by its name and follows it; when
-the RayJob is lost, training goes on from the checkpoints in the bucket.
+the RayJob is lost, training goes on from the checkpoints in the bucket. A RayJob that no pod follows any more saves
+itself and ends, by the lease that the pod renews.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from segline.outputs import MARK, writing
 from segline.params import Choice, Params, Train, as_json
 from segline.progress import say
 from segline.spaces import Space
+from segline.training.lease import FOLLOWED, renewing
 
 PERMISSIONS = {"rayjobs": ("create", "delete", "get", "list", "watch"), "pods": ("list",), "pods/log": ("get",)}
 """What the service account may do; the Role in k8s/base has the same."""
@@ -81,18 +83,19 @@ def train(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out
         StageError: Kubernetes or the environment is not set up for it, or the template has no worker for its trials.
         SourceError: the bucket cannot be written or read.
         TrainingError: the training failed.
-        StoppedError: this process was told to end; the cluster trains on, and the same command follows it.
+        StoppedError: this process was told to end; the cluster trains on for a while, and the same command follows it.
     """
     template, image = _template(), _variable("SEGLINE_IMAGE", "the image of train")
     check_room(template, params.train)
     key = _fingerprint(params, read_description(labelled).content_hash, image)
     place = f"{_variable('SEGLINE_STORE', 's3://bucket/prefix').rstrip('/')}/{key}"
-    job = make(template, params, name=_name(run or key), run=run, place=place, image=image, tracking_uri=tracking_uri)
+    name = _name(run or key)
+    job = make(template, params, name=name, run=run, place=place, image=image, tracking_uri=tracking_uri)
     cluster = _Cluster.here()
-    with _stopping_by_sigterm():
-        for name, folder in {"labelled": labelled, "edged": edged}.items():
-            _bring(folder, f"{place}/{name}")
-        name = cluster.create(job)
+    with _stopping_by_sigterm(), renewing(_lease(place, name)):
+        for part, folder in {"labelled": labelled, "edged": edged}.items():
+            _bring(folder, f"{place}/{part}")
+        cluster.create(job)
         try:
             failure = _follow(cluster, name)
             if not failure:
@@ -139,7 +142,7 @@ def make(template: Json, params: Params, *, name: str, run: str, place: str, ima
     meta |= {"name": name, "labels": meta.get("labels", {}) | labels}
     spec = job["spec"]
     spec["entrypoint"] = entrypoint(params, place=place, tracking_uri=tracking_uri)
-    variables = {"MLFLOW_TRACKING_URI": tracking_uri} | {
+    variables = {"MLFLOW_TRACKING_URI": tracking_uri, FOLLOWED: _lease(place, name)} | {
         word: os.environ[word] for word in HANDED_ON if os.environ.get(word)
     }
     if spec["rayClusterSpec"].get("enableInTreeAutoscaling"):
@@ -265,6 +268,11 @@ def _name(run: str) -> str:
     return f"segline-train-{_clean(run.lower(), LONGEST_NAME - len('segline-train-'), r'[^a-z0-9]+')}"
 
 
+def _lease(place: str, name: str) -> str:
+    """The object that says that a RayJob is followed; equal runs share a place, but not this."""
+    return f"{place}/followed/{name}"
+
+
 def _clean(text: str, longest: int, others: str = r"[^A-Za-z0-9]+") -> str:
     """A text as names and labels of Kubernetes may be; what that changes gets a hash, so that it stays unique."""
     cleaned = re.sub(others, "-", text).strip("-")
@@ -325,7 +333,7 @@ def _stopping_by_sigterm() -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise StoppedError("stopped; the Ray cluster trains on, and the same command follows it")
+        raise StoppedError("stopped; the Ray cluster trains on for half an hour, and the same command follows it")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -361,8 +369,8 @@ class _Cluster:
             namespace = NAMESPACE_FILE.read_text().strip()
         return cls(client.ApiClient(settings), namespace or _variable("SEGLINE_NAMESPACE", "where RayJobs are made"))
 
-    def create(self, job: Json) -> str:
-        """Create a RayJob, or take the one that an earlier pod of the same run made; returns its name.
+    def create(self, job: Json) -> None:
+        """Create a RayJob, or take the one that an earlier pod of the same run made.
 
         Raises:
             StageError: Kubernetes refuses it, or has another of this name.
@@ -372,7 +380,7 @@ class _Cluster:
         while time.monotonic() < deadline:
             if self._try_to_create(job):
                 say(f"train: RayJob {name} created in {self.namespace}")
-                return name
+                return
             there = self._get(name)
             meta, status = there.get("metadata", {}), there.get("status") or {}
             if there and not meta.get("deletionTimestamp"):
@@ -382,7 +390,7 @@ class _Cluster:
                     )
                 if not _has_failed(status):
                     say(f"train: RayJob {name} is there already; following it")
-                    return name
+                    return
                 self.delete(name)
             time.sleep(FIRST_PAUSE_S)
         raise StageError(f"RayJob {name} in {self.namespace} is being deleted and does not go; look at its finalizers")

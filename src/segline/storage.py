@@ -180,9 +180,13 @@ class Bucket:
 
     def has(self, path: str) -> bool:
         """Whether an object is there now."""
+        return bool(self.stamp(path))
+
+    def stamp(self, path: str) -> str:
+        """The ETag that an object has now; empty when there is none."""
         words = {"Bucket": self._name, "Prefix": f"{self._prefix}{path}", "MaxKeys": 1}
         page = self._patiently(lambda: _client().list_objects_v2(**words), "")
-        return any(entry["Key"] == words["Prefix"] for entry in page.get("Contents", ()))
+        return "".join(entry["ETag"] for entry in page.get("Contents", ()) if entry["Key"] == words["Prefix"])
 
     def checksum(self, path: str) -> str:
         """``etag:`` with the ETag and the size. Raises OSError when there is no such object."""

@@ -31,6 +31,7 @@ from segline.training.distributed import Records
 from segline.training.grid import Cell
 from segline.training.history import HISTORY, TRIAL, read_history, read_params
 from segline.training.leaderboard import Row, write_leaderboard
+from segline.training.lease import FOLLOWED, watching
 from segline.training.mirror import CHECKPOINT, STOP, WEIGHTS, Mirror, Origins
 from segline.training.search import LOST, Asha, Watch, run_trials
 
@@ -183,7 +184,7 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
         SourceError: a file of encoder weights is not there.
         StageError: shards are damaged, or the edge network that a loss needs, or Optuna, is not there.
         TrainingError: a model or loss cannot be made, or more trials failed than may.
-        StoppedError: SIGTERM came; every trial saved itself.
+        StoppedError: SIGTERM came, or nobody follows any more; every trial saved itself.
         TrackingError: MLflow cannot be reached.
     """
     if params.train.search.searcher == "optuna":
@@ -209,7 +210,8 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
         mirror = Mirror(_kept_in(params.train, key))
         mirror.open(work)
         found = Grid(params, labelled, network, encoders, work, mirror, origins, recorder, key, tags, display)
-        with connected(), mirror.stopping(work):
+        followed = watching(os.environ.get(FOLLOWED, ""), partial(mirror.tell, work))
+        with connected(), mirror.stopping(work), followed:
             _search(found)
         _conclude(found)
         names = [trial.name for trial in found.trials.values() if trial.is_finished]

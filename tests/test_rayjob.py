@@ -241,6 +241,44 @@ def test_what_is_created_is_what_kuberay_takes(monkeypatch):
     assert yaml.safe_load(TEMPLATE.read_text())["spec"].get("entrypoint") is None
 
 
+SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+
+
+def test_what_kubeflow_says_of_mlflow_reaches_the_driver_and_no_secret_is_written_down(
+    kube, labelled, edged, tmp_path, monkeypatch
+):
+    """The variables of Kubeflow's plug-in for MLflow, whichever way it authenticates, and the one of MLflow for TLS."""
+    told = {
+        "MLFLOW_RUN_ID": "abc",
+        "MLFLOW_EXPERIMENT_ID": "12",
+        "MLFLOW_WORKSPACE": "lines",
+        "MLFLOW_TRACKING_AUTH": "kubernetes-namespaced",
+        "MLFLOW_TRACKING_INSECURE_TLS": "true",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"value-of-{name}")
+    monkeypatch.setenv("SEGLINE_RAYJOB", str(tmp_path / "template.yaml"))
+    template, made = yaml.safe_load(TEMPLATE.read_text()), []
+    by_reference = [{"name": name, "valueFrom": {"secretKeyRef": {"name": "s", "key": name}}} for name in SECRETS]
+    head_of(template)["env"] += by_reference
+    (tmp_path / "template.yaml").write_text(yaml.safe_dump(template))
+    kube.on_create = lambda kube, name: (made.append(kube.jobs[name]), succeeding(tmp_path)(kube, name))
+    train(labelled, edged, tmp_path / "out")
+    [job] = made
+    assert "value-of-" not in json.dumps(job)
+    found = head_of(job)["env"]
+    assert [entry for entry in found if entry["name"] in SECRETS] == by_reference, "which the template may have"
+    variables = {entry["name"]: entry.get("value") for entry in found}
+    assert variables.items() >= told.items() | {("MLFLOW_TRACKING_URI", "http://mlflow:5000")}
+
+
+def head_of(job):
+    """The container that the driver runs in."""
+    return job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+
+
 @pytest.mark.parametrize("run", ["", "a", RUN, "x" * 200, "A_b.C", "---", "ünï", "1" * 33, "1" * 34])
 def test_names_are_short_and_of_one_run_alone(run):
     name = rayjob._name(run or "key")
@@ -536,8 +574,7 @@ def test_a_job_that_is_there_is_followed(kube, labelled, edged, tmp_path):
 
 def followed(job):
     """The object that says that a job is followed: its content now; empty where there is none."""
-    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    [place] = [entry["value"] for entry in head["env"] if entry["name"] == lease.FOLLOWED]
+    [place] = [entry["value"] for entry in head_of(job)["env"] if entry["name"] == lease.FOLLOWED]
     folder, _, name = place.rpartition("/")
     assert name == job["metadata"]["name"], "equal runs have it each"
     return storage.Bucket(folder).stamp(name)

@@ -43,7 +43,19 @@ GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 LONGEST_NAME = 47
 """KubeRay's limit: it makes other names from it."""
 LONGEST_LABEL = 63
-HANDED_ON = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "SEGLINE_RUN", "SEGLINE_COMMIT")
+HANDED_ON = (
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_WORKSPACE",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "SEGLINE_RUN",
+    "SEGLINE_COMMIT",
+)
+"""Variables of this pod, such as Kubeflow's plug-in for MLflow gives it.
+
+Never MLFLOW_TRACKING_TOKEN, _USERNAME or _PASSWORD: whoever may see a RayJob would see their values.
+"""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 OUTAGE_S = 900.0
 """Patience with a Kubernetes that does not answer."""

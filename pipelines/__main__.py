@@ -24,6 +24,8 @@ ROOM = {
     **OF_TRAINING,
     "stage_cpus": "of edges, evaluate, ensemble and promote, each",
     "stage_memory": "of each of these",
+    "data_cpus": "of ingest, validate and label, each",
+    "data_memory": "of each of these",
     "scratch": "the most that a stage may write to /tmp",
 }
 """What a pod has on a cluster; a container of this machine has what there is."""
@@ -210,8 +212,8 @@ def _out_of_reach(checked: params.Params, exclusions: str) -> list[str]:
         )
     if checked.label.workers > 1:
         faults.append(
-            f"label.workers: got {checked.label.workers}, but the image of label has no Ray, and its container one "
-            "core; expected 1: leave it out, or say --set label.workers=1"
+            f"label.workers: got {checked.label.workers}, but the image of label has no Ray; expected 1: leave it out, "
+            "or say --set label.workers=1"
         )
     return faults
 

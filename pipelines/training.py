@@ -16,10 +16,10 @@ HOUR = 3600
 LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
 """How long the first attempt at a stage may take; the others ``OTHERS_LIMIT_S``. With retries it is twice as long."""
 OTHERS_LIMIT_S = 6 * HOUR
-DATA_STAGES = ("ingest", "label")
-"""Those of the small image, without torch, MLflow and Ray."""
-SMALL = (*DATA_STAGES, "validate", "outcome")
-"""Those of one core, as the site gives the others more."""
+SMALL_IMAGE = ("ingest", "label")
+"""Stages of the image without torch, MLflow and Ray."""
+DATA_STAGES = ("ingest", "validate", "label")
+"""Those that read the data and compute nothing with torch."""
 CACHED = ("edges", "train", "evaluate", "ensemble")
 """Stages that depend on nothing but their inputs: the others look at a source, the champion, a file of exclusions."""
 USER = 10001
@@ -51,6 +51,8 @@ class Site:
         memory: of training, such as ``32G``.
         stage_cpus: of edges, evaluate, ensemble and promote, each.
         stage_memory: of each of these.
+        data_cpus: of ingest, validate and label, each.
+        data_memory: of each of these.
         scratch: the most that a pod may write to /tmp.
         rayjob: train on a Ray cluster that is made for it, in place of the stage's own container.
         retries: of a stage that fails; each waits twice as long as the one before.
@@ -63,6 +65,8 @@ class Site:
     memory: str = "32G"
     stage_cpus: str = "4"
     stage_memory: str = "16G"
+    data_cpus: str = "1"
+    data_memory: str = "4G"
     scratch: str = "50Gi"
     rayjob: bool = False
     retries: int = 3
@@ -77,6 +81,8 @@ class Site:
             "memory": size,
             "stage_cpus": cores,
             "stage_memory": size,
+            "data_cpus": cores,
+            "data_memory": size,
             "scratch": size,
             "gpus": (r"[0-9]+", "a whole number from 0 on"),
         }
@@ -176,7 +182,7 @@ def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
     """A task with its image, its room, its patience, and what it may know of the cluster."""
     stage = task.name
     limit = LIMIT_S.get(stage, OTHERS_LIMIT_S)
-    task.set_container_image(site.image("data" if stage in DATA_STAGES else "train"))
+    task.set_container_image(site.image("data" if stage in SMALL_IMAGE else "train"))
     task.set_caching_options(stage in CACHED)
     if site.retries and stage != "outcome":
         # The largest duration is not that of a pause: Argo counts it from the beginning of the first attempt, begins no
@@ -204,7 +210,12 @@ def _set_environment(task: dsl.PipelineTask) -> None:
 
 def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
     """What the task asks of its node; training on a Ray cluster only waits here."""
-    if task.name == "train" and not site.rayjob:
+    if task.name == "train" and site.rayjob:
+        _request(task, "1", "4G")
+        kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB)
+        task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB}/rayjob.yaml")
+        task.set_env_variable("SEGLINE_IMAGE", site.image("train"))
+    elif task.name == "train":
         _request(task, site.cpus, site.memory)
         # Without a limit Ray takes all cores of the node for its own, and begins a trial on each.
         task.set_cpu_limit(site.cpus)
@@ -214,14 +225,12 @@ def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
             task.set_accelerator_type(GPU).set_accelerator_limit(site.gpus)
             kubernetes.add_node_selector(task, "nvidia.com/gpu.present", "true")
             kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
-    elif task.name in (*SMALL, "train"):
+    elif task.name in DATA_STAGES:
+        _request(task, site.data_cpus, site.data_memory)
+    elif task.name == "outcome":
         _request(task, "1", "4G")
     else:
         _request(task, site.stage_cpus, site.stage_memory)
-    if task.name == "train" and site.rayjob:
-        kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB)
-        task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB}/rayjob.yaml")
-        task.set_env_variable("SEGLINE_IMAGE", site.image("train"))
 
 
 def _request(task: dsl.PipelineTask, cpus: str, memory: str) -> None:

@@ -25,6 +25,8 @@ CLUSTER_ONLY = (
     "--memory 32G",
     "--stage-cpus 4",
     "--stage-memory 16G",
+    "--data-cpus 1",
+    "--data-memory 4G",
     "--scratch 50Gi",
 )
 DOCUMENTED = [words for file in ("README.md", "docs/kubernetes.md") for words in commands(file, "python -m pipelines")]

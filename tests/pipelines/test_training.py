@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline.yaml"
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
+WITH_TORCH = ["edges", "evaluate", "ensemble", "promote"]
 # Kubeflow alone gives these; the rest are the words of dvc.yaml.
 ITS_OWN = ("--set", "--executor-input")
 # Several workers, which `pipelines` refuses.
@@ -228,11 +229,21 @@ def test_training_has_as_many_cores_as_it_asks_for():
     assert room["resourceCpuRequest"] == room["resourceCpuLimit"] == "6"
 
 
-@pytest.mark.parametrize("stage", ["edges", "evaluate", "ensemble", "promote"])
-def test_the_stages_with_torch_ask_for_what_the_site_gives_them(stage):
-    room = container(stage, compiled(stage_cpus="2", stage_memory="6G")[0])["resources"]
-    assert room["resourceCpuRequest"] == "2"
-    assert room["resourceMemoryRequest"] == room["resourceMemoryLimit"] == "6G"
+@STAGE
+def test_a_stage_asks_for_what_the_site_gives_its_kind(stage):
+    cpus = {"cpus": "6", "stage_cpus": "2", "data_cpus": "3"}
+    memory = {"memory": "9G", "stage_memory": "6G", "data_memory": "7G"}
+    kind = "" if stage == "train" else "stage_" if stage in WITH_TORCH else "data_"
+    room = container(stage, compiled(**cpus, **memory)[0])["resources"]
+    assert room["resourceCpuRequest"] == cpus[f"{kind}cpus"]
+    assert room["resourceMemoryRequest"] == room["resourceMemoryLimit"] == memory[f"{kind}memory"]
+
+
+def test_what_only_waits_stays_small():
+    pipeline = compiled(rayjob=True, stage_cpus="8", stage_memory="64G", data_cpus="8", data_memory="64G")[0]
+    for name in ("outcome", "train"):
+        room = container(name, pipeline)["resources"]
+        assert (room["resourceCpuRequest"], room["resourceMemoryLimit"]) == ("1", "4G")
 
 
 @STAGE
@@ -246,6 +257,8 @@ def test_no_stage_fills_its_nodes_disk_by_way_of_tmp(stage):
     [
         ({"stage_cpus": "many"}, "--stage-cpus 'many': expected cores, such as 4 or 500m"),
         ({"stage_memory": "6 G"}, "--stage-memory '6 G': expected bytes, such as 32G"),
+        ({"data_cpus": "0.5 cores"}, "--data-cpus '0.5 cores': expected cores, such as 4 or 500m"),
+        ({"data_memory": "much"}, "--data-memory 'much': expected bytes, such as 32G"),
         ({"scratch": "-1"}, "--scratch '-1': expected bytes, such as 32G"),
         ({"cpus": "500m"}, "--cpus '500m': expected whole cores, such as 8"),
     ],

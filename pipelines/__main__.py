@@ -24,6 +24,7 @@ ROOM = {
     **OF_TRAINING,
     "stage_cpus": "of edges, evaluate, ensemble and promote, each",
     "stage_memory": "of each of these",
+    "stage_gpus": "of each of these, 0 or 1",
     "data_cpus": "of ingest, validate and label, each",
     "data_memory": "of each of these",
     "scratch": "the most that a stage may write to /tmp",

@@ -51,6 +51,8 @@ class Site:
         memory: of training, such as ``32G``.
         stage_cpus: of edges, evaluate, ensemble and promote, each.
         stage_memory: of each of these.
+        stage_gpus: of each of these, 0 or 1. With promote among them a champion is judged on the device of its
+            challenger.
         data_cpus: of ingest, validate and label, each.
         data_memory: of each of these.
         scratch: the most that a pod may write to /tmp.
@@ -65,6 +67,7 @@ class Site:
     memory: str = "32G"
     stage_cpus: str = "4"
     stage_memory: str = "16G"
+    stage_gpus: int = 0
     data_cpus: str = "1"
     data_memory: str = "4G"
     scratch: str = "50Gi"
@@ -81,6 +84,7 @@ class Site:
             "memory": size,
             "stage_cpus": cores,
             "stage_memory": size,
+            "stage_gpus": (r"[01]", "0 or 1, as a stage computes on one"),
             "data_cpus": cores,
             "data_memory": size,
             "scratch": size,
@@ -219,20 +223,32 @@ def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
         _request(task, site.cpus, site.memory)
         # Without a limit Ray takes all cores of the node for its own, and begins a trial on each.
         task.set_cpu_limit(site.cpus)
-        # What workers share goes through /dev/shm, of which a container has 64 MB.
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
+        _share_memory(task)
         if site.gpus:
-            task.set_accelerator_type(GPU).set_accelerator_limit(site.gpus)
-            kubernetes.add_node_selector(task, "nvidia.com/gpu.present", "true")
-            kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+            _use_gpus(task, site.gpus)
     elif task.name in DATA_STAGES:
         _request(task, site.data_cpus, site.data_memory)
     elif task.name == "outcome":
         _request(task, "1", "4G")
     else:
         _request(task, site.stage_cpus, site.stage_memory)
+        if site.stage_gpus:
+            _share_memory(task)
+            _use_gpus(task, site.stage_gpus)
 
 
 def _request(task: dsl.PipelineTask, cpus: str, memory: str) -> None:
     """As a request, and memory as a limit too: what has more is ended first where memory is short."""
     task.set_cpu_request(cpus).set_memory_request(memory).set_memory_limit(memory)
+
+
+def _share_memory(task: dsl.PipelineTask) -> None:
+    """What workers share goes through /dev/shm, of which a container has 64 MB."""
+    kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
+
+
+def _use_gpus(task: dsl.PipelineTask, number: int) -> None:
+    """A node that has GPUs, and some of them."""
+    task.set_accelerator_type(GPU).set_accelerator_limit(number)
+    kubernetes.add_node_selector(task, "nvidia.com/gpu.present", "true")
+    kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")

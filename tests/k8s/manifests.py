@@ -228,9 +228,13 @@ def unlimited(objects):
 
 
 def unready_for_gpus(objects):
+    return gpu_faults(pods(objects))
+
+
+def gpu_faults(made):
     """Pods for a GPU that get none, get onto no node with one, or run out of shared memory."""
     found = []
-    for pod in pods(objects):
+    for pod in made:
         keys = {entry.get("key") for entry in pod.spec.get("tolerations", [])}
         selected = any(key.startswith("nvidia.com") for key in pod.spec.get("nodeSelector", {}))
         for container in pod.containers:

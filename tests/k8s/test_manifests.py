@@ -224,8 +224,8 @@ BREACHES = [
     ),
     (
         "over_quota",
-        lambda o: change_template(o, lambda job: group(job).update(maxReplicas=9)),
-        "nvidia.com/gpu: 9 of 8",
+        lambda o: change_template(o, lambda job: group(job).update(maxReplicas=10)),
+        "nvidia.com/gpu: 10 of 9",
     ),
     ("over_quota", lambda o: change_template(o, lambda job: group(job).update(maxReplicas=50)), "cpu"),
 ]

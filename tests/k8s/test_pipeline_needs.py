@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import yaml
 from documented import commands
-from manifests import OVERLAYS, amount, build, example_secrets, find, over_quota
+from manifests import GPU, OVERLAYS, Pod, amount, build, example_secrets, find, gpu_faults, over_quota
 
 pytest.importorskip("kfp")
 
@@ -23,12 +23,12 @@ OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """A function: of an overlay the containers of the pipeline, and what each wants of Kubernetes."""
+    """A function: of an overlay, or a site, the containers of the pipeline, and what each wants of Kubernetes."""
 
     @cache
-    def of(overlay):
+    def of(where):
         path = tmp_path_factory.mktemp("pipeline") / "pipeline.yaml"
-        compile_to(path, SITES[overlay])
+        compile_to(path, SITES.get(where, where))
         pipeline, platform = yaml.safe_load_all(path.read_text())
         wanted = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         made = pipeline["deploymentSpec"]["executors"]
@@ -71,7 +71,35 @@ def test_the_quota_has_room_for_every_task(compiled, overlay):
         resources = container["resources"]
         asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
         asked = {what: amount(value) + amount(limits["defaultRequest"][what]) for what, value in asked.items()}
+        asked[GPU] = resources.get("accelerator", {}).get("count", 0)
         assert over_quota(objects, asked) == [], name
+
+
+def executors_pod(name, container, wanted):
+    """The pod that Kubeflow makes of a task, as far as GPUs concern it."""
+    mounts = {entry["volumeName"]: entry for entry in wanted["emptyDirMounts"]}
+    spec = {
+        "nodeSelector": wanted.get("nodeSelector", {}).get("labels", {}),
+        "tolerations": wanted.get("tolerations", []),
+        "volumes": [{"name": key, "emptyDir": {"medium": entry.get("medium")}} for key, entry in mounts.items()],
+    }
+    gpus = container["resources"].get("accelerator", {})
+    main = {
+        "name": "main",
+        "resources": {"limits": {gpus["type"]: gpus["count"]} if gpus else {}},
+        "volumeMounts": [{"name": key, "mountPath": entry["mountPath"]} for key, entry in mounts.items()],
+    }
+    return Pod(name, {}, spec | {"containers": [main]})
+
+
+@pytest.mark.parametrize("where", ["gpu", Site(gpus=2, stage_gpus=1), Site(stage_gpus=1), Site(gpus=1)])
+def test_a_task_with_a_gpu_gets_it_and_a_node_and_shared_memory(compiled, where):
+    made = [executors_pod(name, *entry) for name, entry in compiled(where).items()]
+    with_gpus = {pod.where for pod in made if GPU in pod.containers[0]["resources"]["limits"]}
+    site = SITES.get(where, where)
+    stages = {"exec-edges", "exec-evaluate", "exec-ensemble", "exec-promote"} if site.stage_gpus else set()
+    assert with_gpus == stages | ({"exec-train"} if site.gpus else set())
+    assert gpu_faults(made) == []
 
 
 def test_no_task_of_the_small_cluster_asks_for_more_than_is_said(compiled):

@@ -25,6 +25,7 @@ CLUSTER_ONLY = (
     "--memory 32G",
     "--stage-cpus 4",
     "--stage-memory 16G",
+    "--stage-gpus 1",
     "--data-cpus 1",
     "--data-memory 4G",
     "--scratch 50Gi",

@@ -207,15 +207,19 @@ def test_no_stage_runs_as_root_or_from_an_unnamed_image(stage):
     assert container(stage, compiled()[0])["image"].split(":")[1] not in ("", "latest")
 
 
-def test_training_takes_its_gpus_with_shared_memory_and_toleration():
-    room = container("train", compiled(gpus=2)[0])["resources"]
+@pytest.mark.parametrize(
+    ("stage", "site", "number"),
+    [("train", {"gpus": 2}, "2"), *((stage, {"stage_gpus": 1, "rayjob": True}, "1") for stage in WITH_TORCH)],
+)
+def test_a_stage_takes_its_gpus_with_shared_memory_and_toleration(stage, site, number):
+    room = container(stage, compiled(**site)[0])["resources"]
     assert room["accelerator"] == {
-        "count": "2",
-        "resourceCount": "2",
+        "count": number,
+        "resourceCount": number,
         "resourceType": "nvidia.com/gpu",
         "type": "nvidia.com/gpu",
     }
-    asked = kubernetes("train", gpus=2)
+    asked = kubernetes(stage, **site)
     assert asked["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
     assert asked["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
     assert {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shm"} in asked[
@@ -239,6 +243,12 @@ def test_a_stage_asks_for_what_the_site_gives_its_kind(stage):
     assert room["resourceMemoryRequest"] == room["resourceMemoryLimit"] == memory[f"{kind}memory"]
 
 
+@STAGE
+def test_a_stage_with_torch_is_one_whose_code_imports_it(stage):
+    """It is these that a GPU is for."""
+    assert ("torch" in imported(stage)) == (stage in [*WITH_TORCH, "train"])
+
+
 def test_what_only_waits_stays_small():
     pipeline = compiled(rayjob=True, stage_cpus="8", stage_memory="64G", data_cpus="8", data_memory="64G")[0]
     for name in ("outcome", "train"):
@@ -257,6 +267,7 @@ def test_no_stage_fills_its_nodes_disk_by_way_of_tmp(stage):
     [
         ({"stage_cpus": "many"}, "--stage-cpus 'many': expected cores, such as 4 or 500m"),
         ({"stage_memory": "6 G"}, "--stage-memory '6 G': expected bytes, such as 32G"),
+        ({"stage_gpus": 2}, "--stage-gpus 2: expected 0 or 1, as a stage computes on one"),
         ({"data_cpus": "0.5 cores"}, "--data-cpus '0.5 cores': expected cores, such as 4 or 500m"),
         ({"data_memory": "much"}, "--data-memory 'much': expected bytes, such as 32G"),
         ({"scratch": "-1"}, "--scratch '-1': expected bytes, such as 32G"),
@@ -269,9 +280,11 @@ def test_a_wrong_amount_is_told(site, fault):
     assert info.value.faults == [fault]
 
 
-def test_training_without_a_gpu_asks_for_none():
-    assert "accelerator" not in container("train", compiled(gpus=0)[0])["resources"]
-    assert "tolerations" not in kubernetes("train", gpus=0)
+@STAGE
+def test_without_a_gpu_a_stage_asks_for_none(stage):
+    others = {"stage_gpus": 1} if stage == "train" else {"gpus": 1}
+    assert "accelerator" not in container(stage, compiled(**others)[0])["resources"]
+    assert not {"tolerations", "nodeSelector"} & set(kubernetes(stage, **others))
 
 
 def test_with_a_ray_cluster_the_stage_itself_only_waits():

@@ -75,6 +75,16 @@ def test_loaded_models_are_ready_to_predict(joined):
             assert torch.equal(loaded.state_dict()[name].cpu(), value)
 
 
+@pytest.mark.parametrize(("is_there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_models_are_loaded_onto_the_gpu_where_there_is_one(joined, monkeypatch, is_there, device):
+    """It is what gives evaluate, ensemble and promote a GPU; on a machine without one no more than the wish is seen."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, *to, **_: asked.extend(to) or model)
+    load_models(joined[0], read_bundle(joined[0]))
+    assert asked == [device] * 2
+
+
 def test_pretrained_weights_are_not_fetched_again(tmp_path, monkeypatch):
     folder, bundle, _ = write_candidate(tmp_path / "one", "one", "unet_resnet34")
     member = replace(bundle.members[0], options={"pretrained": True})

@@ -55,6 +55,19 @@ def trained(labelled, tmp_path_factory):
     return file, found, told
 
 
+def test_it_is_trained_on_the_gpu_where_there_is_one(labelled, tmp_path, monkeypatch):
+    """On a machine without one no more than the wish is seen."""
+
+    def place(_, device):
+        raise InterruptedError(str(device))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", place)
+    splits = (Split(labelled / name) for name in ("train", "val"))
+    with pytest.raises(InterruptedError, match=r"^cuda$"):
+        train_edges(*splits, CLASSES, SETTINGS, seed=3, file=tmp_path / "weights", progress=lambda steps: None)
+
+
 def test_it_is_right_about_more_than_99_percent_as_the_paper_asks(labelled, trained):
     file, found, told = trained
     labels = Split(labelled / "val").take(range(8))[1]

@@ -355,6 +355,24 @@ def test_a_champion_is_made_on_it_and_outlives_its_database(postgres, bucket, tm
     assert time.time() - 900 < int(found["segline_backup_time_seconds"]) <= time.time() + 1
 
 
+def test_files_go_through_the_server(postgres, bucket, tmp_path):
+    """A client may have no way to the bucket; MLflow's own would fetch them by signed addresses of it."""
+    (tmp_path / "file").write_text("kept")
+    code = (
+        "import sys; from pathlib import Path; from segline.tracking import Tracker\n"
+        "tracker = Tracker(sys.argv[1], 'tiny'); run = tracker.begin('key', 'name', {}, {})\n"
+        "tracker.attach(run, Path('file')); print(tracker.client.download_artifacts(run, 'file', 'back'))\n"
+    )
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
+    (tmp_path / "back").mkdir()
+    with mlflow_process(postgres, tmp_path) as address:
+        subprocess.run([sys.executable, "-c", code, address], cwd=tmp_path, env=keep, check=True)
+    assert (tmp_path / "back" / "file").read_text() == "kept"
+    log = (tmp_path / "log").read_text()
+    assert log.count("/api/2.0/mlflow-artifacts/artifacts/") >= 2
+    assert "presigned" not in log
+
+
 def download(address, folder):
     """The champion's files, by an MLflow client of its own."""
     code = "import sys, mlflow; mlflow.artifacts.download_artifacts('models:/tiny@champion', dst_path=sys.argv[1])"

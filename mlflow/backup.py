@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 
 SUFFIX = ".dump"
 EMPTY = "SET client_min_messages = warning; DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n"
@@ -103,13 +105,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "save" and arguments.keep < 1:
         parser.error("--keep must be at least 1")
-    backups = Backups(os.environ["SEGLINE_BACKUPS"])
-    if arguments.command == "save":
-        print(f"saved {backups.save(arguments.keep)}")
-    elif arguments.command == "restore":
-        print(f"restored {backups.restore(arguments.name)}")
-    else:
-        print("\n".join(backups.all()))
+    address = os.environ["SEGLINE_BACKUPS"]
+    try:
+        backups = Backups(address)
+        if arguments.command == "save":
+            print(f"saved {backups.save(arguments.keep)}")
+        elif arguments.command == "restore":
+            print(f"restored {backups.restore(arguments.name)}")
+        else:
+            print("\n".join(backups.all()))
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        sys.exit(f"backup: {address}: {error}")
 
 
 if __name__ == "__main__":

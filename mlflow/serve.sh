@@ -8,6 +8,16 @@ set -eu
 case "${1:-serve}" in
   serve)
     : "${MLFLOW_ARTIFACTS_DESTINATION:?where the files are, e.g. s3://bucket/mlflow}"
+    # Without a key the server would start, and answer every file with a status 500 and no reason.
+    case "$MLFLOW_ARTIFACTS_DESTINATION" in
+      s3://*)
+        python -c 'import sys, boto3; sys.exit(not boto3.Session().get_credentials())' || {
+          echo "serve.sh: no key for $MLFLOW_ARTIFACTS_DESTINATION; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" \
+            "(on Kubernetes in the secret segline-mlflow-s3)" >&2
+          exit 1
+        }
+        ;;
+    esac
     # Clients hand files to the server and need no key of the bucket.
     export MLFLOW_SERVE_ARTIFACTS=true
     # Jobs are evaluations of language models; they want more processes and a database of their own.

@@ -236,7 +236,8 @@ class Bucket:
             self._refuse_answer(error, path)
         elif isinstance(error, kinds.NoCredentialsError | kinds.PartialCredentialsError | kinds.ProfileNotFound):
             raise SourceError(
-                f"{self.url}: {one_line(error)}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                f"{self.url}: {one_line(error)}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+                "(on Kubernetes in the secret segline-s3), or AWS_PROFILE"
             ) from None
         elif not isinstance(
             error,

@@ -21,6 +21,8 @@ from servers import free_port, s3_process, wait_for
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "mlflow"
 PASSWORD = "not/a secret"
+# Nothing of this machine stands in for a key.
+NO_KEY = {"HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
 PARAMS = {
     "name": "tiny",
     "ingest": {"synthetic": {"drives": 6, "frames_per_drive": 2, "height": 96, "width": 128}},
@@ -248,6 +250,29 @@ def test_the_server_names_what_it_lacks(name):
     done = subprocess.run(["sh", SCRIPTS / "serve.sh"], env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     assert name in done.stderr
+
+
+def test_the_server_does_not_start_without_a_key():
+    """It would, and answer every file with a status 500 and no reason."""
+    settings = {"MLFLOW_BACKEND_STORE_URI": "sqlite://", "MLFLOW_ARTIFACTS_DESTINATION": "s3://segline/mlflow"}
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **NO_KEY, **settings}
+    done = subprocess.run(["sh", SCRIPTS / "serve.sh"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "no key for s3://segline/mlflow" in line
+    assert "segline-mlflow-s3" in line
+
+
+def test_a_backup_without_a_key_says_so_in_one_line(postgres):
+    fill(postgres, 3)
+    without = {name: value for name, value in postgres.environment.items() if not name.startswith("AWS_ACCESS_KEY")}
+    del without["AWS_SECRET_ACCESS_KEY"]
+    for words in (["save"], ["restore"], ["list"]):
+        done = subprocess.run(
+            [sys.executable, SCRIPTS / "backup.py", *words], env=without | NO_KEY, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == ["backup: s3://segline/backups/mlflow: Unable to locate credentials"]
 
 
 def settings_of_the_pod():

@@ -10,7 +10,7 @@ from kfp import local
 from kfp.components import load_component_from_file
 from kfp.local import docker_task_handler
 
-from pipelines.training import USER, Site, compile_to
+from pipelines.training import LOGIN, USER, Site, compile_to
 from segline.errors import SeglineError
 
 DATABASE = "mlflow.db"
@@ -122,6 +122,7 @@ def _promoted(root: Path) -> list[Path]:
 
 
 def _passed_on() -> dict[str, str]:
-    """What the caller has set for the object store."""
+    """What the caller has set for the object store and for an MLflow server that wants a login."""
     parts = ("ENDPOINT_URL", "DEFAULT_REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
-    return {f"AWS_{part}": os.environ[f"AWS_{part}"] for part in parts if f"AWS_{part}" in os.environ}
+    names = (*(f"AWS_{part}" for part in parts), *LOGIN)
+    return {name: os.environ[name] for name in names if name in os.environ}

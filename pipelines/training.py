@@ -31,9 +31,12 @@ SETTINGS = {
     "SEGLINE_STORE": "SEGLINE_STORE",
 }
 """Keys of the config map, and the variables that hold them."""
-LOGIN = {"username": "SEGLINE_GIT_USERNAME", "password": "SEGLINE_GIT_PASSWORD"}
-"""Of a private repository of git, for DVC."""
-KEYS = {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}
+GIT_LOGIN = {"username": "SEGLINE_GIT_USERNAME", "password": "SEGLINE_GIT_PASSWORD"}
+"""Of a private repository, for DVC."""
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+TRACKED = ("validate", "train", "promote", "outcome")
+"""Those that speak to MLflow."""
 GPU = "nvidia.com/gpu"
 RAYJOB = "/etc/segline"
 """Where the template of a RayJob is mounted."""
@@ -202,14 +205,25 @@ def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
 
 
 def _set_environment(task: dsl.PipelineTask) -> None:
-    """The addresses and keys of MLflow and of the object store, and the run that the task is part of."""
+    """The addresses and keys of MLflow and of the object store, and the run that the task is part of.
+
+    No secret has to be there: a service account may have the rights of a key, and few MLflow servers want a login.
+    """
     kubernetes.use_config_map_as_env(task, config_map_name="segline-settings", config_map_key_to_env=SETTINGS)
-    kubernetes.use_secret_as_env(task, secret_name="segline-s3", secret_key_to_env=KEYS)
+    if task.name != "outcome":
+        _use_secret(task, "segline-s3", {name: name for name in KEYS})
+    if task.name in TRACKED:
+        _use_secret(task, "segline-mlflow-login", {name: name for name in LOGIN})
     kubernetes.use_field_path_as_env(task, env_name="SEGLINE_RUN", field_path="metadata.labels['pipeline/runid']")
     if task.name == "ingest":
-        kubernetes.use_secret_as_env(task, "segline-git", LOGIN, optional=True)
+        _use_secret(task, "segline-git", GIT_LOGIN)
     if task.name == "outcome":
-        kubernetes.use_secret_as_env(task, "segline-webhook", {"url": "SEGLINE_WEBHOOK"}, optional=True)
+        _use_secret(task, "segline-webhook", {"url": "SEGLINE_WEBHOOK"})
+
+
+def _use_secret(task: dsl.PipelineTask, name: str, variables: dict[str, str]) -> None:
+    """Keys of a secret as environment variables, those that are there."""
+    kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=variables, optional=True)
 
 
 def _set_resources(task: dsl.PipelineTask, site: Site) -> None:

@@ -331,6 +331,17 @@ def test_an_address_that_a_shell_would_change_is_refused():
         entrypoint(PARAMS, place="s3://b/p", tracking_uri="http://mlflow/?a=b&c=d")
 
 
+def test_no_login_of_mlflow_is_in_what_is_created(monkeypatch):
+    """The pods have it from a secret; a RayJob is read by many more."""
+    monkeypatch.setenv("SEGLINE_STORE", "s3://b/p")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(name, "hush")
+    assert "hush" not in json.dumps(made_by(None, RUN))
+    with pytest.raises(StageError, match="segline-mlflow-login") as caught:
+        entrypoint(PARAMS, place="s3://b/p", tracking_uri="https://me:hush@mlflow.example.org")
+    assert "hush" not in str(caught.value)
+
+
 # What goes wrong on the way
 
 PASSING = [

@@ -205,12 +205,17 @@ def entrypoint(params: Params, *, place: str, tracking_uri: str) -> str:
     Two shells and ``ray job submit``, which quotes as Windows does, read it one after the other.
 
     Raises:
-        StageError: an address would not come through.
+        StageError: an address would not come through, or would show a password.
     """
     document = _plain(params)
     document["train"]["checkpoints"] = f"{place}/checkpoints"
     addresses = {name: f"{place}/{name}" for name in ("labelled", "edged")} | {"out": f"{place}/train"}
     addresses["tracking-uri"] = tracking_uri
+    if "@" in tracking_uri:
+        raise StageError(
+            "the tracking URI holds a login, which would stand in the RayJob for all to read; "
+            "take it out, and put it into the secret segline-mlflow-login"
+        )
     for address in addresses.values():
         if not PLAIN.fullmatch(address):
             raise StageError(f"{address!r} has characters that a shell reads as its own; give another address")

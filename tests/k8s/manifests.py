@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from copy import deepcopy
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -36,10 +37,14 @@ PIPELINE = {"workflows.argoproj.io/workflow": "training-x"}
 
 @cache
 def _built(overlay):
+    return kustomize(ROOT / "k8s" / "overlays" / overlay)
+
+
+def kustomize(folder):
+    """The objects that a folder's kustomization makes."""
     kubectl = shutil.which("kubectl")
     if not kubectl:
         pytest.skip("kubectl, which builds the overlays, is not installed")
-    folder = ROOT / "k8s" / "overlays" / overlay
     done = subprocess.run([kubectl, "kustomize", folder], check=True, capture_output=True, text=True)
     assert not done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -265,6 +270,68 @@ def gpu_faults(made):
 def example_secrets():
     path = ROOT / "k8s" / "examples" / "secrets.example.yaml"
     return {entry["metadata"]["name"]: entry["stringData"] for entry in yaml.safe_load_all(path.read_text())}
+
+
+@cache
+def bucket_policy():
+    """The example of what each key has to be allowed, as secret -> (actions, objects or prefixes of listings)."""
+    path = ROOT / "k8s" / "examples" / "bucket-policy.json"
+    found = {}
+    for statement in json.loads(path.read_text())["Statement"]:
+        assert statement["Effect"] == "Allow"
+        where = _listed(statement["Resource"])
+        if limit := statement.get("Condition"):
+            assert where == ["arn:aws:s3:::segline"]
+            where = [f"arn:aws:s3:::segline/{prefix}" for prefix in _listed(limit["StringLike"]["s3:prefix"])]
+        name = statement["Principal"]["AWS"].rpartition("/")[2]
+        entry = (_listed(statement["Action"]), [arn.removeprefix("arn:aws:s3:::segline/") for arn in where])
+        found.setdefault(name, []).append(entry)
+    return found
+
+
+def _listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+def allows(name, action, key):
+    """Whether the policy lets the key in a secret do that; with s3:ListBucket the key is the prefix."""
+    return any(
+        action in actions and any(fnmatchcase(key, pattern) for pattern in where)
+        for actions, where in bucket_policy()[name]
+    )
+
+
+def identities(objects):
+    """What the S3 server of the small cluster knows: name of an identity -> its entry."""
+    (container,) = find(objects, "StatefulSet", "s3")["spec"]["template"]["spec"]["containers"]
+    text = re.search(r"<<END\n(.*?)\nEND\n", container["args"][0], re.DOTALL)[1]
+    return {entry["name"]: entry for entry in json.loads(text)["identities"]}
+
+
+def seaweed_allows(identity, action, key):
+    """As SeaweedFS decides it: an action of a pattern, or of the whole bucket; Admin is all actions."""
+    kind = {"s3:GetObject": "Read", "s3:PutObject": "Write", "s3:DeleteObject": "Write", "s3:ListBucket": "List"}[
+        action
+    ]
+    return any(
+        fnmatchcase(f"{kind}:segline/{key}", has) if "*" in has else has in (f"{kind}:segline", "Admin:segline")
+        for has in identity["actions"]
+    )
+
+
+def readers(objects):
+    """Secret -> the containers that read it, each with whether it may be absent."""
+    found = {}
+    for where, _, container in containers(objects):
+        references = [entry["secretRef"] for entry in container.get("envFrom", []) if "secretRef" in entry]
+        references += [
+            entry["valueFrom"]["secretKeyRef"]
+            for entry in container.get("env", [])
+            if "secretKeyRef" in entry.get("valueFrom", {})
+        ]
+        for reference in references:
+            found.setdefault(reference["name"], {})[where] = reference.get("optional", False)
+    return found
 
 
 @cache

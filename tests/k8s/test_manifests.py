@@ -1,5 +1,6 @@
 """Each overlay builds, fits Kubernetes and KubeRay, and keeps the rules; a breach of any rule is noticed."""
 
+import os
 import re
 
 import pytest
@@ -13,16 +14,21 @@ from manifests import (
     Peer,
     aimless,
     allowed,
+    allows,
     build,
     change_template,
     dangling,
     example_secrets,
     find,
+    identities,
+    kustomize,
     name_of,
     of_kind,
     over_quota,
     peer,
     pods,
+    readers,
+    seaweed_allows,
     template,
     unfit,
     unfit_rayjob,
@@ -324,6 +330,104 @@ def test_the_object_store_fits_into_shared_memory():
             assert int(part["rayStartParams"]["object-store-memory"]) < int(limit.removesuffix("Gi")) * 2**30
 
 
+KEY, SERVER, BACKUP = "segline-s3", "segline-mlflow-s3", "segline-backup-s3"
+READERS = {
+    KEY: {"RayJob head ray-head", "RayJob worker ray-worker"},
+    "segline-mlflow-login": {"RayJob head ray-head"},
+    SERVER: {"Deployment/mlflow mlflow", "Deployment/mlflow metrics"},
+    BACKUP: {"CronJob/mlflow-backup backup", "CronJob/mlflow-restore restore"},
+    "segline-mlflow-database": {
+        "Deployment/mlflow mlflow",
+        "CronJob/mlflow-backup backup",
+        "CronJob/mlflow-restore restore",
+        "CronJob/mlflow-upgrade upgrade",
+    },
+}
+# What is in the small cluster alone.
+STORES = {
+    KEY: {"StatefulSet/s3 s3"},
+    SERVER: {"StatefulSet/s3 s3"},
+    BACKUP: {"StatefulSet/s3 s3", "Deployment/mlflow bucket"},
+    "segline-mlflow-database": {"StatefulSet/postgres postgres"},
+}
+
+
+@OVERLAY
+def test_each_secret_is_read_by_no_other_than_these(objects, overlay):
+    stores = STORES if overlay == "dev" else {}
+    expected = {name: where | stores.get(name, set()) for name, where in READERS.items()}
+    assert {name: set(where) for name, where in readers(objects).items()} == expected
+
+
+@OVERLAY
+def test_a_key_may_be_absent_where_an_account_can_stand_in_for_it(objects):
+    for name, found in readers(objects).items():
+        for where, optional in found.items():
+            clients = READERS[name] - {"StatefulSet/s3 s3"}
+            assert optional is (name != "segline-mlflow-database" and where in clients), (name, where)
+
+
+def test_the_s3_server_has_no_key_under_the_names_of_aws():
+    """SeaweedFS makes AWS_ACCESS_KEY_ID in its environment an administrator's."""
+    (container,) = find(build("dev"), "StatefulSet", "s3")["spec"]["template"]["spec"]["containers"]
+    prefixes = [entry.get("prefix", "") for entry in container["envFrom"]]
+    assert all(prefixes)
+    assert len(set(prefixes)) == len(prefixes)
+    names = {entry["secretRef"]["name"]: entry["prefix"] for entry in container["envFrom"]}
+    for name, identity in identities(build("dev")).items():
+        (credential,) = identity["credentials"]
+        assert credential["accessKey"] == f"${names[name]}AWS_ACCESS_KEY_ID"
+        assert credential["secretKey"] == f"${names[name]}AWS_SECRET_ACCESS_KEY"
+
+
+GET, PUT, DELETE, LIST = "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket"
+
+
+@pytest.mark.parametrize(
+    ("name", "action", "key", "may"),
+    [
+        # Sources, exclusions and weights of encoders; shards, checkpoints and candidates.
+        *((KEY, action, "data/streets/a.png", True) for action in (GET, LIST)),
+        (KEY, LIST, "data/streets/", True),
+        *((KEY, action, "ray/0123/train/model.json", True) for action in (GET, PUT, DELETE)),
+        (KEY, LIST, "ray/0123/train/", True),
+        *((KEY, action, "data/streets/a.png", False) for action in (PUT, DELETE)),
+        *((KEY, action, "mlflow/1/ab/artifacts/model", False) for action in (GET, PUT, DELETE, LIST)),
+        *((KEY, action, "backups/mlflow/x.dump", False) for action in (GET, PUT, DELETE, LIST)),
+        (KEY, LIST, "", False),
+        *((SERVER, action, "mlflow/1/ab/artifacts/model", True) for action in (GET, PUT, DELETE, LIST)),
+        (SERVER, LIST, "mlflow/", True),
+        # How old the newest backup is, it tells Prometheus.
+        (SERVER, LIST, "backups/mlflow/", True),
+        *((SERVER, action, "backups/mlflow/x.dump", False) for action in (GET, PUT, DELETE)),
+        *((SERVER, action, "ray/0123/train/model.json", False) for action in (GET, PUT, DELETE)),
+        *((BACKUP, action, "backups/mlflow/x.dump", True) for action in (GET, PUT, DELETE)),
+        (BACKUP, LIST, "backups/mlflow/", True),
+    ],
+)
+def test_a_key_may_do_what_its_pods_do_and_no_more(name, action, key, may):
+    assert allows(name, action, key) is may
+    assert seaweed_allows(identities(build("dev"))[name], action, key) is may
+
+
+@pytest.mark.parametrize("key", ["mlflow/1/ab/artifacts/model", "ray/0123/train/model.json", "data/streets/a.png"])
+@pytest.mark.parametrize("action", [GET, PUT, DELETE])
+def test_the_key_of_the_backup_reaches_no_more_than_backups(key, action):
+    """But in the small cluster, where it makes the bucket."""
+    assert not allows(BACKUP, action, key)
+
+
+def test_the_policy_names_the_prefixes_of_the_settings():
+    settings = find(build("gpu"), "ConfigMap", "segline-settings")["data"]
+    places = {KEY: settings["SEGLINE_STORE"], BACKUP: settings["SEGLINE_BACKUPS"]}
+    (destination,) = [
+        entry["value"] for entry in container(build("gpu"))["env"] if entry["name"] == "MLFLOW_ARTIFACTS_DESTINATION"
+    ]
+    places[SERVER] = destination
+    for name, place in places.items():
+        assert allows(name, PUT, f"{place.removeprefix('s3://segline/')}/x"), name
+
+
 @OVERLAY
 def test_no_secret_is_in_the_manifests(objects):
     assert of_kind(objects, "Secret") == []
@@ -345,6 +449,45 @@ def test_the_page_names_every_secret_and_every_file_of_k8s_is_used():
         listed |= {(path.parent / file).resolve() for file in [*files, path.name]}
     there = {path for path in (ROOT / "k8s").rglob("*") if path.is_file() and path.parent.name != "examples"}
     assert there == {path for path in listed if path.is_file()}
+
+
+def documented():
+    """The YAML on the page: parts of an overlay, and objects."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE | re.DOTALL)
+    found = [yaml.safe_load(block) for block in blocks]
+    return [entry for entry in found if "kind" not in entry], [entry for entry in found if "kind" in entry]
+
+
+@pytest.fixture
+def adapted(tmp_path):
+    """Production with all that the page adds for one site or another."""
+    parts, more = documented()
+    overlay = {"resources": [os.path.relpath(ROOT / "k8s" / "overlays" / "gpu", tmp_path), "more.yaml"]}
+    for part in parts:
+        overlay = {key: overlay.get(key, []) + part.get(key, []) for key in overlay | part}
+    names = {"namespace": "segline", "generatorOptions": {"disableNameSuffixHash": True}}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay | names))
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump_all(more))
+    return kustomize(tmp_path)
+
+
+def test_what_the_page_adds_to_an_overlay_does_what_it_says(adapted):
+    assert [complaint for version in VERSIONS for complaint in unfit(adapted, version)] == []
+    account = find(adapted, "ServiceAccount", "segline-mlflow")
+    assert list(account["metadata"]["annotations"]) == ["eks.amazonaws.com/role-arn"]
+    assert find(adapted, "Deployment", "mlflow")["spec"]["replicas"] == 0
+    assert find(adapted, "CronJob", "mlflow-backup")["spec"]["suspend"]
+    before = find(build("gpu"), "ConfigMap", "segline-settings")["data"]
+    changed = dict(find(adapted, "ConfigMap", "segline-settings")["data"].items() - before.items())
+    assert changed == {"MLFLOW_TRACKING_URI": "https://mlflow.example.org"}
+    agent, server = Peer(address="169.254.170.23"), INTERNET
+    for source in (RUN, HEAD, WORKER, MLFLOW, MAINTENANCE):
+        assert allowed(adapted, source, agent, 80)
+        assert not allowed(build("gpu"), source, agent, 80)
+    for source in (RUN, HEAD):
+        assert allowed(adapted, source, server, 5000)
+        assert allowed(build("gpu"), source, server, 443)
+        assert not allowed(build("gpu"), source, server, 5000)
 
 
 MLFLOW = peer({"app.kubernetes.io/name": "mlflow"})

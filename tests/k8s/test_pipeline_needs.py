@@ -11,6 +11,7 @@ pytest.importorskip("kfp")
 
 from pipelines import __main__ as program
 from pipelines.training import Site, compile_to
+from segline.cli import STAGES
 
 # As docs/kubernetes.md starts it there: first in production, then in the small cluster.
 RUNS = [words for words in commands("docs/kubernetes.md", "python -m pipelines") if {"run", "--endpoint"} <= {*words}]
@@ -49,8 +50,26 @@ def test_every_name_is_there(compiled, overlay):
         for entry in wanted.get("secretAsEnv", []):
             seen.add(entry["secretName"])
             assert {pair["secretKey"] for pair in entry["keyToEnv"]} <= set(secrets[entry["secretName"]]), name
-    # The database's is for the server and its backup alone.
-    assert seen == set(secrets) - {"segline-mlflow-database"}
+            # Kubeflow passes it on to each key: what is not there is left out.
+            assert entry["optional"] is True, name
+    assert seen == {"segline-s3", "segline-mlflow-login", "segline-webhook"}
+
+
+@pytest.mark.parametrize(
+    ("secret", "tasks"),
+    [
+        ("segline-s3", set(STAGES)),
+        ("segline-mlflow-login", {name for name, stage in STAGES.items() if stage.tracked} | {"outcome"}),
+        ("segline-webhook", {"outcome"}),
+    ],
+)
+def test_a_secret_goes_to_the_tasks_that_use_it(compiled, secret, tasks):
+    found = {
+        name.removeprefix("exec-")
+        for name, (_, wanted) in compiled("gpu").items()
+        if secret in [entry["secretName"] for entry in wanted.get("secretAsEnv", [])]
+    }
+    assert found == tasks
 
 
 def test_the_template_is_where_train_looks_for_it(compiled):

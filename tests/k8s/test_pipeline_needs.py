@@ -52,7 +52,7 @@ def test_every_name_is_there(compiled, overlay):
             assert {pair["secretKey"] for pair in entry["keyToEnv"]} <= set(secrets[entry["secretName"]]), name
             # Kubeflow passes it on to each key: what is not there is left out.
             assert entry["optional"] is True, name
-    assert seen == {"segline-s3", "segline-mlflow-login", "segline-webhook"}
+    assert seen == {"segline-s3", "segline-git", "segline-mlflow-login", "segline-webhook"}
 
 
 @pytest.mark.parametrize(

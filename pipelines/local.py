@@ -101,7 +101,8 @@ def check_images(site: Site) -> None:
 
     try:
         client = docker.from_env()
-        known = {tag for image in client.images.list() for tag in image.tags}
+        # In one answer: client.images.list() then asks for each, and fails when one is gone meanwhile.
+        known = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
         client.close()
     except docker.errors.DockerException as error:
         raise LocalError(f"Docker does not answer ({str(error).splitlines()[0]}); start it, then try again") from None

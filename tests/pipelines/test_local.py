@@ -5,10 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
+import mlflow
 import pytest
 
+pytest.importorskip("kfp")
+
+from pipelines.local import LocalError
 from segline import cli
 
 docker = pytest.importorskip("docker")
@@ -19,7 +25,8 @@ PARAMS = {
     "name": "tiny",
     "ingest": {"synthetic": {"drives": 30, "frames_per_drive": 1, "height": 96, "width": 128}},
     "label": {"crop": 64, "split": {"train": 0.6, "val": 0.2, "test": 0.2}},
-    "train": {"models": [{"unet": {"width": 4, "depth": 2}}], "losses": ["dice", "cross_entropy"], "epochs": 2},
+    "train": {"models": [{"unet": {"width": 4, "depth": 2}}], "losses": ["dice", "semeda"], "epochs": 2},
+    "edges": {"steps": 100},
     "evaluate": {"pictures": 1},
     "promote": {"resamples": 200},
 }
@@ -31,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 def client():
     try:
         found = docker.from_env()
-        known = {tag for image in found.images.list() for tag in image.tags}
+        known = {tag for image in found.api.images() for tag in image["RepoTags"] or ()}
     except docker.errors.DockerException as error:
         pytest.skip(f"no docker engine answers: {str(error).splitlines()[0][:80]}")
     missing = {f"segline/{name}:{TAG}" for name in ("data", "train")} - known
@@ -69,6 +76,41 @@ def results(folder):
     return [*scores, {name: decision[name] for name in kept}]
 
 
+def registry(folder):
+    """The numbers of its versions, and those that its aliases point to."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    found = client.search_model_versions(f"name = '{PARAMS['name']}'")
+    return [int(version.version) for version in found], client.get_registered_model(PARAMS["name"]).aliases
+
+
+@contextmanager
+def begun(client, params, folder):
+    """A run, and its containers as they start: stage, container and what it has for --out. It ends with the block."""
+    told = client.events(decode=True, filters={"type": "container", "event": "start"})
+    process = start(params, folder)
+    # The events are over when the run is.
+    Thread(target=lambda: (process.wait(), told.close())).start()
+    try:
+        yield process, started(client, told, folder)
+    finally:
+        process.kill()
+        process.wait()
+        for container in client.containers.list(all=True, ignore_removed=True):
+            if str(folder) in str(container.attrs["Config"]["Cmd"]):
+                container.remove(force=True)
+
+
+def started(client, told, folder):
+    for event in told:
+        try:
+            container = client.containers.get(event["id"])
+        except docker.errors.NotFound:  # one of somebody else, and gone
+            continue
+        words = container.attrs["Config"]["Cmd"] or []
+        if str(folder) in str(words):
+            yield words[1], container, Path(words[words.index("--out") + 1])
+
+
 @pytest.fixture(scope="module")
 def in_containers(client, params, tmp_path_factory):
     """A folder with a whole run."""
@@ -103,42 +145,46 @@ def test_the_exit_handler_said_what_it_came_to(in_containers):
     assert "SUCCEEDED" in (in_containers.parent / "run.log").read_text()
 
 
-@pytest.mark.parametrize("stage", ["label", "train", "promote"])
-def test_a_run_whose_container_is_killed_ends_the_same_when_it_is_run_again(
-    client, in_containers, params, tmp_path, stage
-):
+@pytest.mark.timeout(3600)
+def test_a_run_whose_containers_are_killed_one_after_the_other_ends_the_same(client, in_containers, params, tmp_path):
+    """Each amid its work; the next run begins again, and comes to the next stage."""
     folder = tmp_path / "run"
-    process = start(params, folder)
-    kill(client, stage, process)
-    assert process.wait(120) != 0
+    for stage in cli.STAGES:
+        after = seconds(in_containers, stage) / 3
+        while not killed(client, params, folder, stage, after):
+            after /= 2
     again = start(params, folder)
-    assert again.wait(900) == 0
+    assert again.wait(900) == 0, (tmp_path / "run.log").read_text()[-3000:]
     assert results(folder) == results(in_containers)
+    assert registry(folder) == registry(in_containers) == ([1], {"champion": 1})
 
 
-def kill(client, stage, process):
-    """Kill the container of a stage as soon as it runs."""
-    while process.poll() is None:
-        for container in client.containers.list():
-            if container.attrs["Config"]["Cmd"][:2] == ["segline", stage]:
-                container.kill()
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"{stage} was never seen")
+def seconds(folder, stage):
+    """How long a stage's work took, from the lock that it takes to the last file that it writes."""
+    (place, *_) = sorted(folder.glob(f"segline-*/{stage}"))
+    return (place / "executor_output.json").stat().st_mtime - (place / ".out.lock").stat().st_mtime
+
+
+def killed(client, params, folder, stage, after):
+    """Begin a run, and kill a stage's container some seconds after it set to work; False if it had ended before."""
+    with begun(client, params, folder) as (process, containers):
+        container, out = next(((found, out) for name, found, out in containers if name == stage), (None, None))
+        assert container, f"{stage} never began: {(folder.parent / 'run.log').read_text()[-3000:]}"
+        while not (out.exists() or out.with_name("out.partial").exists()) and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(after)
+        try:
+            container.kill()
+        except docker.errors.APIError:
+            return False
+        assert process.wait(120) == LocalError.exit_code
+    return True
 
 
 def test_the_containers_run_confined(client, params, tmp_path):
-    process = start(params, tmp_path / "run")
-    try:
-        while not (running := client.containers.list()):
-            assert process.poll() is None
-            time.sleep(0.05)
-        facts = running[0].attrs
-    finally:
-        process.kill()
-        process.wait()
-        for container in client.containers.list():
-            container.kill()
+    with begun(client, params, tmp_path / "run") as (_, containers):
+        _, container, _ = next(containers)
+        facts = container.attrs
     host = facts["HostConfig"]
     assert facts["Config"]["User"].split(":")[0] not in ("", "0", "root")
     assert host["ReadonlyRootfs"]

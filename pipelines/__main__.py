@@ -211,6 +211,11 @@ def _out_of_reach(checked: params.Params, exclusions: str) -> list[str]:
             f"ingest.source: got {source!r}, which it does not see; expected such as s3://bucket/prefix or "
             "dvc://https://example.org/data.git"
         )
+    if re.match(r"(dvc://)?https?://[^/]*@", source):
+        faults.append(
+            "ingest.source: has a login in it, which Kubeflow would show and keep; leave it out: for git it belongs "
+            "into the secret segline-git"
+        )
     if checked.label.workers > 1:
         faults.append(
             f"label.workers: got {checked.label.workers}, but the image of label has no Ray; expected 1: leave it out, "

@@ -9,6 +9,7 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 
 from components import COMPONENTS, outcome
+from components.command import DATA
 from segline.errors import ParamsError
 
 NAME = "segline"
@@ -16,21 +17,14 @@ HOUR = 3600
 LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
 """How long the first attempt at a stage may take; the others ``OTHERS_LIMIT_S``. With retries it is twice as long."""
 OTHERS_LIMIT_S = 6 * HOUR
-SMALL_IMAGE = ("ingest", "label")
-"""Stages of the image without torch, MLflow and Ray."""
 DATA_STAGES = ("ingest", "validate", "label")
 """Those that read the data and compute nothing with torch."""
 CACHED = ("edges", "train", "evaluate", "ensemble")
 """Stages that depend on nothing but their inputs: the others look at a source, the champion, a file of exclusions."""
 USER = 10001
 """Whom the images run as."""
-SETTINGS = {
-    "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI",
-    "AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL",
-    "AWS_DEFAULT_REGION": "AWS_DEFAULT_REGION",
-    "SEGLINE_STORE": "SEGLINE_STORE",
-}
-"""Keys of the config map, and the variables that hold them."""
+SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "SEGLINE_STORE")
+"""Keys of the config map, which are variables, as those of the two secrets below are."""
 GIT_LOGIN = {"username": "SEGLINE_GIT_USERNAME", "password": "SEGLINE_GIT_PASSWORD"}
 """Of a private repository, for DVC."""
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -189,7 +183,7 @@ def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
     """A task with its image, its room, its patience, and what it may know of the cluster."""
     stage = task.name
     limit = LIMIT_S.get(stage, OTHERS_LIMIT_S)
-    task.set_container_image(site.image("data" if stage in SMALL_IMAGE else "train"))
+    task.set_container_image(site.image("data" if task.container_spec.image == DATA else "train"))
     task.set_caching_options(stage in CACHED)
     if site.retries and stage != "outcome":
         # The largest duration is not that of a pause: Argo counts it from the beginning of the first attempt, begins no
@@ -209,7 +203,7 @@ def _set_environment(task: dsl.PipelineTask) -> None:
 
     No secret has to be there: a service account may have the rights of a key, and few MLflow servers want a login.
     """
-    kubernetes.use_config_map_as_env(task, config_map_name="segline-settings", config_map_key_to_env=SETTINGS)
+    kubernetes.use_config_map_as_env(task, "segline-settings", {name: name for name in SETTINGS})
     if task.name != "outcome":
         _use_secret(task, "segline-s3", {name: name for name in KEYS})
     if task.name in TRACKED:

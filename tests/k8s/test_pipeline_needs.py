@@ -60,6 +60,7 @@ def test_every_name_is_there(compiled, overlay):
     [
         ("segline-s3", set(STAGES)),
         ("segline-mlflow-login", {name for name, stage in STAGES.items() if stage.tracked} | {"outcome"}),
+        ("segline-git", {"ingest"}),
         ("segline-webhook", {"outcome"}),
     ],
 )

@@ -131,6 +131,7 @@ def test_a_documented_command_is_taken(words, monkeypatch):
         ("--set ingest.source=../camvid", "ingest.source: got '../camvid', which it does not see; expected such as"),
         ("--set ingest.source=dvc://../wad", "ingest.source: got 'dvc://../wad', which it does not see; expected"),
         ("--set ingest.source=dvc://git@x.org:wad", "ingest.source: got 'dvc://git@x.org:wad', which it does not see"),
+        ("--set ingest.source=dvc://https://token@x.org/wad.git", "ingest.source: has a login in it, which Kubeflow"),
         ("--set label.workers=2", "label.workers: got 2, but the image of label has no Ray"),
     ],
 )

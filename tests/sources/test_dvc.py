@@ -158,8 +158,9 @@ def test_a_login_that_is_refused_is_one_line_and_not_told(asking, refused_take, 
     assert "secret" not in said
 
 
-def test_a_password_in_the_address_is_refused(refused_take):
-    said = refused_take("https://somebody:secret@example.org/data.git")
+@pytest.mark.parametrize("login", ["somebody:secret", "secret-token"])
+def test_a_login_in_the_address_is_refused(refused_take, login):
+    said = refused_take(f"https://{login}@example.org/data.git")
     assert "GIT_ASKPASS" in said
     assert "secret" not in said
 

@@ -64,9 +64,11 @@ def _repository(address: str) -> str:
     if address and Path(address).exists():
         return str(Path(address).resolve())
     if ":" in address:
-        if urlsplit(address).password:
+        url = urlsplit(address)
+        # Over ssh the user is no secret; over https a token may stand in its place.
+        if url.password or (url.username and url.scheme in ("http", "https")):
             raise SourceError(
-                "ingest.source: the address has a password in it, which every manifest would keep; leave it out, and "
+                "ingest.source: the address has a login in it, which every manifest would keep; leave it out, and "
                 "let a credential helper of git or GIT_ASKPASS give it"
             )
         return address

@@ -1,6 +1,6 @@
 """What the seeds' losses change, on street scenes: several seeds, and intervals.
 
-    python benchmarks/ablation.py [--folder FOLDER] [--epochs 10] [--seeds 1 2 3] [--labelled DIR] [--model NAME]
+    python benchmarks/ablation.py [--folder FOLDER] [--epochs 10] [--seeds 1 2 3] [--dataset DIR] [--model NAME]
 
 A U-Net (16 channels at first) from random weights with each loss, same data, same steps, fp32: cross-entropy, + class
 weights and + bounding box (Seed S0, 4.2), Dice, Lovasz-softmax, Sobel and SEMEDA (Seed S4, 4.2). Scored on the test
@@ -9,7 +9,7 @@ contour (Seed S4, 4.3). The table has the mean over the seeds with its 95 % inte
 difference from cross-entropy of the same seed with the interval of that difference. About 30 minutes on 2 cores without
 GPU; each finished training is kept in FOLDER, so the same command continues.
 
---labelled takes shards that `segline label` wrote instead of drawing scenes. Whether an interval of a difference holds
+--dataset takes shards that `segline label` wrote instead of drawing scenes. Whether an interval of a difference holds
 zero is the question; with three seeds it is a wide one.
 """
 
@@ -30,21 +30,21 @@ from machine import stamp
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
-from streets import make_shards
 
+from segline.config.params import Edges, Train
 from segline.data.shards import open_split, read_description
+from segline.files.atomic import write_json
 from segline.inference.predict import predict_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.boundary import boundary_counts, boundary_f1, trimap_counts
 from segline.metrics.confusion import confusion, mean_iou
 from segline.models import MODELS
-from segline.outputs import write_json
-from segline.params import Edges, Train
 from segline.progress import say
+from segline.training.determinism import make_repeatable
 from segline.training.edges import train_edges
 from segline.training.engine import WEIGHTS, Run, fit
-from segline.training.repeatable import make_repeatable
+from streets import make_shards
 
 LOSS_OF = {
     "cross-entropy": ("cross_entropy", {}),
@@ -79,7 +79,7 @@ class Cell:
     model: str
     epochs: int
     batch: int
-    labelled: Path
+    dataset_dir: Path
     folder: Path
 
     @property
@@ -90,7 +90,7 @@ class Cell:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="keeps scenes and scores (default: a new temporary one)")
-    parser.add_argument("--labelled", type=Path, help="shards to use (default: scenes are drawn)")
+    parser.add_argument("--dataset", type=Path, help="shards to use (default: scenes are drawn)")
     parser.add_argument("--model", default="unet", choices=list(MODELS), metavar="NAME")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
@@ -98,10 +98,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="trainings at once (default: 2)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-ablation-"))
-    labelled = arguments.labelled or make_shards(folder, **SCENES)
-    learn_edges(labelled, folder)
+    dataset_dir = arguments.dataset_dir or make_shards(folder, **SCENES)
+    learn_edges(dataset_dir, folder)
     cells = [
-        Cell(what, seed, arguments.model, arguments.epochs, arguments.batch, labelled, folder)
+        Cell(what, seed, arguments.model, arguments.epochs, arguments.batch, dataset_dir, folder)
         for seed, what in product(arguments.seeds, LOSS_OF)
     ]
     missing = [cell for cell in cells if not cell.file.is_file()]
@@ -109,14 +109,14 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         for cell in pool.map(train, missing):
             say(f"ablation: {cell.what}, seed {cell.seed}: {json.loads(cell.file.read_text())['mIoU']:.3f}")
-    show(cells, labelled)
+    show(cells, dataset_dir)
     print(f"{stamp()}, torch {torch.__version__}")
 
 
-def learn_edges(labelled: Path, folder: Path) -> None:
+def learn_edges(dataset_dir: Path, folder: Path) -> None:
     file = folder / "edges.safetensors"
-    classes = len(read_description(labelled).classes)
-    splits = (open_split(labelled, name) for name in ("train", "val"))
+    classes = len(read_description(dataset_dir).classes)
+    splits = (open_split(dataset_dir, name) for name in ("train", "val"))
     if not file.is_file():
         found = train_edges(*splits, classes, Edges(), seed=7, file=file, progress=lambda steps: None)
         say(f"ablation: edge network of semeda: {found}")
@@ -126,7 +126,7 @@ def train(cell: Cell) -> Cell:
     """Train one cell and write its scores on the test split, by the weights that were best on validation."""
     torch.set_num_threads(1)
     make_repeatable(cell.seed)
-    description = read_description(cell.labelled)
+    description = read_description(cell.dataset_dir)
     task = Task(
         names=tuple(description.names),
         background=description.background,
@@ -136,8 +136,8 @@ def train(cell: Cell) -> Cell:
     run = Run(
         model=MODELS[cell.model](len(task.names), **OPTIONS.get(cell.model, {})),
         loss=WeightedSum([(1.0, LOSSES[name](task, **options))]),
-        train=open_split(cell.labelled, "train"),
-        val=open_split(cell.labelled, "val"),
+        train=open_split(cell.dataset_dir, "train"),
+        val=open_split(cell.dataset_dir, "val"),
         classes=len(task.names),
         settings=Train(epochs=cell.epochs, batch_size=cell.batch, precision="fp32"),
         seed=cell.seed,
@@ -147,7 +147,7 @@ def train(cell: Cell) -> Cell:
         for _ in fit(run, Path(work)):
             pass
         run.model.load_state_dict(load(Path(work) / WEIGHTS))
-    write_json(cell.file, score(run, cell.labelled))
+    write_json(cell.file, score(run, cell.dataset_dir))
     return cell
 
 
@@ -157,10 +157,10 @@ def load(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
-def score(run: Run, labelled: Path) -> dict[str, float]:
+def score(run: Run, dataset_dir: Path) -> dict[str, float]:
     regions, contours, bands = [], [], []
     run.model.eval()
-    for labels, probabilities in predict_split([run.model], open_split(labelled, "test"), 16):
+    for labels, probabilities in predict_split([run.model], open_split(dataset_dir, "test"), 16):
         predicted = probabilities.argmax(1).cpu().numpy()
         regions.append(confusion(labels, predicted, run.classes).sum(0))
         contours.append(boundary_counts(labels, predicted, run.classes).sum(0))
@@ -170,10 +170,10 @@ def score(run: Run, labelled: Path) -> dict[str, float]:
     return dict(zip(SCORES, [float(mean_iou(np.sum(regions, axis=0))), f1, *within], strict=True))
 
 
-def show(cells: list[Cell], labelled: Path) -> None:
+def show(cells: list[Cell], dataset_dir: Path) -> None:
     found = {(cell.what, cell.seed): json.loads(cell.file.read_text()) for cell in cells}
     seeds = sorted({cell.seed for cell in cells})
-    sizes = {name: len(open_split(labelled, name)) for name in ("train", "val", "test")}
+    sizes = {name: len(open_split(dataset_dir, name)) for name in ("train", "val", "test")}
     first = cells[0]
     table = Table(title=f"{first.model}, {first.epochs} epochs, {len(seeds)} seeds, crops {sizes}")
     for heading in ("", *SCORES):

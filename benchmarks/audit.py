@@ -36,8 +36,8 @@ from rich.table import Table
 from segline.cli import main as segline
 from segline.data.boxes import Box
 from segline.data.shards import read_description
-from segline.data.synthetic import write_streets
 from segline.progress import say
+from streets import write_streets
 
 STREETS = {"drives": 160, "frames_per_drive": 3, "height": 160, "width": 160, "missing_label_share": 0.15}
 PARAMS = {

@@ -1,6 +1,6 @@
 """The ensemble on the test split beside two guesses that look at no shape.
 
-    python benchmarks/baselines.py [--labelled data/label] [--ensembled data/ensemble]
+    python benchmarks/baselines.py [--dataset data/label] [--ensemble data/ensemble]
 
 All three are scored on the same crops in one run, in seconds. "All background" predicts the most frequent class of
 the training split everywhere. "Colour lookup" predicts for every pixel the most probable class of its colour,
@@ -28,14 +28,14 @@ BINS = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labelled", type=Path, default=Path("data/label"))
-    parser.add_argument("--ensembled", type=Path, default=Path("data/ensemble"))
+    parser.add_argument("--dataset", type=Path, default=Path("data/label"))
+    parser.add_argument("--ensemble", type=Path, default=Path("data/ensemble"))
     arguments = parser.parse_args()
-    description = read_description(arguments.labelled)
-    train, test = (open_split(arguments.labelled, name) for name in ("train", "test"))
+    description = read_description(arguments.dataset_dir)
+    train, test = (open_split(arguments.dataset_dir, name) for name in ("train", "test"))
     colours = class_of_colour(train, len(description.classes))
     frequent = int(np.argmax(description.pixels["train"]))
-    folder = arguments.ensembled / "model"
+    folder = arguments.ensemble_dir / "model"
     models = load_models(folder, read_bundle(folder))
     counts = {
         f"all {description.names[frequent]}": count(test, np.full_like(colours, frequent), len(description.classes)),

@@ -26,8 +26,8 @@ from rich.table import Table
 
 from segline.data.manifest import read_manifest, write_manifest
 from segline.data.statistics import measure, write_statistics
-from segline.data.synthetic import write_streets
-from segline.storage import open_tree
+from segline.files.s3 import open_tree
+from streets import write_streets
 
 SEGLINE = "import sys; from segline.cli import main; sys.exit(main())"
 
@@ -95,7 +95,7 @@ def segline(stage: str, params: dict, *words: str) -> subprocess.Popen:
 def label(at: Path, frames: int, workers: int) -> Run:
     out = at / f"label{workers}"
     settings = {"crop": 384, "shard_size": max(1, frames // 20), "workers": workers}
-    folders = ("--ingested", str(at / "ingest"), "--validated", str(at / "validate"), "--out", str(out))
+    folders = ("--manifest", str(at / "ingest"), "--validation", str(at / "validate"), "--out", str(out))
     start = time.perf_counter()
     running = segline("label", {"label": settings}, *folders)
     done, peak, looks = {}, 0.0, 0

@@ -35,7 +35,7 @@ from segline.data.crops import Foreground, cut, max_foreground_corner
 from segline.data.decoding import decode_image, decode_label, keep_memory
 from segline.data.layouts import LAYOUTS, UNKNOWN, Legend
 from segline.data.statistics import SIDE, of_image, of_label, reduction
-from segline.data.synthetic import write_streets
+from streets import write_streets
 
 CROP = 384
 SIZE = (2710, 3384)

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from machine import stamp
 from rich.console import Console
 from rich.table import Table
-from streets import make_shards
 from torch import Tensor, nn
 
 from segline.classes import IGNORED
+from segline.config.params import Edges
 from segline.data.augment import normalise, to_unit
 from segline.data.distances import DISTANCES
 from segline.data.edges import edge_map
@@ -39,10 +39,10 @@ from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion, pixel_accuracy
 from segline.models import MODELS
-from segline.params import Edges
 from segline.progress import say
 from segline.training.edges import train_edges
 from segline.training.engine import computes_bf16
+from streets import make_shards
 
 GOAL = 0.99
 BATCH = 2
@@ -88,15 +88,15 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-overfit-"))
     side = arguments.side
-    labelled = make_shards(
+    dataset_dir = make_shards(
         folder, drives=24, frames=2, height=max(96, 5 * side // 2), width=max(128, 3 * side), crop=side, seed=7
     )
-    names = tuple(read_description(labelled).names)
+    names = tuple(read_description(dataset_dir).names)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    split = open_split(labelled, "train")
+    split = open_split(dataset_dir, "train")
     smooth = np.argsort([edge_map(label[None]).mean() for label in split.take(range(len(split)))[1]], kind="stable")
     batches = [take(split, smooth[start : start + BATCH], device) for start in (0, BATCH)]
-    network = edge_network(labelled, folder, len(names)) if "semeda" in (arguments.only or LOSSES) else None
+    network = edge_network(dataset_dir, folder, len(names)) if "semeda" in (arguments.only or LOSSES) else None
     task = Task(names=names, background=0, edge_network=network)
     table = Table(title=f"two batches of {BATCH} crops of {side} px, {len(names)} classes, {device}")
     for heading in (
@@ -147,9 +147,9 @@ def take(split: Split, positions: np.ndarray, device: torch.device) -> Batch:
     )
 
 
-def edge_network(labelled: Path, folder: Path, classes: int) -> Path:
+def edge_network(dataset_dir: Path, folder: Path, classes: int) -> Path:
     file = folder / "edges.safetensors"
-    splits = (open_split(labelled, name) for name in ("train", "val"))
+    splits = (open_split(dataset_dir, name) for name in ("train", "val"))
     found = train_edges(*splits, classes, Edges(), seed=7, file=file, progress=lambda steps: None)
     say(f"overfit: edge network of semeda: accuracy {found['accuracy']:.4f} on held-out masks")
     return file

@@ -22,10 +22,10 @@ import pandas as pd
 from machine import stamp
 from rich.console import Console
 from rich.table import Table
-from streets import make_shards
 
 from segline.cli import main as segline
 from segline.data.shards import open_split
+from streets import make_shards
 
 SPACES = {
     "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},
@@ -46,13 +46,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-search-"))
-    labelled = make_shards(folder, drives=80, frames=3, height=160, width=200, crop=64, seed=11)
-    boards = {scheduler: train(scheduler, labelled, folder, arguments) for scheduler in ("none", "halving", "asha")}
-    show(boards, labelled)
+    dataset_dir = make_shards(folder, drives=80, frames=3, height=160, width=200, crop=64, seed=11)
+    boards = {scheduler: train(scheduler, dataset_dir, folder, arguments) for scheduler in ("none", "halving", "asha")}
+    show(boards, dataset_dir)
     print(stamp())
 
 
-def train(scheduler: str, labelled: Path, folder: Path, arguments: argparse.Namespace) -> tuple[pd.DataFrame, float]:
+def train(scheduler: str, dataset_dir: Path, folder: Path, arguments: argparse.Namespace) -> tuple[pd.DataFrame, float]:
     """The leaderboard of a grid, and the seconds it took."""
     finals = {"finalists": 1, "seeds": SEEDS} if scheduler == "none" else {}
     search = {"spaces": SPACES, "samples": arguments.draws, "scheduler": scheduler, **finals}
@@ -68,14 +68,14 @@ def train(scheduler: str, labelled: Path, folder: Path, arguments: argparse.Name
     (folder / "edges").mkdir(exist_ok=True)
     out = Path(tempfile.mkdtemp(prefix=f"{scheduler}-", dir=folder)) / "train"
     began = time.monotonic()
-    words = ["--labelled", str(labelled), "--edged", str(folder / "edges"), "--out", str(out)]
+    words = ["--dataset", str(dataset_dir), "--edged", str(folder / "edges"), "--out", str(out)]
     if segline(["train", "--params", params, *words, "--tracking-uri", f"sqlite:///{out.parent}/mlflow.db"]):
         raise SystemExit(f"the grid with scheduler {scheduler} failed")
     return pd.read_csv(out / "leaderboard.csv"), time.monotonic() - began
 
 
-def show(boards: dict[str, tuple[pd.DataFrame, float]], labelled: Path) -> None:
-    steps = math.ceil(len(open_split(labelled, "train")) / BATCH)
+def show(boards: dict[str, tuple[pd.DataFrame, float]], dataset_dir: Path) -> None:
+    steps = math.ceil(len(open_split(dataset_dir, "train")) / BATCH)
     whole = boards["none"][0]
     again = whole["trial"].str.contains("-seed")
     winner = whole[~again].iloc[0]["trial"]

@@ -22,23 +22,23 @@ def make_shards(
     distances: Sequence[str] = tuple(DISTANCES),
 ) -> Path:
     """Draw scenes, check them and cut crops into ``folder/label``, unless they are there; returns that folder."""
-    labelled = folder / "label"
+    dataset_dir = folder / "label"
     params = {
         "seed": seed,
         "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
         "label": {"crop": crop, "distances": list(distances), "split": split or {}},
     }
     words = ["--params", json.dumps(params), "--out"]
-    ingested, validated = folder / "ingest", folder / "validate"
+    manifest_dir, validation_dir = folder / "ingest", folder / "validate"
     database = f"sqlite:///{folder.resolve()}/mlflow.db"
     commands = [
-        ["ingest", *words, str(ingested)],
-        ["validate", *words, str(validated), "--ingested", str(ingested), "--tracking-uri", database],
-        ["label", *words, str(labelled), "--ingested", str(ingested), "--validated", str(validated)],
+        ["ingest", *words, str(manifest_dir)],
+        ["validate", *words, str(validation_dir), "--manifest", str(manifest_dir), "--tracking-uri", database],
+        ["label", *words, str(dataset_dir), "--manifest", str(manifest_dir), "--validation", str(validation_dir)],
     ]
-    if not labelled.is_dir():
+    if not dataset_dir.is_dir():
         for command in commands:
             if segline(command):
                 raise SystemExit(f"segline {command[0]} failed")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the stages had taken it for themselves
-    return labelled
+    return dataset_dir

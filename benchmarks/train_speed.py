@@ -1,7 +1,7 @@
 """Training of unet_resnet34, Segline's loop beside the loop that one would write, on the same crops.
 
     python benchmarks/train_speed.py [--side 128] [--epochs 8] [--crops 160] [--batch 8] [--seed 1] [--compile]
-        [--folder FOLDER] [--labelled DIR]
+        [--folder FOLDER] [--dataset DIR]
 
 Both train the same architecture from random weights with cross-entropy, AdamW, the same rate schedule, batch size and
 augmentation (flip, zoom, shift, rotation, brightness, contrast), for equally many epochs, and take turns by epoch:
@@ -16,7 +16,7 @@ validation mIoU. Below it, what Segline's data path costs: the same loop once mo
 never augmented. On a GPU also the share of its measured peak of bf16 matrix products, with three forward passes'
 operations counted as one step's. About 15 minutes on 2 cores without GPU, which should do nothing else.
 
---labelled takes shards that `segline label` wrote instead of drawing scenes; the plain loop writes its files there.
+--dataset takes shards that `segline label` wrote instead of drawing scenes; the plain loop writes its files there.
 """
 
 import argparse
@@ -39,24 +39,24 @@ from machine import matrix_peak, stamp
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from streets import make_shards
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from segline.classes import IGNORED
+from segline.config.params import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.shards import Split, open_split, read_description
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion, mean_iou
 from segline.models import MODELS
-from segline.params import Augment, Train
 from segline.training import engine
+from segline.training.determinism import make_repeatable
 from segline.training.memory import keep_freed_memory
-from segline.training.repeatable import make_repeatable
 from segline.training.schedules import learning_rate
+from streets import make_shards
 
 CLASSES = 8  # as good as any for a count of operations
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,7 +65,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="keeps the scenes (default: a new temporary one)")
-    parser.add_argument("--labelled", type=Path, help="shards to use (default: scenes are drawn)")
+    parser.add_argument("--dataset", type=Path, help="shards to use (default: scenes are drawn)")
     parser.add_argument("--side", type=int, default=128, help="of a crop, in px (default: 128)")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--crops", type=int, default=160, help="for training, about (default: 160)")
@@ -76,23 +76,25 @@ def main() -> None:
     side, folder = arguments.side, arguments.folder or Path(tempfile.mkdtemp(prefix="segline-speed-"))
     drives = max(10, arguments.crops * 5 // 12)
     scenes = {"drives": drives, "frames": 3, "height": 5 * side // 2, "width": 3 * side, "crop": side, "seed": 11}
-    labelled = arguments.labelled or make_shards(folder, **scenes, distances=())
+    dataset_dir = arguments.dataset_dir or make_shards(folder, **scenes, distances=())
     settings = Train(epochs=arguments.epochs, batch_size=arguments.batch, learning_rate=1e-3, compile=arguments.compile)
     sides = {"Segline": segline_epochs, "plain": plain_epochs}
-    show(in_turns(sides, labelled, settings, arguments.seed), labelled, settings)
+    show(in_turns(sides, dataset_dir, settings, arguments.seed), dataset_dir, settings)
     sides = {"usual": segline_epochs, "constant": constant_epochs}
-    usual, constant = in_turns(sides, labelled, replace(settings, epochs=5), arguments.seed).values()
+    usual, constant = in_turns(sides, dataset_dir, replace(settings, epochs=5), arguments.seed).values()
     ratio = statistics.median(seconds for seconds, _ in usual[1:]) / statistics.median(row[0] for row in constant[1:])
     print(f"reading and augmenting costs {100 * (ratio - 1):.1f} % of an epoch (the same loop with a constant batch)")
     print(f"{stamp()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
 
 
-def in_turns(sides: dict[str, Any], labelled: Path, settings: Train, seed: int) -> dict[str, list[tuple[float, float]]]:
+def in_turns(
+    sides: dict[str, Any], dataset_dir: Path, settings: Train, seed: int
+) -> dict[str, list[tuple[float, float]]]:
     """The epochs of each side, which has a process of its own: seconds of training, and validation mIoU."""
     context, pipes, took = multiprocessing.get_context("spawn"), {}, {name: [] for name in sides}
     for name, epochs in sides.items():
         pipes[name], other = context.Pipe()
-        context.Process(target=serve, args=(other, epochs, labelled, settings, seed)).start()
+        context.Process(target=serve, args=(other, epochs, dataset_dir, settings, seed)).start()
     for _ in range(settings.epochs):
         for name, pipe in pipes.items():
             pipe.send(None)
@@ -100,21 +102,21 @@ def in_turns(sides: dict[str, Any], labelled: Path, settings: Train, seed: int) 
     return took
 
 
-def serve(pipe: Any, epochs: Any, labelled: Path, settings: Train, seed: int) -> None:
+def serve(pipe: Any, epochs: Any, dataset_dir: Path, settings: Train, seed: int) -> None:
     """Train an epoch whenever asked."""
-    running = epochs(labelled, settings, seed)
+    running = epochs(dataset_dir, settings, seed)
     for _ in range(settings.epochs):
         pipe.recv()
         pipe.send(next(running))
 
 
-def segline_epochs(labelled: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
-    return engine_epochs(labelled, open_split(labelled, "train"), settings, seed)
+def segline_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+    return engine_epochs(dataset_dir, open_split(dataset_dir, "train"), settings, seed)
 
 
-def constant_epochs(labelled: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+def constant_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
     still = Augment(flip=0.0, scale=0.0, shift=0.0, rotate=0.0, colour=0.0)
-    return engine_epochs(labelled, Constant(labelled / "train"), replace(settings, augment=still), seed)
+    return engine_epochs(dataset_dir, Constant(dataset_dir / "train"), replace(settings, augment=still), seed)
 
 
 @dataclass(frozen=True)
@@ -129,15 +131,15 @@ class Constant(Split):
         return super().take(np.arange(64) % len(self))
 
 
-def engine_epochs(labelled: Path, train: Split, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+def engine_epochs(dataset_dir: Path, train: Split, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
     make_repeatable(seed)
     keep_freed_memory()
-    names = tuple(read_description(labelled).names)
+    names = tuple(read_description(dataset_dir).names)
     run = engine.Run(
         model=MODELS["unet_resnet34"](len(names)),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
         train=train,
-        val=open_split(labelled, "val"),
+        val=open_split(dataset_dir, "val"),
         classes=len(names),
         settings=settings,
         seed=seed,
@@ -183,10 +185,12 @@ class Files(Dataset):
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor).long()
 
 
-def plain_epochs(labelled: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
     """A loop as one writes it."""
-    classes = len(read_description(labelled).names)
-    folders = {name: as_files(open_split(labelled, name), labelled / f"{name}-files") for name in ("train", "val")}
+    classes = len(read_description(dataset_dir).names)
+    folders = {
+        name: as_files(open_split(dataset_dir, name), dataset_dir / f"{name}-files") for name in ("train", "val")
+    }
     torch.manual_seed(seed)
     model = smp.Unet("resnet34", encoder_weights=None, classes=classes).to(DEVICE)
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
@@ -235,8 +239,8 @@ def as_files(split: Split, folder: Path) -> Path:
     return folder
 
 
-def show(took: dict[str, list[tuple[float, float]]], labelled: Path, settings: Train) -> None:
-    images, crop = len(open_split(labelled, "train")), read_description(labelled).side
+def show(took: dict[str, list[tuple[float, float]]], dataset_dir: Path, settings: Train) -> None:
+    images, crop = len(open_split(dataset_dir, "train")), read_description(dataset_dir).side
     precision = "bf16" if engine.runs_in_bf16(settings.precision, DEVICE) else "fp32"
     table = Table(title=f"{images} crops of {crop} px, batch {settings.batch_size}, {DEVICE}; Segline in {precision}")
     for heading in ("", "images/s", "val mIoU, last three epochs"):

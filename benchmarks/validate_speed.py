@@ -25,8 +25,8 @@ from segline.data.decoding import decode_image, decode_label
 from segline.data.layouts import LAYOUTS
 from segline.data.manifest import COLUMNS, Manifest, Origin
 from segline.data.statistics import examine
-from segline.data.synthetic import write_streets
-from segline.data.tree import Folder
+from segline.files.trees import Folder
+from streets import write_streets
 
 ROUNDS = 3
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.cron import check_cron
 from pipelines.training import Site, compile_to
-from segline import params
+from segline.config import params
 from segline.errors import ParamsError, SeglineError
 
 SECTIONS = tuple(field.name for field in fields(params.Params) if field.name not in ("name", "seed"))

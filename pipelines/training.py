@@ -142,23 +142,24 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         with dsl.ExitHandler(told, name="line"):
             run = {stage: _runner(stage, site) for stage in COMPONENTS}
             files = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision).outputs["out"]
-            valid = run["validate"](name=name, validate=validate, ingested=files).outputs["out"]
+            valid = run["validate"](name=name, validate=validate, manifest=files).outputs["out"]
             shards = _made(
-                run["label"](seed=seed, label=label, exclusions=exclusions, ingested=files, validated=valid), "labelled"
+                run["label"](seed=seed, label=label, exclusions=exclusions, manifest=files, validation=valid),
+                "dataset",
             )
             edged = _made(run["edges"](seed=seed, edges=edges, train=train, **shards), "edged")
-            trained = _made(run["train"](name=name, seed=seed, train=train, **shards, **edged), "trained")
-            evaluated = _made(run["evaluate"](evaluate=evaluate, **shards, **trained), "evaluated")
-            ensembled = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **shards, **trained, **evaluated)
+            candidates = _made(run["train"](name=name, seed=seed, train=train, **shards, **edged), "candidates")
+            evaluation = _made(run["evaluate"](evaluate=evaluate, **shards, **candidates), "evaluation")
+            averaged = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **shards, **candidates, **evaluation)
             run["promote"](
                 name=name,
                 seed=seed,
                 promotion=promotion,
                 evaluate=evaluate,
                 promote=promote,
-                labelled=shards["labelled"],
-                evaluated=evaluated["evaluated"],
-                ensembled=ensembled.outputs["out"],
+                dataset=shards["dataset"],
+                evaluation=evaluation["evaluation"],
+                ensemble=averaged.outputs["out"],
             )
 
     return segline

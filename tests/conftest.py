@@ -28,7 +28,7 @@ def fresh_compiler(monkeypatch):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """An MLflow database without anything in it; to make its tables takes seconds."""
-    from segline.tracking import Tracker
+    from segline.tracking.runs import Tracker
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     assert Tracker(f"sqlite:///{path}", "none").client
@@ -57,7 +57,7 @@ def s3(s3_server, tmp_path_factory):
     """The same server through one that can fail, in the environment of one who may use it."""
     from servers import forget_client, forward, serving
 
-    from segline import storage
+    from segline.files import s3 as storage
 
     nothing = tmp_path_factory.mktemp("aws") / "nothing"
     nothing.touch()

@@ -8,9 +8,9 @@ import numpy as np
 from shard_files import write_split
 
 from segline.classes import LabelClass
+from segline.config.params import load
 from segline.data.shards import Description
-from segline.outputs import write_json
-from segline.params import load
+from segline.files.atomic import write_json
 from segline.stages.train import run
 
 TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
@@ -29,10 +29,10 @@ def write_noise(folder):
     return folder / "label"
 
 
-def train(labelled, tracking_uri, **settings):
+def train(dataset_dir, tracking_uri, **settings):
     params = load(json.dumps({"name": "tiny", "train": TINY | settings}))
-    out = labelled.parent / "out"
-    run(params, labelled=labelled, edged=labelled.parent / "edges", tracking_uri=tracking_uri, out=out)
+    out = dataset_dir.parent / "out"
+    run(params, dataset_dir=dataset_dir, edged=dataset_dir.parent / "edges", tracking_uri=tracking_uri, out=out)
     return out
 
 

@@ -253,7 +253,7 @@ def certificate(folder):
 
 def forget_client():
     """Let the next bucket make a client of its own."""
-    from segline import storage
+    from segline.files import s3 as storage
 
     if os.getpid() in storage._CLIENTS:
         storage._CLIENTS.pop(os.getpid()).close()

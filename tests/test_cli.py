@@ -11,8 +11,8 @@ import pytest
 
 from segline import __version__, cli
 from segline.cli import FOLDERS, INPUTS, STAGES, main
+from segline.config.params import Choice, Params
 from segline.errors import DataError, ParamsError, SeglineError, SourceError, StageError, TrackingError, TrainingError
-from segline.params import Choice, Params
 
 HEAVY = ("torch", "pandas", "numpy", "PIL", "pyarrow", "ray", "mlflow", "matplotlib", "great_expectations", "timm")
 LIST_IMPORTS = """
@@ -212,7 +212,7 @@ def test_a_polite_kill_is_an_interrupt(ingest, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["tain"], ["ingest", "--input", "x"], ["label", "--trained", "x"], ["ingest", "x"]], ids=" ".join
+    "words", [[], ["tain"], ["ingest", "--input", "x"], ["label", "--candidates", "x"], ["ingest", "x"]], ids=" ".join
 )
 def test_a_wrong_word_is_refused_with_the_usage(words, capsys):
     with pytest.raises(SystemExit) as end:

@@ -10,8 +10,8 @@ def edges(
     seed: int,
     edges: str,
     train: str,
-    labelled_hash: str,
-    labelled: dsl.Input[dsl.Dataset],
+    dataset_hash: str,
+    dataset: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Model],
     out_hash: dsl.OutputPath(str),
     metrics: dsl.Output[dsl.Metrics],
@@ -22,12 +22,16 @@ def edges(
         seed: Of every random choice.
         edges: Section of the parameters, as JSON text.
         train: Section of the parameters, as JSON text: its losses say whether the network is needed.
-        labelled_hash: SHA-256 of what label wrote; not read, but in the cache's key.
-        labelled: What label wrote.
+        dataset_hash: SHA-256 of what label wrote; not read, but in the cache's key.
+        dataset: What label wrote.
         out: The network, if one is needed.
         out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
         metrics: Its accuracy on held-out label maps.
     """
     return command(
-        TRAIN, "edges", params={"seed": seed, "edges": edges, "train": train}, labelled=labelled.path, out=out.path
+        TRAIN,
+        "edges",
+        params={"seed": seed, "edges": edges, "train": train},
+        dataset=dataset.path,
+        out=out.path,
     )

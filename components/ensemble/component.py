@@ -9,12 +9,12 @@ from components.command import TRAIN, command
 def ensemble(
     evaluate: str,
     ensemble: str,
-    labelled_hash: str,
-    trained_hash: str,
-    evaluated_hash: str,
-    labelled: dsl.Input[dsl.Dataset],
-    trained: dsl.Input[dsl.Model],
-    evaluated: dsl.Input[dsl.Artifact],
+    dataset_hash: str,
+    candidates_hash: str,
+    evaluation_hash: str,
+    dataset: dsl.Input[dsl.Dataset],
+    candidates: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
     out: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ):
@@ -23,12 +23,12 @@ def ensemble(
     Args:
         evaluate: Section of the parameters, as JSON text: its batch size is used.
         ensemble: Section of the parameters, as JSON text.
-        labelled_hash: SHA-256 of what label wrote; not read, but in the cache's key.
-        trained_hash: SHA-256 of what train wrote; not read, but in the cache's key.
-        evaluated_hash: SHA-256 of what evaluate wrote; not read, but in the cache's key.
-        labelled: What label wrote.
-        trained: What train wrote.
-        evaluated: What evaluate wrote.
+        dataset_hash: SHA-256 of what label wrote; not read, but in the cache's key.
+        candidates_hash: SHA-256 of what train wrote; not read, but in the cache's key.
+        evaluation_hash: SHA-256 of what evaluate wrote; not read, but in the cache's key.
+        dataset: What label wrote.
+        candidates: What train wrote.
+        evaluation: What evaluate wrote.
         out: The ensemble, and its counts on the test images.
         metrics: Its test scores.
     """
@@ -36,8 +36,8 @@ def ensemble(
         TRAIN,
         "ensemble",
         params={"evaluate": evaluate, "ensemble": ensemble},
-        labelled=labelled.path,
-        trained=trained.path,
-        evaluated=evaluated.path,
+        dataset=dataset.path,
+        candidates=candidates.path,
+        evaluation=evaluation.path,
         out=out.path,
     )

@@ -8,10 +8,10 @@ from components.command import TRAIN, command
 @dsl.container_component
 def evaluate(
     evaluate: str,
-    labelled_hash: str,
-    trained_hash: str,
-    labelled: dsl.Input[dsl.Dataset],
-    trained: dsl.Input[dsl.Model],
+    dataset_hash: str,
+    candidates_hash: str,
+    dataset: dsl.Input[dsl.Dataset],
+    candidates: dsl.Input[dsl.Model],
     out: dsl.Output[dsl.Artifact],
     out_hash: dsl.OutputPath(str),
     metrics: dsl.Output[dsl.Metrics],
@@ -20,14 +20,19 @@ def evaluate(
 
     Args:
         evaluate: Section of the parameters, as JSON text.
-        labelled_hash: SHA-256 of what label wrote; not read, but in the cache's key.
-        trained_hash: SHA-256 of what train wrote; not read, but in the cache's key.
-        labelled: What label wrote.
-        trained: What train wrote.
+        dataset_hash: SHA-256 of what label wrote; not read, but in the cache's key.
+        candidates_hash: SHA-256 of what train wrote; not read, but in the cache's key.
+        dataset: What label wrote.
+        candidates: What train wrote.
         out: Leaderboard, counts, pictures, curves.
         out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
         metrics: Validation mIoU of each candidate.
     """
     return command(
-        TRAIN, "evaluate", params={"evaluate": evaluate}, labelled=labelled.path, trained=trained.path, out=out.path
+        TRAIN,
+        "evaluate",
+        params={"evaluate": evaluate},
+        dataset=dataset.path,
+        candidates=candidates.path,
+        out=out.path,
     )

@@ -10,8 +10,8 @@ def label(
     seed: int,
     label: str,
     exclusions: str,
-    ingested: dsl.Input[dsl.Dataset],
-    validated: dsl.Input[dsl.Dataset],
+    manifest: dsl.Input[dsl.Dataset],
+    validation: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Dataset],
     out_hash: dsl.OutputPath(str),
 ):
@@ -21,8 +21,8 @@ def label(
         seed: Of every random choice.
         label: Section of the parameters, as JSON text.
         exclusions: CSV of images and boxes to leave out, ``s3://bucket/key``; empty for none.
-        ingested: What ingest wrote.
-        validated: What validate wrote.
+        manifest: What ingest wrote.
+        validation: What validate wrote.
         out: The shards and their description.
         out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
     """
@@ -30,8 +30,8 @@ def label(
         DATA,
         "label",
         params={"seed": seed, "label": label},
-        ingested=ingested.path,
-        validated=validated.path,
+        manifest=manifest.path,
+        validation=validation.path,
         exclusions=exclusions,
         out=out.path,
     )

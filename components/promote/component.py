@@ -12,9 +12,9 @@ def promote(
     promotion: bool,
     evaluate: str,
     promote: str,
-    labelled: dsl.Input[dsl.Dataset],
-    evaluated: dsl.Input[dsl.Artifact],
-    ensembled: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Input[dsl.Artifact],
+    ensemble: dsl.Input[dsl.Model],
     out: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
@@ -27,9 +27,9 @@ def promote(
         promotion: Whether a better model becomes champion; in place of the section's `enabled`.
         evaluate: Section of the parameters, as JSON text: its batch size is used.
         promote: Section of the parameters, as JSON text.
-        labelled: What label wrote.
-        evaluated: What evaluate wrote.
-        ensembled: What ensemble wrote.
+        dataset: What label wrote.
+        evaluation: What evaluate wrote.
+        ensemble: What ensemble wrote.
         out: The decision and the report.
         metrics: The challenger's and the champion's mIoU on the test images.
         report: The report, one page.
@@ -39,8 +39,8 @@ def promote(
         "promote",
         params={"name": name, "seed": seed, "evaluate": evaluate, "promote": promote},
         overrides={"promote.enabled": promotion},
-        labelled=labelled.path,
-        evaluated=evaluated.path,
-        ensembled=ensembled.path,
+        dataset=dataset.path,
+        evaluation=evaluation.path,
+        ensemble=ensemble.path,
         out=out.path,
     )

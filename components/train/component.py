@@ -10,9 +10,9 @@ def train(
     name: str,
     seed: int,
     train: str,
-    labelled_hash: str,
+    dataset_hash: str,
     edged_hash: str,
-    labelled: dsl.Input[dsl.Dataset],
+    dataset: dsl.Input[dsl.Dataset],
     edged: dsl.Input[dsl.Model],
     out: dsl.Output[dsl.Model],
     out_hash: dsl.OutputPath(str),
@@ -25,9 +25,9 @@ def train(
         name: Of the experiment and of the registered model.
         seed: Of every random choice.
         train: Section of the parameters, as JSON text.
-        labelled_hash: SHA-256 of what label wrote; not read, but in the cache's key.
+        dataset_hash: SHA-256 of what label wrote; not read, but in the cache's key.
         edged_hash: SHA-256 of what edges wrote; not read, but in the cache's key.
-        labelled: What label wrote.
+        dataset: What label wrote.
         edged: What edges wrote.
         out: A bundle for each candidate.
         out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
@@ -36,7 +36,7 @@ def train(
         TRAIN,
         "train",
         params={"name": name, "seed": seed, "train": train},
-        labelled=labelled.path,
+        dataset=dataset.path,
         edged=edged.path,
         out=out.path,
     )

@@ -9,7 +9,7 @@ from components.command import TRAIN, command
 def validate(
     name: str,
     validate: str,
-    ingested: dsl.Input[dsl.Dataset],
+    manifest: dsl.Input[dsl.Dataset],
     out: dsl.Output[dsl.Dataset],
     docs: dsl.Output[dsl.HTML],
 ):
@@ -18,8 +18,8 @@ def validate(
     Args:
         name: Of the experiment and of the registered model.
         validate: Section of the parameters, as JSON text.
-        ingested: What ingest wrote.
+        manifest: What ingest wrote.
         out: The valid pairs, their statistics, the quarantine.
         docs: The Data Docs, one page.
     """
-    return command(TRAIN, "validate", params={"name": name, "validate": validate}, ingested=ingested.path, out=out.path)
+    return command(TRAIN, "validate", params={"name": name, "validate": validate}, manifest=manifest.path, out=out.path)

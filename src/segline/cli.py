@@ -17,20 +17,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from segline import __version__, params, tables
+from segline import __version__
+from segline.config import params, tables
+from segline.config.fields import describe
 from segline.errors import SeglineError, StageError
-from segline.fields import describe
 
 # The folder that an argument names, and the stage that writes it.
 INPUTS = {
-    "ingested": "ingest",
-    "validated": "validate",
-    "labelled": "label",
+    "manifest": "ingest",
+    "validation": "validate",
+    "dataset": "label",
     "edged": "edges",
-    "trained": "train",
-    "evaluated": "evaluate",
-    "ensembled": "ensemble",
-    "promoted": "promote",
+    "candidates": "train",
+    "evaluation": "evaluate",
+    "ensemble": "ensemble",
+    "promotion": "promote",
 }
 
 
@@ -47,15 +48,15 @@ class Stage:
 
 STAGES = {
     "ingest": Stage("pair images with label maps and write their manifest"),
-    "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("ingested",), tracked=True),
-    "label": Stage("class ids, crops and splits as memory-mapped shards", ("ingested", "validated"), excludes=True),
-    "edges": Stage("train the edge network that the loss semeda needs", ("labelled",)),
-    "train": Stage("train every architecture x loss with Ray Tune", ("labelled", "edged"), tracked=True, planned=True),
-    "evaluate": Stage("metrics, pictures and curves of every candidate", ("labelled", "trained")),
-    "ensemble": Stage("average the best candidates, chosen on validation", ("labelled", "trained", "evaluated")),
+    "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("manifest",), tracked=True),
+    "label": Stage("class ids, crops and splits as memory-mapped shards", ("manifest", "validation"), excludes=True),
+    "edges": Stage("train the edge network that the loss semeda needs", ("dataset",)),
+    "train": Stage("train every architecture x loss with Ray Tune", ("dataset", "edged"), tracked=True, planned=True),
+    "evaluate": Stage("metrics, pictures and curves of every candidate", ("dataset", "candidates")),
+    "ensemble": Stage("average the best candidates, chosen on validation", ("dataset", "candidates", "evaluation")),
     "promote": Stage(
         "make the winner champion if it is better on the same test images",
-        ("labelled", "evaluated", "ensembled"),
+        ("dataset", "evaluation", "ensemble"),
         tracked=True,
     ),
 }
@@ -106,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, stage in STAGES.items():
         _add_stage(commands, name, stage)
     summary = commands.add_parser("summary", help="the candidates, the champion, and where to see more")
-    for name in ("evaluated", "ensembled", "promoted"):
+    for name in ("evaluation", "ensemble", "promotion"):
         _add_input(summary, name)
     summary.set_defaults(run=_run_summary)
     outcome = commands.add_parser("outcome", help="what a Kubeflow run came to: clean up, tag its runs, tell a webhook")
@@ -208,11 +209,11 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     more = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
     more |= {"exclusions": _exclusions(arguments, out)} if stage.excludes else {}
     more |= {"plan_only": arguments.plan} if stage.planned else {}
-    _runner(arguments)(loaded, **folders, **more, out=out)
+    _runner(arguments)(loaded, **_arguments(folders), **more, out=out)
     if isinstance(arguments.out, str) and not more.get("plan_only"):
-        import_module("segline.storage").upload(out, arguments.out)
+        import_module("segline.files.s3").upload(out, arguments.out)
     if arguments.executor_input:
-        import_module("segline.kubeflow").report(arguments.command, out, arguments.executor_input)
+        import_module("segline.platforms.kubeflow").report(arguments.command, out, arguments.executor_input)
 
 
 def _runner(arguments: argparse.Namespace) -> Callable[..., None]:
@@ -221,7 +222,7 @@ def _runner(arguments: argparse.Namespace) -> Callable[..., None]:
     if is_training and arguments.pipeline_run:
         os.environ["SEGLINE_RUN"] = arguments.pipeline_run
     if is_training and not arguments.plan and os.environ.get("SEGLINE_RAYJOB"):
-        return partial(import_module("segline.rayjob").train, run=os.environ.get("SEGLINE_RUN", ""))
+        return partial(import_module("segline.platforms.rayjob").train, run=os.environ.get("SEGLINE_RUN", ""))
     run: Callable[..., None] = import_module(f"segline.stages.{arguments.command}").run
     return run
 
@@ -234,9 +235,14 @@ def _place(word: str) -> Path | str:
 def _fetched(places: dict[str, Path | str]) -> dict[str, Path]:
     """The folders on this machine; those that lie in a bucket are copied here."""
     return {
-        name: import_module("segline.storage").download(place) if isinstance(place, str) else place
+        name: import_module("segline.files.s3").download(place) if isinstance(place, str) else place
         for name, place in places.items()
     }
+
+
+def _arguments(folders: dict[str, Path]) -> dict[str, Path]:
+    """Name the folders as the stages' functions do."""
+    return {f"{name}_dir": folder for name, folder in folders.items()}
 
 
 def _local_out(out: Path | str) -> Path:
@@ -244,7 +250,7 @@ def _local_out(out: Path | str) -> Path:
     if isinstance(out, Path):
         return out
     name = hashlib.sha256(out.encode()).hexdigest()[:16]
-    return Path(import_module("segline.storage").cache(), "out", name)
+    return Path(import_module("segline.files.s3").cache(), "out", name)
 
 
 def _exclusions(arguments: argparse.Namespace, out: Path) -> Path | None:
@@ -252,20 +258,20 @@ def _exclusions(arguments: argparse.Namespace, out: Path) -> Path | None:
     place: str = arguments.exclusions
     if not place.startswith("s3://"):
         return Path(place) if place else None
-    local_file = import_module("segline.storage").local_file
+    local_file = import_module("segline.files.s3").local_file
     return Path(local_file(place, out.with_name(f"{out.name}.exclusions")))
 
 
 def _run_outcome(arguments: argparse.Namespace) -> None:
-    import_module("segline.kubeflow").conclude(
+    import_module("segline.platforms.kubeflow").conclude(
         arguments.pipeline_run, arguments.status, arguments.tracking_uri, os.environ.get("SEGLINE_WEBHOOK", "")
     )
 
 
 def _run_summary(arguments: argparse.Namespace) -> None:
-    folders = _fetched({name: getattr(arguments, name) for name in ("evaluated", "ensembled", "promoted")})
+    folders = _fetched({name: getattr(arguments, name) for name in ("evaluation", "ensemble", "promotion")})
     _require(folders)
-    import_module("segline.report").print_summary(**folders)
+    import_module("segline.reporting.report").print_summary(**_arguments(folders))
 
 
 def _require(folders: dict[str, Path]) -> None:

@@ -22,8 +22,8 @@ from segline.classes import IGNORED
 from segline.data.boxes import Box
 from segline.data.layouts import LAYOUTS, UNKNOWN, Pair
 from segline.data.layouts.folders import pack
-from segline.data.tree import File, Folder
 from segline.errors import DataError
+from segline.files.trees import File, Folder
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SUFFIX = "_instanceIds.png"

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from segline.classes import IGNORED
+from segline.config.params import Label
 from segline.data.boxes import Box
 from segline.data.distances import DISTANCES, Truth
 from segline.data.exclusions import Exclusions
 from segline.data.layouts import LAYOUTS
 from segline.data.sampling import Sampler
-from segline.data.tree import File
 from segline.errors import DataError
-from segline.params import Label
+from segline.files.trees import File
 
 LAYOUT = LAYOUTS["wad"]()
 LEGEND = LAYOUT.legend("")

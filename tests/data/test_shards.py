@@ -22,7 +22,7 @@ from segline.data.shards import (
     write_shard,
 )
 from segline.errors import StageError
-from segline.outputs import write_json
+from segline.files.atomic import write_json
 
 SIDE = 4
 DESCRIPTION = Description(

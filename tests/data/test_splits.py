@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from segline.config.params import Split
 from segline.data.splits import SPLITS
 from segline.data.splits import assign as assign_all
 from segline.errors import DataError
-from segline.params import Split
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 METHODS = ("stable", "balanced")

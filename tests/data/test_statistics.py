@@ -28,8 +28,8 @@ from segline.data.statistics import (
     sharpness,
     write_statistics,
 )
-from segline.data.tree import Folder
 from segline.errors import StageError
+from segline.files.trees import Folder
 
 CLASSES = tuple(LabelClass(name, (0, 0, 0)) for name in ("ground", "car", "person"))
 LEGEND = Legend(CLASSES, 0, value_table([(0, 0), (7, 1), (40_000, 2), (9, 1), (255, IGNORED)]))

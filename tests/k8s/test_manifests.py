@@ -39,7 +39,7 @@ from manifests import (
     unused_rights,
 )
 
-from segline.rayjob import PERMISSIONS
+from segline.platforms.rayjob import PERMISSIONS
 
 CHECKS = {
     "unsafe": unsafe,

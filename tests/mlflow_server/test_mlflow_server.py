@@ -384,7 +384,7 @@ def test_files_go_through_the_server(postgres, bucket, tmp_path):
     """A client may have no way to the bucket; MLflow's own would fetch them by signed addresses of it."""
     (tmp_path / "file").write_text("kept")
     code = (
-        "import sys; from pathlib import Path; from segline.tracking import Tracker\n"
+        "import sys; from pathlib import Path; from segline.tracking.runs import Tracker\n"
         "tracker = Tracker(sys.argv[1], 'tiny'); run = tracker.begin('key', 'name', {}, {})\n"
         "tracker.attach(run, Path('file')); print(tracker.client.download_artifacts(run, 'file', 'back'))\n"
     )

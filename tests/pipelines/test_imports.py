@@ -17,7 +17,7 @@ ALLOWED = {
         "pipelines",
         "segline",
         "segline.errors",
-        "segline.params",
+        "segline.config.params",
         "urllib3",
         "yaml",
     },

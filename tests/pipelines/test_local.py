@@ -71,7 +71,7 @@ def last(folder, stage, file):
 
 def results(folder):
     decision = last(folder, "promote", "decision.json")
-    kept = ("promoted", "version", "test_miou", "dataset")
+    kept = ("promotion", "version", "test_miou", "dataset")
     scores = [last(folder, stage, "metrics.json") for stage in ("evaluate", "ensemble")]
     return [*scores, {name: decision[name] for name in kept}]
 

@@ -28,6 +28,6 @@ def wad(tmp_path):
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def dataset_dir(tmp_path):
     """What label wrote of noise, beside the edge network's folder."""
     return write_noise(tmp_path)

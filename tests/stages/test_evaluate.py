@@ -8,14 +8,14 @@ import pytest
 from safetensors.torch import save_file
 from test_promote import CLASSES, cutting
 
+from segline.artifacts.history import HISTORY
+from segline.config.params import Audit, Evaluate, Params
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
 from segline.data.shards import Crop, Description, join_shards, write_shard
+from segline.files.atomic import write_json
 from segline.inference.bundle import Bundle, Member, write_bundle
-from segline.outputs import write_json
-from segline.params import Audit, Evaluate, Params
 from segline.stages import evaluate
-from segline.training.history import HISTORY
 
 THRESHOLD = 128
 SETTINGS = Audit(min_confidence=0.7, min_pixels=4, border=1, pictures=2)
@@ -46,26 +46,26 @@ def confidence(red):
 @pytest.fixture
 def run(tmp_path):
     def evaluate_and_read(*, test_is_val=False, settings=SETTINGS):
-        labelled, trained, out = (tmp_path / name for name in ("label", "train", "evaluate"))
+        dataset_dir, candidates_dir, out = (tmp_path / name for name in ("label", "train", "evaluate"))
         for split in ("train", "val", "test"):
             crops = [draw(*crop) for crop in CROPS if crop[0] == split]
-            write_shard(labelled / split, 0, crops, shape=(16, 16))
-            join_shards(labelled / split, 1)
+            write_shard(dataset_dir / split, 0, crops, shape=(16, 16))
+            join_shards(dataset_dir / split, 1)
         pixels = {split: [1, 1] for split in ("train", "val", "test")}
         facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}
         description = Description(classes=CLASSES, background=0, side=16, test_is_val=test_is_val, **facts)
-        write_json(labelled / "dataset.json", description.to_dict())
+        write_json(dataset_dir / "dataset.json", description.to_dict())
         # The poor one does not see the bar, so that the good one is first on the leaderboard.
         for name, threshold in (("good", THRESHOLD), ("a_poor_one", 255)):
             part = tmp_path / name
             part.mkdir()
             save_file(cutting(threshold), part / "weights.safetensors")
             member = Member(name, "unet", {"width": 1, "depth": 1}, "weights.safetensors")
-            write_bundle(trained / name, [(part, Bundle(CLASSES, 0, (member,)))])
+            write_bundle(candidates_dir / name, [(part, Bundle(CLASSES, 0, (member,)))])
             history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_miou": [0.5]})
-            history.to_csv(trained / name / HISTORY, index=False)
+            history.to_csv(candidates_dir / name / HISTORY, index=False)
         params = Params(evaluate=Evaluate(batch_size=2, pictures=1, audit=settings))
-        evaluate.run(params, labelled=labelled, trained=trained, out=out)
+        evaluate.run(params, dataset_dir=dataset_dir, candidates_dir=candidates_dir, out=out)
         return out
 
     return evaluate_and_read

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segline.cli import main
 from segline.data.manifest import COLUMNS, read_manifest
-from segline.storage import open_tree
+from segline.files.s3 import open_tree
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_second_run_reads_no_image(wad, out, monkeypatch):
     def refuse(*_):
         raise AssertionError("a file was read again")
 
-    monkeypatch.setattr("segline.data.tree.file_hash", refuse)
+    monkeypatch.setattr("segline.files.trees.file_hash", refuse)
     assert ingest(wad, out) == 0
     pd.testing.assert_frame_equal(read_manifest(out).rows, before)
 

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from segline.cli import main
+from segline.config.params import STREET_CLASSES
 from segline.data.manifest import NAME, read_manifest, write_manifest
 from segline.data.shards import open_split, part_file
 from segline.data.statistics import NAME as STATISTICS
 from segline.data.statistics import measure, read_statistics, write_statistics
 from segline.errors import StageError
-from segline.params import STREET_CLASSES
+from segline.files.s3 import open_tree
 from segline.stages import label as stage
-from segline.storage import open_tree
 
 SPLITS = ("train", "val", "test")
 SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
@@ -25,7 +25,7 @@ CLASS_OF = {33: "car", 36: "person", 38: "truck", 161: "car"}
 
 
 @pytest.fixture
-def ingested(wad, tmp_path):
+def manifest_dir(wad, tmp_path):
     """The small WAD folder, ingested and taken for whole."""
     params = json.dumps({"ingest": {"source": str(wad)}})
     assert main(["ingest", "--params", params, "--out", str(tmp_path / "ingest")]) == 0
@@ -45,12 +45,19 @@ def write_validated(folder, manifest):
         write_statistics(folder, table[table["key"].isin(manifest.rows["key"])].reset_index(drop=True))
 
 
-def label(ingested, out="label", seed=7, exclusions=None, **settings):
+def label(manifest_dir, out="label", seed=7, exclusions=None, **settings):
     """Run ``segline label``; returns its exit code and the folder that it wrote."""
     split = {"method": "balanced", **SHARES}
     params = json.dumps({"seed": seed, "label": {"crop": 16, "shard_size": 2, "split": split, **settings}})
-    folder = ingested.with_name(out)
-    words = ["--ingested", str(ingested), "--validated", str(ingested.with_name("validate")), "--out", str(folder)]
+    folder = manifest_dir.with_name(out)
+    words = [
+        "--manifest",
+        str(manifest_dir),
+        "--validation",
+        str(manifest_dir.with_name("validate")),
+        "--out",
+        str(folder),
+    ]
     words += ["--exclusions", str(exclusions)] if exclusions else []
     return main(["label", "--params", params, *words]), folder
 
@@ -109,8 +116,8 @@ REST = ({"human": ["person"], "rest": ["background", "truck"]}, {"person": 0, "b
 
 @pytest.mark.parametrize(("class_map", "ids", "background"), [KEPT, MERGED, REST], ids=["kept", "merged", "rest"])
 @pytest.mark.parametrize("side", [16, 44, 64])
-def test_every_crop_equals_a_slow_computation(wad, ingested, side, class_map, ids, background):
-    code, folder = label(ingested, crop=side, class_maps={"wad": class_map})
+def test_every_crop_equals_a_slow_computation(wad, manifest_dir, side, class_map, ids, background):
+    code, folder = label(manifest_dir, crop=side, class_maps={"wad": class_map})
     assert code == 0
     found = {key: crop for split in SPLITS for key, crop in crops_in(folder / split).items()}
     assert sorted(found) == sorted(path.stem for path in (wad / "train_color").iterdir())
@@ -131,13 +138,13 @@ def test_every_crop_equals_a_slow_computation(wad, ingested, side, class_map, id
     ("class_map", "names", "background"),
     [({}, CLASSES, 0), (MERGED[0], ["vehicle", "human"], None), (REST[0], ["human", "rest"], 1)],
 )
-def test_the_description_says_what_the_shards_hold(ingested, class_map, names, background):
-    _, folder = label(ingested, class_maps={"wad": class_map})
+def test_the_description_says_what_the_shards_hold(manifest_dir, class_map, names, background):
+    _, folder = label(manifest_dir, class_maps={"wad": class_map})
     found = json.loads((folder / "dataset.json").read_text())
     assert [entry["name"] for entry in found["classes"]] == names
     assert found["background"] == background
     assert found["side"] == 16
-    assert found["source_hash"] == read_manifest(ingested).content_hash
+    assert found["source_hash"] == read_manifest(manifest_dir).content_hash
     assert found["test_is_val"] is False
     for split in SPLITS:
         labels = [crop[1] for crop in crops_in(folder / split).values()]
@@ -146,8 +153,8 @@ def test_the_description_says_what_the_shards_hold(ingested, class_map, names, b
         ]
 
 
-def test_splits_share_no_drive_and_shards_hold_as_many_as_asked(ingested):
-    _, folder = label(ingested)
+def test_splits_share_no_drive_and_shards_hold_as_many_as_asked(manifest_dir):
+    _, folder = label(manifest_dir)
     sides = [{key[:6] for key in crops_in(folder / split)} for split in SPLITS]
     assert [len(side) for side in sides] == [2, 1, 1]
     assert len(set.union(*sides)) == 4
@@ -157,25 +164,25 @@ def test_splits_share_no_drive_and_shards_hold_as_many_as_asked(ingested):
     assert (index["group"] == index["key"].str[:6] + "_5").all()
 
 
-def test_two_runs_write_the_same_bytes(ingested):
-    _, first = label(ingested)
-    _, second = label(ingested, out="again")
+def test_two_runs_write_the_same_bytes(manifest_dir):
+    _, first = label(manifest_dir)
+    _, second = label(manifest_dir, out="again")
     before = files(first)
     assert before == files(second)
-    label(ingested)
+    label(manifest_dir)
     assert files(first) == before
 
 
-def test_any_number_of_workers_writes_the_same_bytes(ingested):
-    _, alone = label(ingested)
-    code, together = label(ingested, out="together", workers=3)
+def test_any_number_of_workers_writes_the_same_bytes(manifest_dir):
+    _, alone = label(manifest_dir)
+    code, together = label(manifest_dir, out="together", workers=3)
     assert code == 0
     assert files(together) == files(alone)
 
 
 @pytest.mark.parametrize("shards", [0, 1, 4])
-def test_a_killed_run_keeps_the_shards_that_are_whole(ingested, monkeypatch, capsys, shards):
-    _, undisturbed = label(ingested, out="undisturbed")
+def test_a_killed_run_keeps_the_shards_that_are_whole(manifest_dir, monkeypatch, capsys, shards):
+    _, undisturbed = label(manifest_dir, out="undisturbed")
     made = []
 
     def make_shard(shard):
@@ -189,12 +196,12 @@ def test_a_killed_run_keeps_the_shards_that_are_whole(ingested, monkeypatch, cap
 
     real = stage.make_shard
     monkeypatch.setattr(stage, "make_shard", make_shard)
-    code, folder = label(ingested)
+    code, folder = label(manifest_dir)
     assert code == 130
     assert not folder.exists()
     monkeypatch.setattr(stage, "make_shard", lambda shard: made.append(shard.number) or real(shard))
     capsys.readouterr()
-    code, folder = label(ingested)
+    code, folder = label(manifest_dir)
     assert code == 0
     assert len(made) == 7
     assert ("from a run before" in capsys.readouterr().out) == (shards > 0)
@@ -202,7 +209,7 @@ def test_a_killed_run_keeps_the_shards_that_are_whole(ingested, monkeypatch, cap
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"crop": 17}, {"distances": ["border"]}])
-def test_shards_of_a_killed_run_with_other_parameters_are_not_taken(ingested, monkeypatch, change):
+def test_shards_of_a_killed_run_with_other_parameters_are_not_taken(manifest_dir, monkeypatch, change):
     real, made = stage.make_shard, []
 
     def make_shard(shard):
@@ -212,15 +219,15 @@ def test_shards_of_a_killed_run_with_other_parameters_are_not_taken(ingested, mo
         return made[0]
 
     monkeypatch.setattr(stage, "make_shard", make_shard)
-    assert label(ingested)[0] == 130
+    assert label(manifest_dir)[0] == 130
     monkeypatch.setattr(stage, "make_shard", real)
-    _, folder = label(ingested, **change)
-    _, undisturbed = label(ingested, out="undisturbed", **change)
+    _, folder = label(manifest_dir, **change)
+    _, undisturbed = label(manifest_dir, out="undisturbed", **change)
     assert files(folder) == files(undisturbed)
 
 
-def test_tiles_fill_shards_with_about_as_many_crops_as_asked(ingested):
-    _, folder = label(ingested, sampling="tiles", crop=24, shard_size=8)
+def test_tiles_fill_shards_with_about_as_many_crops_as_asked(manifest_dir):
+    _, folder = label(manifest_dir, sampling="tiles", crop=24, shard_size=8)
     # An image of 40 x 48 px has 2 x 2 tiles, so a shard has those of two images.
     sizes = [len(np.load(path)) for path in sorted((folder / "train").glob("labels-*.npy"))]
     assert sizes == [8, 8, 8]
@@ -239,10 +246,10 @@ def distance_to_contour(label):
     return found
 
 
-def test_distances_are_written_on_demand(ingested):
-    code, folder = label(ingested, distances=["signed", "border"])
+def test_distances_are_written_on_demand(manifest_dir):
+    code, folder = label(manifest_dir, distances=["signed", "border"])
     assert code == 0
-    _, plain = label(ingested, out="other")
+    _, plain = label(manifest_dir, out="other")
     for split in SPLITS:
         found, expected = open_split(folder, split), open_split(plain, split)
         positions = range(len(expected))
@@ -264,18 +271,18 @@ def test_distances_are_written_on_demand(ingested):
 
 
 @pytest.mark.parametrize("given", [["bordr"], "border", [1], {"border": True}, ["border", None]])
-def test_an_unknown_kind_of_distances_is_refused_before_any_stage_runs(ingested, capsys, given):
-    code, folder = label(ingested, distances=given)
+def test_an_unknown_kind_of_distances_is_refused_before_any_stage_runs(manifest_dir, capsys, given):
+    code, folder = label(manifest_dir, distances=given)
     assert code == 2
     assert f"label.distances: got {given!r}" in capsys.readouterr().err
     assert not folder.exists()
 
 
-def test_exclusions_leave_out_images_and_ignore_boxes(ingested, tmp_path, capsys):
-    keys = read_manifest(ingested).rows["key"].tolist()
+def test_exclusions_leave_out_images_and_ignore_boxes(manifest_dir, tmp_path, capsys):
+    keys = read_manifest(manifest_dir).rows["key"].tolist()
     path = tmp_path / "exclusions.csv"
     path.write_text(f"key,top,left,height,width,reason\n{keys[2]},,,,,bad\n{keys[3]},0,0,40,48,\ngone,,,,,\n")
-    code, folder = label(ingested, exclusions=path)
+    code, folder = label(manifest_dir, exclusions=path)
     assert code == 0
     crops = {key: crop for split in SPLITS for key, crop in crops_in(folder / split).items()}
     assert sorted(crops) == sorted(set(keys) - {keys[2]})
@@ -283,21 +290,21 @@ def test_exclusions_leave_out_images_and_ignore_boxes(ingested, tmp_path, capsys
     assert "1 images not in the data, the first is 'gone'" in capsys.readouterr().out
 
 
-def test_exclusions_in_the_test_split_are_told(ingested, tmp_path, capsys):
-    key = next(iter(crops_in(label(ingested)[1] / "test")))
+def test_exclusions_in_the_test_split_are_told(manifest_dir, tmp_path, capsys):
+    key = next(iter(crops_in(label(manifest_dir)[1] / "test")))
     path = tmp_path / "exclusions.csv"
     path.write_text(f"key,top,left,height,width\n{key},0,0,4,4\n")
     capsys.readouterr()
-    label(ingested, exclusions=path)
+    label(manifest_dir, exclusions=path)
     assert f"exclusions ignore parts of 1 test images, the first is {key!r}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("part", ["train_color", "train_label"])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_changed_since_it_was_ingested_is_not_labelled(wad, ingested, capsys, part, workers):
+def test_a_file_that_changed_since_it_was_ingested_is_not_labelled(wad, manifest_dir, capsys, part, workers):
     first, other = sorted((wad / part).iterdir())[:2]
     first.write_bytes(other.read_bytes())
-    code, folder = label(ingested, workers=workers)
+    code, folder = label(manifest_dir, workers=workers)
     assert code == 4
     [line] = capsys.readouterr().err.splitlines()
     assert "it has changed since it was ingested" in line
@@ -305,44 +312,44 @@ def test_a_file_that_changed_since_it_was_ingested_is_not_labelled(wad, ingested
     assert not folder.exists()
 
 
-def test_the_statistics_are_those_of_the_training_pairs(ingested):
-    _, folder = label(ingested)
+def test_the_statistics_are_those_of_the_training_pairs(manifest_dir):
+    _, folder = label(manifest_dir)
     assert read_statistics(folder)["key"].tolist() == list(crops_in(folder / "train"))
 
 
-def test_folds_validate_on_every_pair_once(ingested):
+def test_folds_validate_on_every_pair_once(manifest_dir):
     seen = [
         key
         for fold in range(4)
-        for key in crops_in(label(ingested, split={"folds": 4, "fold": fold}, out=f"fold{fold}")[1] / "val")
+        for key in crops_in(label(manifest_dir, split={"folds": 4, "fold": fold}, out=f"fold{fold}")[1] / "val")
     ]
-    assert sorted(seen) == read_manifest(ingested).rows["key"].tolist()
+    assert sorted(seen) == read_manifest(manifest_dir).rows["key"].tolist()
 
 
 @pytest.mark.parametrize(
     "settings", [{"sampling": "random"}, {"crop": 17}, {"class_maps": {"wad": MERGED[0]}}, {"shard_size": 3}]
 )
-def test_another_parameter_is_another_content_hash(ingested, settings):
+def test_another_parameter_is_another_content_hash(manifest_dir, settings):
     hashes = [
         json.loads((folder / "dataset.json").read_text())["content_hash"]
-        for _, folder in (label(ingested), label(ingested, out="other", **settings))
+        for _, folder in (label(manifest_dir), label(manifest_dir, out="other", **settings))
     ]
     assert len(set(hashes)) == 2
 
 
-def test_quarantined_pairs_are_left_out(ingested):
-    manifest = read_manifest(ingested)
+def test_quarantined_pairs_are_left_out(manifest_dir):
+    manifest = read_manifest(manifest_dir)
     kept = manifest.rows.drop(index=[0, 7]).reset_index(drop=True)
-    write_validated(ingested.with_name("validate"), type(manifest)(rows=kept, origin=manifest.origin))
-    _, folder = label(ingested)
+    write_validated(manifest_dir.with_name("validate"), type(manifest)(rows=kept, origin=manifest.origin))
+    _, folder = label(manifest_dir)
     assert sorted(key for split in SPLITS for key in crops_in(folder / split)) == kept["key"].tolist()
 
 
-def test_a_layouts_own_split_is_kept_and_validation_stands_for_a_missing_test(ingested, capsys):
-    manifest = read_manifest(ingested)
+def test_a_layouts_own_split_is_kept_and_validation_stands_for_a_missing_test(manifest_dir, capsys):
+    manifest = read_manifest(manifest_dir)
     rows = manifest.rows.assign(split=["train"] * 8 + ["val"] * 4)
-    write_validated(ingested.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
-    _, folder = label(ingested)
+    write_validated(manifest_dir.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
+    _, folder = label(manifest_dir)
     assert [list(crops_in(folder / split)) for split in SPLITS] == [
         rows["key"][:8].tolist(),
         rows["key"][8:].tolist(),
@@ -361,34 +368,34 @@ def test_a_layouts_own_split_is_kept_and_validation_stands_for_a_missing_test(in
         ({"vehicle": ["car"], "nothing": []}, "label.class_maps.wad.nothing: got no classes"),
     ],
 )
-def test_a_class_map_that_does_not_fit_is_refused_before_any_stage_runs(ingested, capsys, wanted, said):
-    code, folder = label(ingested, class_maps={"wad": wanted})
+def test_a_class_map_that_does_not_fit_is_refused_before_any_stage_runs(manifest_dir, capsys, wanted, said):
+    code, folder = label(manifest_dir, class_maps={"wad": wanted})
     assert code == 2
     assert said in capsys.readouterr().err
     assert not folder.exists()
 
 
-def test_too_few_drives_are_one_line(ingested, capsys):
-    manifest = read_manifest(ingested)
+def test_too_few_drives_are_one_line(manifest_dir, capsys):
+    manifest = read_manifest(manifest_dir)
     rows = manifest.rows.assign(group="one")
-    write_validated(ingested.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
-    code, _ = label(ingested)
+    write_validated(manifest_dir.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
+    code, _ = label(manifest_dir)
     assert code == 4
     [line] = capsys.readouterr().err.splitlines()
     assert "group" in line
 
 
 @pytest.mark.parametrize("name", [NAME, STATISTICS])
-def test_a_missing_manifest_or_statistics_is_one_line(ingested, capsys, name):
-    (ingested.with_name("validate") / name).unlink()
-    assert label(ingested)[0] == 5
+def test_a_missing_manifest_or_statistics_is_one_line(manifest_dir, capsys, name):
+    (manifest_dir.with_name("validate") / name).unlink()
+    assert label(manifest_dir)[0] == 5
     [line] = capsys.readouterr().err.splitlines()
     assert name in line
 
 
-def test_a_source_that_is_gone_is_one_line(wad, ingested, capsys):
+def test_a_source_that_is_gone_is_one_line(wad, manifest_dir, capsys):
     shutil.rmtree(wad)
-    code, folder = label(ingested)
+    code, folder = label(manifest_dir)
     assert code in (3, 4, 5)
     [line] = capsys.readouterr().err.splitlines()
     assert "wad" in line

@@ -16,19 +16,19 @@ from safetensors.torch import save_file
 from shard_files import write_split
 
 from segline.classes import LabelClass
+from segline.config.params import Params
+from segline.config.params import Promote as Settings
 from segline.data.augment import MEAN, STD
 from segline.data.shards import Description, open_split, read_description
 from segline.errors import StageError, TrackingError
+from segline.files.atomic import write_json
 from segline.inference.bundle import Bundle, Member, load_models, write_bundle
 from segline.inference.predict import count_split
 from segline.metrics.confusion import scores
 from segline.models.unet import UNet
-from segline.outputs import write_json
-from segline.params import Params
-from segline.params import Promote as Settings
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard, write_counts
-from segline.tracking import CHALLENGER, CHAMPION, STATISTICS, Tracker, champion_statistics
+from segline.tracking.runs import CHALLENGER, CHAMPION, STATISTICS, Tracker, champion_statistics
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
 PARAMS = Params(name="lamps", promote=Settings(resamples=200))
@@ -60,35 +60,35 @@ def cutting(threshold):
     return state
 
 
-def write_ensembled(folder, labelled, threshold):
+def write_ensembled(folder, dataset_dir, threshold):
     """What ensemble writes for a bundle of one such model."""
     part = folder / "part"
     part.mkdir(parents=True)
     save_file(cutting(threshold), part / "weights.safetensors")
     member = Member(f"cut{threshold}", "unet", {"width": 1, "depth": 1}, "weights.safetensors")
     bundle = write_bundle(folder / "model", [(part, Bundle(CLASSES, 0, (member,)))])
-    split = open_split(labelled, "test")
+    split = open_split(dataset_dir, "test")
     counts = count_split(load_models(folder / "model", bundle), split, classes=2, batch_size=4)
     write_counts(folder / "test_counts.npz", counts, split)
     test = scores(counts.sum(0), [entry.name for entry in CLASSES])
     metrics = {"members": [member.candidate], "test": test, "test_is_val": False, "test_images": len(split)}
-    write_json(folder / "metrics.json", metrics | {"dataset": read_description(labelled).content_hash})
+    write_json(folder / "metrics.json", metrics | {"dataset": read_description(dataset_dir).content_hash})
     return folder
 
 
-def plain_miou(labelled, threshold):
-    images, labels = open_split(labelled, "test").take(range(10))
+def plain_miou(dataset_dir, threshold):
+    images, labels = open_split(dataset_dir, "test").take(range(10))
     bright, truth = images[..., 0] >= threshold, labels == 1
     return float(np.mean([(a & b).sum() / (a | b).sum() for a, b in ((bright, truth), (~bright, ~truth))]))
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def dataset_dir(tmp_path):
     return write_labelled(tmp_path / "label")
 
 
 @pytest.fixture
-def evaluated(tmp_path):
+def evaluation_dir(tmp_path):
     folder = tmp_path / "evaluate"
     (folder / "pictures").mkdir(parents=True)
     board = leaderboard({"cut": {"miou": 0.5, "mean_dice": 0.6, "pixel_accuracy": 0.7}})
@@ -100,16 +100,21 @@ def evaluated(tmp_path):
 
 
 @pytest.fixture
-def promoting(tmp_path, labelled, evaluated, tracking_uri):
+def promoting(tmp_path, dataset_dir, evaluation_dir, tracking_uri):
     """Promote the model with this threshold; returns the text of the decision and its content."""
 
-    def run(threshold, *, labelled=labelled, params=PARAMS):
-        ensembled = tmp_path / f"ensemble-{labelled.name}-{threshold}"
-        if not ensembled.exists():
-            write_ensembled(ensembled, labelled, threshold)
+    def run(threshold, *, dataset_dir=dataset_dir, params=PARAMS):
+        ensemble_dir = tmp_path / f"ensemble-{dataset_dir.name}-{threshold}"
+        if not ensemble_dir.exists():
+            write_ensembled(ensemble_dir, dataset_dir, threshold)
         out = tmp_path / "promote"
         promote.run(
-            params, labelled=labelled, evaluated=evaluated, ensembled=ensembled, tracking_uri=tracking_uri, out=out
+            params,
+            dataset_dir=dataset_dir,
+            evaluation_dir=evaluation_dir,
+            ensemble_dir=ensemble_dir,
+            tracking_uri=tracking_uri,
+            out=out,
         )
         text = (out / "decision.json").read_text()
         return text, json.loads(text)
@@ -136,25 +141,25 @@ def runs(tracker):
     return tracker.client.search_runs([tracker.experiment_id])
 
 
-def test_the_models_are_as_good_as_their_threshold_says(tmp_path, labelled):
+def test_the_models_are_as_good_as_their_threshold_says(tmp_path, dataset_dir):
     for threshold in (BEST, GOOD, POOR):
-        folder = write_ensembled(tmp_path / str(threshold), labelled, threshold)
+        folder = write_ensembled(tmp_path / str(threshold), dataset_dir, threshold)
         test = json.loads((folder / "metrics.json").read_text())["test"]
-        assert test["miou"] == pytest.approx(plain_miou(labelled, threshold))
-    assert plain_miou(labelled, BEST) == 1 > plain_miou(labelled, GOOD) > plain_miou(labelled, POOR)
+        assert test["miou"] == pytest.approx(plain_miou(dataset_dir, threshold))
+    assert plain_miou(dataset_dir, BEST) == 1 > plain_miou(dataset_dir, GOOD) > plain_miou(dataset_dir, POOR)
 
 
-def test_the_first_becomes_champion(promoting, tracker, labelled, tmp_path, tracking_uri, capsys):
+def test_the_first_becomes_champion(promoting, tracker, dataset_dir, tmp_path, tracking_uri, capsys):
     _, decision = promoting(GOOD)
     expected = {
         "promoted": True,
         "reason": "it is the first",
         "version": 1,
         "against": None,
-        "test_miou": pytest.approx(plain_miou(labelled, GOOD)),
+        "test_miou": pytest.approx(plain_miou(dataset_dir, GOOD)),
         "champion_test_miou": None,
         "lower_bound": None,
-        "dataset": json.loads((labelled / "dataset.json").read_text())["content_hash"],
+        "dataset": json.loads((dataset_dir / "dataset.json").read_text())["content_hash"],
         "model": "lamps",
         "tracking_uri": tracking_uri,
     }
@@ -163,7 +168,7 @@ def test_the_first_becomes_champion(promoting, tracker, labelled, tmp_path, trac
     (record,) = runs(tracker)
     assert record.info.status == "FINISHED"
     assert record.data.params == {"members": f"cut{GOOD}"}
-    assert record.data.metrics["test_miou"] == pytest.approx(plain_miou(labelled, GOOD))
+    assert record.data.metrics["test_miou"] == pytest.approx(plain_miou(dataset_dir, GOOD))
     assert sorted(path.name for path in (tmp_path / "promote").iterdir()) == [
         ".segline",
         "decision.json",
@@ -181,13 +186,13 @@ def test_the_same_again_changes_nothing(promoting, tracker):
     assert len(runs(tracker)) == 1
 
 
-def test_a_worse_one_stays_challenger(promoting, tracker, labelled):
+def test_a_worse_one_stays_challenger(promoting, tracker, dataset_dir):
     promoting(GOOD)
     text, decision = promoting(POOR)
     assert not decision["promoted"]
     assert (decision["version"], decision["against"]) == (2, 1)
-    assert decision["test_miou"] == pytest.approx(plain_miou(labelled, POOR))
-    assert decision["champion_test_miou"] == pytest.approx(plain_miou(labelled, GOOD))
+    assert decision["test_miou"] == pytest.approx(plain_miou(dataset_dir, POOR))
+    assert decision["champion_test_miou"] == pytest.approx(plain_miou(dataset_dir, GOOD))
     assert decision["lower_bound"] < 0
     assert holders(tracker) == (1, 2)
     assert promoting(POOR)[0] == text
@@ -307,14 +312,14 @@ def test_a_champion_made_by_hand_is_not_called_challenger(promoting, tracker):
 def test_the_champion_is_counted_on_todays_images(promoting, tracker, tmp_path):
     promoting(GOOD)
     other = write_labelled(tmp_path / "later", seed=1)
-    _, decision = promoting(POOR, labelled=other)
+    _, decision = promoting(POOR, dataset_dir=other)
     assert decision["champion_test_miou"] == pytest.approx(plain_miou(other, GOOD))
     assert decision["test_miou"] == pytest.approx(plain_miou(other, POOR))
 
 
 def test_new_data_make_a_new_version_of_the_same_model(promoting, tracker, tmp_path):
     promoting(GOOD)
-    _, decision = promoting(GOOD, labelled=write_labelled(tmp_path / "later", seed=1))
+    _, decision = promoting(GOOD, dataset_dir=write_labelled(tmp_path / "later", seed=1))
     assert (decision["promoted"], decision["version"], decision["lower_bound"]) == (False, 2, 0)
     assert holders(tracker) == (1, 2)
 
@@ -325,12 +330,12 @@ def test_other_classes_are_refused(promoting, tracker, tmp_path):
     other = write_labelled(tmp_path / "other", classes=classes)
     message = r"champion lamps v1 has the classes dark, bright, the data have dark, lamp; give `name` in params\.yaml"
     with pytest.raises(TrackingError, match=message):
-        promoting(POOR, labelled=other)
+        promoting(POOR, dataset_dir=other)
     assert holders(tracker)[0] == 1
 
 
-def test_scores_of_other_images_are_refused(promoting, labelled, tmp_path):
-    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", labelled, GOOD)
+def test_scores_of_other_images_are_refused(promoting, dataset_dir, tmp_path):
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
     metrics = json.loads((folder / "metrics.json").read_text())
     write_json(folder / "metrics.json", metrics | {"dataset": "of other images"})
     with pytest.raises(StageError, match="tested on other data"):
@@ -338,8 +343,8 @@ def test_scores_of_other_images_are_refused(promoting, labelled, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "test_counts.npz", "model/model.json"])
-def test_what_ensemble_left_out_is_named(promoting, labelled, tmp_path, name):
-    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", labelled, GOOD)
+def test_what_ensemble_left_out_is_named(promoting, dataset_dir, tmp_path, name):
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
     (folder / name).unlink()
     with pytest.raises(StageError, match=f"{name} is missing or broken"):
         promoting(GOOD)
@@ -352,11 +357,11 @@ def test_the_decision_is_kept_with_the_version(promoting, tracker):
     assert asdict(kept) == {key: decision[key] for key in asdict(kept)}
 
 
-def test_the_version_knows_its_data(promoting, tracker, labelled, tracking_uri, tmp_path):
+def test_the_version_knows_its_data(promoting, tracker, dataset_dir, tracking_uri, tmp_path):
     """With its statistics validate compares new data."""
-    (labelled / STATISTICS).write_bytes(b"of the training pairs")
-    description = replace(read_description(labelled), source_revision="dvc:abc")
-    write_json(labelled / "dataset.json", description.to_dict())
+    (dataset_dir / STATISTICS).write_bytes(b"of the training pairs")
+    description = replace(read_description(dataset_dir), source_revision="dvc:abc")
+    write_json(dataset_dir / "dataset.json", description.to_dict())
     for _ in range(2):
         promoting(GOOD)
     number, file = champion_statistics(tracking_uri, PARAMS.name, tmp_path)
@@ -364,9 +369,9 @@ def test_the_version_knows_its_data(promoting, tracker, labelled, tracking_uri, 
     assert tracker.holder(CHAMPION).tags["segline.source_revision"] == "dvc:abc"
 
 
-def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_told(promoting, labelled):
+def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_told(promoting, dataset_dir):
     table = pd.DataFrame({"key": ["crop3", "crop8", "of another day"], "blur": 1.0})
-    table.to_parquet(labelled / STATISTICS)
+    table.to_parquet(dataset_dir / STATISTICS)
     promoting(GOOD)
     _, decision = promoting(POOR)
     assert decision["seen_by_champion"] == 2

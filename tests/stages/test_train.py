@@ -15,10 +15,10 @@ import torch
 from shard_files import write_split
 
 from segline.classes import LabelClass
+from segline.config.params import load
 from segline.data.shards import Description
 from segline.errors import SourceError, TrainingError
-from segline.outputs import write_json
-from segline.params import load
+from segline.files.atomic import write_json
 from segline.stages.train import run
 
 PARAMS = {
@@ -33,7 +33,7 @@ PARAMS = {
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def dataset_dir(tmp_path):
     """Shards of coloured noise in two classes, beside the folder of an edge network that no loss asked for."""
     (tmp_path / "data/edges").mkdir(parents=True)
     folder, rng = tmp_path / "data/label", np.random.default_rng(0)
@@ -61,8 +61,8 @@ def start(folder, params=PARAMS):
     )
 
 
-def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(labelled):
-    data = labelled.parent
+def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(dataset_dir):
+    data = dataset_dir.parent
     process = start(data.parent)
     while process.poll() is None and not list(data.glob("train.partial/*/last.pt")):
         time.sleep(0.1)
@@ -79,8 +79,8 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(labelled):
         assert len((data / "train" / name / "history.csv").read_text().splitlines()) == 151
 
 
-def test_sigterm_saves_within_ten_seconds_and_ends_with_a_code_of_its_own(labelled):
-    data = labelled.parent
+def test_sigterm_saves_within_ten_seconds_and_ends_with_a_code_of_its_own(dataset_dir):
+    data = dataset_dir.parent
     process = start(data.parent, PARAMS | {"train": PARAMS["train"] | {"epochs": 1000}})
     while process.poll() is None and not list(data.glob("train.partial/*/last.pt")):
         time.sleep(0.1)
@@ -102,14 +102,20 @@ def runs(data):
     return client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
 
 
-def test_what_cannot_be_made_is_told_before_anything_runs(labelled, tmp_path):
+def test_what_cannot_be_made_is_told_before_anything_runs(dataset_dir, tmp_path):
     (tmp_path / "junk.pth").write_bytes(b"junk")
     models = [{"smp/fpn": {"encoder": "resnt18"}}, {"drn_a_18": {"pretrained": str(tmp_path / "junk.pth")}}, "unet"]
     losses = ["dice", {"cross_entropy": {"class_weights": {"drak": 2.0}}}]
     params = load(json.dumps({"train": {"models": models, "losses": losses}}))
     (tmp_path / "edges").mkdir()
     with pytest.raises(TrainingError) as caught:
-        run(params, labelled=labelled, edged=tmp_path / "edges", tracking_uri="sqlite:///none.db", out=tmp_path / "out")
+        run(
+            params,
+            dataset_dir=dataset_dir,
+            edged=tmp_path / "edges",
+            tracking_uri="sqlite:///none.db",
+            out=tmp_path / "out",
+        )
     [line] = str(caught.value).splitlines()
     assert "smp/fpn.encoder: unknown encoder 'resnt18'; did you mean 'resnet18'?" in line
     assert "junk.pth cannot be read as weights" in line
@@ -119,14 +125,14 @@ def test_what_cannot_be_made_is_told_before_anything_runs(labelled, tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_a_map_that_label_did_not_make_is_told_before_anything_runs(labelled, tmp_path):
+def test_a_map_that_label_did_not_make_is_told_before_anything_runs(dataset_dir, tmp_path):
     params = load(json.dumps({"label": {"distances": ["border"]}, "train": {"losses": ["distance_map"]}}))
     (tmp_path / "edges").mkdir()
     with pytest.raises(TrainingError, match=r"label\.distances lacks 'border'; add it and run `segline label` again"):
-        run(params, labelled=labelled, edged=tmp_path / "edges", tracking_uri="none", out=tmp_path / "out")
+        run(params, dataset_dir=dataset_dir, edged=tmp_path / "edges", tracking_uri="none", out=tmp_path / "out")
 
 
-def test_a_weight_file_that_is_missing_is_told_first(labelled, tmp_path):
+def test_a_weight_file_that_is_missing_is_told_first(dataset_dir, tmp_path):
     params = load(json.dumps({"train": {"models": [{"fcn8s": {"pretrained": "nowhere.pth"}}]}}))
     with pytest.raises(SourceError, match=r"'nowhere\.pth' is not a file"):
-        run(params, labelled=labelled, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")
+        run(params, dataset_dir=dataset_dir, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")

@@ -14,19 +14,19 @@ import pytest
 import torch
 from grids import TINY, board, runs, train
 
+from segline.config.params import Train, load
 from segline.errors import StageError, TrainingError
-from segline.params import Train, load
-from segline.stages import trial as trials
 from segline.stages.train import run
-from segline.stages.trial import _in_memory
+from segline.training import trial as trials
+from segline.training.trial import _in_memory
 
 BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}]}
 
 
-def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_trained(labelled, tracking_uri):
+def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_trained(dataset_dir, tracking_uri):
     expected = r"^1 of 2 trials failed: unet-cross_entropy: the loss became inf at step 0, see (.*); lower train\."
     with pytest.raises(TrainingError, match=expected) as caught:
-        train(labelled, tracking_uri, **BROKEN)
+        train(dataset_dir, tracking_uri, **BROKEN)
     with np.load(str(caught.value).partition("see ")[2].partition(";")[0]) as kept:
         assert kept["images"].shape == (8, 32, 32, 3)
     found = runs(tracking_uri)
@@ -34,7 +34,7 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
     assert found["unet-cross_entropy"].info.status == "FAILED"
     assert found["unet-cross_entropy"].data.tags["segline.error"].startswith("the loss became inf at step 0")
     assert [run.info.status for name, run in found.items() if name.startswith("grid-")] == ["FAILED"]
-    out = train(labelled, tracking_uri, **BROKEN, search={"max_failed": 1})
+    out = train(dataset_dir, tracking_uri, **BROKEN, search={"max_failed": 1})
     assert {name: row["status"] for name, row in board(out).items()} == {
         "unet-dice": "finished",
         "unet-cross_entropy": "failed",
@@ -42,9 +42,9 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
     assert "RUNNING" not in {run.info.status for run in runs(tracking_uri).values()}
 
 
-def test_a_grid_in_which_every_trial_fails_is_no_success(labelled, tracking_uri):
+def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_uri):
     with pytest.raises(TrainingError, match=r"^1 of 1 trials failed"):
-        train(labelled, tracking_uri, losses=BROKEN["losses"][1:], search={"max_failed": 5})
+        train(dataset_dir, tracking_uri, losses=BROKEN["losses"][1:], search={"max_failed": 5})
 
 
 def die_once(folder):
@@ -61,10 +61,10 @@ def die_once(folder):
     return train_trial
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(labelled, tracking_uri, monkeypatch):
-    monkeypatch.setattr("segline.stages.train._train_trial", die_once(labelled.parent))
-    out = train(labelled, tracking_uri, epochs=12, search={"scheduler": "none"})
-    assert (labelled.parent / "died").exists()
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(dataset_dir, tracking_uri, monkeypatch):
+    monkeypatch.setattr("segline.stages.train._train_trial", die_once(dataset_dir.parent))
+    out = train(dataset_dir, tracking_uri, epochs=12, search={"scheduler": "none"})
+    assert (dataset_dir.parent / "died").exists()
     assert board(out)["unet-dice"]["epochs"] == "12"
     [trial] = [run for name, run in runs(tracking_uri).items() if name == "unet-dice"]
     client = mlflow.MlflowClient(tracking_uri)
@@ -72,16 +72,16 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(labelled, t
     assert sorted(steps) == list(range(1, 13))
 
 
-def test_a_flipped_byte_names_the_shard_before_anything_runs(labelled, tracking_uri):
-    path = labelled / "train" / "images-00001.npy"
+def test_a_flipped_byte_names_the_shard_before_anything_runs(dataset_dir, tracking_uri):
+    path = dataset_dir / "train" / "images-00001.npy"
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     path.write_bytes(content)
     with pytest.raises(StageError, match=r"train/images-00001\.npy has the SHA-256 \w+\.\.\., expected \w+\.\.\.; the"):
-        train(labelled, tracking_uri)
+        train(dataset_dir, tracking_uri)
     path.unlink()
     with pytest.raises(StageError, match=r"label/train lacks shards or has a broken one|images-00001\.npy is missing"):
-        train(labelled, tracking_uri)
+        train(dataset_dir, tracking_uri)
 
 
 def test_memory_that_does_not_suffice_is_told_with_what_to_try():
@@ -108,7 +108,7 @@ from segline.data.shards import open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.params import Train
+from segline.config.params import Train
 from segline.training.engine import Run, fit
 labelled = Path({labelled!r})
 run = Run(
@@ -127,10 +127,10 @@ except OSError as error:
 """
 
 
-def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(labelled, tmp_path):
+def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(dataset_dir, tmp_path):
     """A limit on the size of files is the full disk that needs no root."""
     folder = tmp_path / "trial"
-    code = FULL.format(tests=str(Path(__file__).parents[1]), labelled=str(labelled), folder=str(folder))
+    code = FULL.format(tests=str(Path(__file__).parents[1]), dataset_dir=str(dataset_dir), folder=str(folder))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(folder) in done.stdout
@@ -139,13 +139,13 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(labelled, tmp
     assert len(torch.load(folder / "last.pt", weights_only=True)["history"]) == 1
 
 
-def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(labelled, capsys):
+def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, capsys):
     params = load(json.dumps({"name": "tiny", "train": TINY | {"losses": ["dice", "focal"], "epochs": 5}}))
-    folders = {"labelled": labelled, "edged": labelled.parent / "edges", "out": labelled.parent / "out"}
-    before = sorted(labelled.parent.rglob("*"))
+    folders = {"labelled": dataset_dir, "edged": dataset_dir.parent / "edges", "out": dataset_dir.parent / "out"}
+    before = sorted(dataset_dir.parent.rglob("*"))
     run(params, **folders, tracking_uri="sqlite:///none.db", plan_only=True)
     told = capsys.readouterr().out
     assert "2 trials of up to 5 epochs" in told
     assert re.search(r"unet\(width=2, depth=1\).* dice .* 8 .*0\.0 M.* \d+\.\d s .* \d+\.\d GB", told)
     assert re.search(r"about \d.* for 10 epochs, measured one trial at a time", told)
-    assert sorted(labelled.parent.rglob("*")) == before
+    assert sorted(dataset_dir.parent.rglob("*")) == before

@@ -15,7 +15,7 @@ from shard_files import write_split
 
 from segline.classes import LabelClass
 from segline.data.shards import Description
-from segline.outputs import write_json
+from segline.files.atomic import write_json
 
 PARAMS = {
     "name": "tiny",

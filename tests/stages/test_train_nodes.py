@@ -20,16 +20,16 @@ import pytest
 from servers import running
 from shard_files import write_split
 
-from segline import storage
 from segline.classes import LabelClass
-from segline.cluster import SETTINGS
+from segline.config.params import load
 from segline.data.shards import Description
-from segline.outputs import write_json
-from segline.params import load
+from segline.files import s3 as storage
+from segline.files.atomic import write_json
+from segline.parallel import SETTINGS
 from segline.stages.train import Trial
-from segline.stages.trial import train_trial
-from segline.training import grid
-from segline.training.mirror import Mirror
+from segline.training.checkpoints import Mirror
+from segline.training.search import grid
+from segline.training.trial import train_trial
 
 RAY = Path(sys.executable).with_name("ray")
 SEGLINE = "import sys; from segline.cli import main; sys.exit(main())"
@@ -150,17 +150,17 @@ def files(folder):
     return found
 
 
-def train_here(labelled, work):
+def train_here(dataset_dir, work):
     """The candidates of one machine, trained in this process."""
     settings = load(json.dumps({"name": "tiny", "train": TRAIN}))
     for cell in grid.cells(settings.train, settings.seed):
-        for _ in train_trial(Trial(cell, labelled, None, {}, work / cell.name, EPOCHS, Mirror(""))):
+        for _ in train_trial(Trial(cell, dataset_dir, None, {}, work / cell.name, EPOCHS, Mirror(""))):
             pass
 
 
 def words_for(store):
     return [
-        *("--labelled", f"{store}/label", "--edged", f"{store}/edges"),
+        *("--dataset", f"{store}/label", "--edged", f"{store}/edges"),
         *("--out", f"{store}/train", "--tracking-uri", "sqlite:///mlflow.db"),
     ]
 

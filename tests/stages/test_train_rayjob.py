@@ -25,9 +25,9 @@ from servers import free_port, running
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.cluster import SETTINGS
 from segline.data.shards import Description
-from segline.outputs import write_json
+from segline.files.atomic import write_json
+from segline.parallel import SETTINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -185,7 +185,7 @@ def folder():
 
 def start(written, out, params, environment, *words):
     command = ["segline", "train", "--params", json.dumps(params), "--out", str(out), *words]
-    command += ["--labelled", str(written / "label"), "--edged", str(written / "edges")]
+    command += ["--dataset", str(written / "label"), "--edged", str(written / "edges")]
     return subprocess.Popen(
         command, env=environment, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -225,14 +225,14 @@ def test_the_entry_point_trains_on_two_nodes_and_a_follower_that_was_killed_gets
         }
         words = ["--run", "1f0c2d5e", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
 
-        def trained():
+        def candidates_dir():
             assert not kuberay.failure, kuberay.failure
             pages = s3_client.get_paginator("list_objects_v2").paginate(Bucket=name)
             keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
             return any(key.endswith("history.csv") for key in keys)
 
         first = start(written, tmp_path / "out", params, pod, *words)
-        wait_until(trained, first)
+        wait_until(candidates_dir, first)
         first.kill()
         first.communicate()
         (job,) = kube.jobs

@@ -8,16 +8,16 @@ from itertools import count
 import pytest
 from grids import board, runs, train
 
+from segline.artifacts.history import read_history
+from segline.config.spaces import Space
 from segline.errors import StageError, TrainingError
-from segline.spaces import Space
-from segline.stages import trial as trials
-from segline.training.history import read_history
-from segline.training.proposals import propose
+from segline.training import trial as trials
+from segline.training.search.optuna import propose
 
 
-def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(labelled, tracking_uri):
+def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(dataset_dir, tracking_uri):
     search = {"spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]}, "samples": 3, "min_epochs": 1, "reduction": 3}
-    out = train(labelled, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
+    out = train(dataset_dir, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
     found = board(out)
     epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
     [best] = [name for name in found if name.endswith("-seed8")]
@@ -72,9 +72,9 @@ def weights_of(out):
 
 @pytest.mark.timeout(900)  # three grids, one process after the other
 def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
-    labelled, tracking_uri, monkeypatch, tmp_path, bucket
+    dataset_dir, tracking_uri, monkeypatch, tmp_path, bucket
 ):
-    out = train(labelled, tracking_uri, **POPULATION)
+    out = train(dataset_dir, tracking_uri, **POPULATION)
     check_heirs(out, tracking_uri)
     undisturbed = weights_of(out)
     shutil.rmtree(out)
@@ -89,15 +89,15 @@ def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
     with monkeypatch.context() as changed:
         changed.setattr(shutil, "copyfile", cut)
         with pytest.raises(KeyboardInterrupt):
-            train(labelled, tracking_uri, **settings)
+            train(dataset_dir, tracking_uri, **settings)
     # The machine loses its disk as well, and goes on from the bucket.
     shutil.rmtree(tmp_path / "out.partial")
-    assert weights_of(train(labelled, tracking_uri, **settings)) == undisturbed
+    assert weights_of(train(dataset_dir, tracking_uri, **settings)) == undisturbed
 
 
-def test_pbt_replaces_a_trial_that_fails(labelled, tracking_uri):
+def test_pbt_replaces_a_trial_that_fails(dataset_dir, tracking_uri):
     spaces = {"dice.weight": [1.0, 1.0, 1.0, 1e39], "clip": [1.0, 2.0]}
-    out = train(labelled, tracking_uri, **POPULATION | {"search": POPULATION["search"] | {"spaces": spaces}})
+    out = train(dataset_dir, tracking_uri, **POPULATION | {"search": POPULATION["search"] | {"spaces": spaces}})
     found = board(out)
     [failed] = [name for name, row in found.items() if row["status"] == "failed"]
     assert float(found[failed]["dice.weight"]) == 1e39
@@ -105,15 +105,15 @@ def test_pbt_replaces_a_trial_that_fails(labelled, tracking_uri):
     assert sum(row["status"] == "finished" for row in found.values()) == 4
 
 
-def test_what_a_pod_has_trained_is_in_the_store_of_its_site(labelled, tracking_uri, monkeypatch, bucket, s3_client):
+def test_what_a_pod_has_trained_is_in_the_store_of_its_site(dataset_dir, tracking_uri, monkeypatch, bucket, s3_client):
     name = bucket({})
     monkeypatch.setenv("SEGLINE_STORE", f"s3://{name}/ray")
-    out = train(labelled, tracking_uri)
+    out = train(dataset_dir, tracking_uri)
     kept = [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=name)["Contents"]]
     assert any(key.startswith("ray/checkpoints/") and key.endswith("/unet-dice/model.json") for key in kept)
     shutil.rmtree(out)
     monkeypatch.setattr("segline.stages.train._train_trial", None)
-    assert board(train(labelled, tracking_uri))["unet-dice"]["status"] == "finished"
+    assert board(train(dataset_dir, tracking_uri))["unet-dice"]["status"] == "finished"
 
 
 OPTUNA = {
@@ -127,8 +127,8 @@ OPTUNA = {
 }
 
 
-def test_optuna_draws_by_the_results(labelled, tracking_uri):
-    found = board(train(labelled, tracking_uri, **OPTUNA))
+def test_optuna_draws_by_the_results(dataset_dir, tracking_uri):
+    found = board(train(dataset_dir, tracking_uri, **OPTUNA))
     assert set(found) == {f"unet-dice-draw{number}" for number in range(1, 6)}
     drawn = {name: {"learning_rate": float(row["learning_rate"])} for name, row in found.items()}
     first = [
@@ -156,20 +156,20 @@ def drawn_in(folder):
     return {path.parent.name: json.loads(path.read_text())["learning_rate"] for path in folder.rglob("trial.json")}
 
 
-def test_what_was_proposed_stands_when_the_results_change_afterwards(labelled, tracking_uri, monkeypatch, tmp_path):
+def test_what_was_proposed_stands_when_the_results_change_afterwards(dataset_dir, tracking_uri, monkeypatch, tmp_path):
     monkeypatch.setattr("segline.stages.train._train_trial", fail_once(tmp_path))
     with pytest.raises(TrainingError, match=r"^1 of 5 trials failed: unet-dice-draw2: no room"):
-        train(labelled, tracking_uri, **OPTUNA)
+        train(dataset_dir, tracking_uri, **OPTUNA)
     before = drawn_in(tmp_path / "out.partial")
-    out = train(labelled, tracking_uri, **OPTUNA)
+    out = train(dataset_dir, tracking_uri, **OPTUNA)
     after = {name: float(row["learning_rate"]) for name, row in board(out).items()}
     assert len(before) == 4
     assert {name: after[name] for name in before} == pytest.approx(before, rel=1e-5)
     assert drawn_in(out) == pytest.approx(after, rel=1e-5)
 
 
-def test_without_optuna_nothing_is_trained(labelled, tracking_uri, monkeypatch):
+def test_without_optuna_nothing_is_trained(dataset_dir, tracking_uri, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(StageError, match=r"Optuna is not installed; install segline\[optuna\], or say"):
-        train(labelled, tracking_uri, **OPTUNA)
-    assert not (labelled.parent / "out.partial").exists()
+        train(dataset_dir, tracking_uri, **OPTUNA)
+    assert not (dataset_dir.parent / "out.partial").exists()

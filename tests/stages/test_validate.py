@@ -18,16 +18,17 @@ import pytest
 from PIL import Image, ImageFilter
 
 import segline
-from segline import cli, expectations
-from segline.data import drift, statistics
-from segline.data.contact_sheet import IGNORED_COLOUR, UNKNOWN_COLOUR, colour
+from segline import cli
+from segline.config.params import Choice, Ingest, Params, Severities, load
+from segline.config.params import Validate as Settings
+from segline.data import statistics
 from segline.data.layouts import LAYOUTS
 from segline.data.manifest import Manifest, read_manifest, write_manifest
 from segline.data.statistics import read_statistics
+from segline.data.validation import drift, expectations
+from segline.data.validation.contact_sheet import IGNORED_COLOUR, UNKNOWN_COLOUR, colour
 from segline.errors import DataError, ParamsError, StageError, TrackingError
-from segline.outputs import write_text
-from segline.params import Choice, Ingest, Params, Severities, load
-from segline.params import Validate as Settings
+from segline.files.atomic import write_text
 from segline.stages import ingest, validate
 
 PAIRS = 12
@@ -92,7 +93,7 @@ def run(root: Path, *, uri: str = NOWHERE, severity: dict | None = None, **setti
     params = Params(ingest=Ingest(source=str(root)), validate=checks)
     ingest.run(params, out=root.parent / "ingest")
     out = root.parent / "validate"
-    validate.run(params, ingested=root.parent / "ingest", tracking_uri=uri, out=out)
+    validate.run(params, manifest_dir=root.parent / "ingest", tracking_uri=uri, out=out)
     return out
 
 
@@ -450,15 +451,15 @@ def test_a_pair_may_be_bad_for_two_reasons(root):
 
 def test_a_file_that_vanished_is_looked_for_again(root):
     """What could not be read is not remembered."""
-    ingested, out = root.parent / "ingest", root.parent / "validate"
-    ingest.run(Params(ingest=Ingest(source=str(root))), out=ingested)
+    manifest_dir, out = root.parent / "ingest", root.parent / "validate"
+    ingest.run(Params(ingest=Ingest(source=str(root))), out=manifest_dir)
     content = image_of(root, 0).read_bytes()
     image_of(root, 0).unlink()
     with pytest.raises(DataError, match=r"only 11 of 12 .*: No such file or directory; write the file again"):
-        validate.run(Params(validate=Settings(min_pairs=12)), ingested=ingested, tracking_uri=NOWHERE, out=out)
+        validate.run(Params(validate=Settings(min_pairs=12)), manifest_dir=manifest_dir, tracking_uri=NOWHERE, out=out)
     assert not out.exists()
     image_of(root, 0).write_bytes(content)
-    validate.run(Params(validate=Settings(min_pairs=12)), ingested=ingested, tracking_uri=NOWHERE, out=out)
+    validate.run(Params(validate=Settings(min_pairs=12)), manifest_dir=manifest_dir, tracking_uri=NOWHERE, out=out)
     assert len(read_manifest(out).rows) == 12
     assert {path.name for path in root.parent.iterdir() if path.is_dir()} == {"wad", "ingest", "validate"}
 
@@ -477,7 +478,7 @@ def test_a_label_map_that_is_ignored_everywhere_is_quarantined(tmp_path):
     params = Params(ingest=Ingest(source=str(tmp_path), layout=Choice(name="camvid")))
     ingest.run(params, out=tmp_path / "ingest")
     out = tmp_path / "validate"
-    validate.run(params, ingested=tmp_path / "ingest", tracking_uri=NOWHERE, out=out)
+    validate.run(params, manifest_dir=tmp_path / "ingest", tracking_uri=NOWHERE, out=out)
     reason = "l0001TP_000004.png: no pixel is labelled; label it or remove the pair"
     assert quarantined(out) == {"0001TP_000004": reason}
     assert failed(out) == {"unlabelled": 1, "group_in_splits": 12}
@@ -517,7 +518,7 @@ def test_too_many_bad_pairs_stop_the_line_and_leave_a_report(root, tmp_path, cap
     words = ["--params", str(params)]
     assert cli.main(["ingest", *words, "--out", str(tmp_path / "ingest")]) == 0
     words += ["--tracking-uri", NOWHERE]
-    code = cli.main(["validate", *words, "--ingested", str(tmp_path / "ingest"), "--out", str(out)])
+    code = cli.main(["validate", *words, "--manifest", str(tmp_path / "ingest"), "--out", str(out)])
     assert code == DataError.exit_code == 4
     message = capsys.readouterr().err
     rejected = tmp_path / "validate.rejected"
@@ -576,13 +577,13 @@ def test_a_broken_manifest_stops_the_line(root, change, reason):
     manifest = manifest_of(root)
     write_manifest(root.parent / "broken", replace(manifest, rows=change(manifest.rows)))
     with pytest.raises(DataError, match=reason):
-        validate.run(Params(), ingested=root.parent / "broken", tracking_uri=NOWHERE, out=root.parent / "validate")
+        validate.run(Params(), manifest_dir=root.parent / "broken", tracking_uri=NOWHERE, out=root.parent / "validate")
     assert not (root.parent / "validate").exists()
 
 
 def test_a_missing_manifest_is_told_at_once(tmp_path):
     with pytest.raises(StageError, match=r"manifest\.parquet is missing"):
-        validate.run(Params(), ingested=tmp_path, tracking_uri=NOWHERE, out=tmp_path / "validate")
+        validate.run(Params(), manifest_dir=tmp_path, tracking_uri=NOWHERE, out=tmp_path / "validate")
 
 
 def test_two_runs_write_the_same_bytes(root):
@@ -708,7 +709,7 @@ def test_without_any_champion_nothing_can_have_drifted(root):
 def forget_tracking(monkeypatch) -> None:
     """Let its import fail, as without MLflow."""
     monkeypatch.delattr(segline, "tracking", raising=False)
-    monkeypatch.setitem(sys.modules, "segline.tracking", None)
+    monkeypatch.setitem(sys.modules, "segline.tracking.runs", None)
 
 
 def test_without_a_registry_mlflow_is_not_even_imported(root, monkeypatch):

@@ -8,13 +8,13 @@ import torch
 from shard_files import write_split
 
 from segline.classes import IGNORED, LabelClass
+from segline.config.params import Edges, load
 from segline.data.edges import NETWORK, edge_map
 from segline.data.shards import Description, Split
 from segline.errors import StageError
+from segline.files.atomic import write_json
 from segline.losses.edge_network import read
 from segline.losses.masking import one_hot
-from segline.outputs import write_json
-from segline.params import Edges, load
 from segline.stages import edges, train
 from segline.training.edges import train_edges
 
@@ -35,7 +35,7 @@ def blobs(images, seed):
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
+def dataset_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     for number, (split, images) in enumerate({"train": 24, "val": 8, "test": 2}.items()):
         labels = blobs(images, number)
@@ -46,16 +46,22 @@ def labelled(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(labelled, tmp_path_factory):
+def candidates_dir(dataset_dir, tmp_path_factory):
     file = tmp_path_factory.mktemp("edges") / "weights.safetensors"
     told = []
     found = train_edges(
-        Split(labelled / "train"), Split(labelled / "val"), CLASSES, SETTINGS, seed=3, file=file, progress=told.append
+        Split(dataset_dir / "train"),
+        Split(dataset_dir / "val"),
+        CLASSES,
+        SETTINGS,
+        seed=3,
+        file=file,
+        progress=told.append,
     )
     return file, found, told
 
 
-def test_it_is_trained_on_the_gpu_where_there_is_one(labelled, tmp_path, monkeypatch):
+def test_it_is_trained_on_the_gpu_where_there_is_one(dataset_dir, tmp_path, monkeypatch):
     """On a machine without one no more than the wish is seen."""
 
     def place(_, device):
@@ -63,14 +69,14 @@ def test_it_is_trained_on_the_gpu_where_there_is_one(labelled, tmp_path, monkeyp
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.Module, "to", place)
-    splits = (Split(labelled / name) for name in ("train", "val"))
+    splits = (Split(dataset_dir / name) for name in ("train", "val"))
     with pytest.raises(InterruptedError, match=r"^cuda$"):
         train_edges(*splits, CLASSES, SETTINGS, seed=3, file=tmp_path / "weights", progress=lambda steps: None)
 
 
-def test_it_is_right_about_more_than_99_percent_as_the_paper_asks(labelled, trained):
-    file, found, told = trained
-    labels = Split(labelled / "val").take(range(8))[1]
+def test_it_is_right_about_more_than_99_percent_as_the_paper_asks(dataset_dir, candidates_dir):
+    file, found, told = candidates_dir
+    labels = Split(dataset_dir / "val").take(range(8))[1]
     with torch.inference_mode():
         target = torch.from_numpy(labels)
         predicted = read(file, CLASSES)(one_hot(target, CLASSES).float()).argmax(1).numpy().astype(bool)
@@ -86,12 +92,12 @@ def test_it_is_right_about_more_than_99_percent_as_the_paper_asks(labelled, trai
     assert len(told) == found["steps"] <= SETTINGS.steps
 
 
-def test_the_same_seed_gives_the_same_bits(labelled, trained, tmp_path):
+def test_the_same_seed_gives_the_same_bits(dataset_dir, candidates_dir, tmp_path):
     settings = Edges(steps=50, batch_size=4)
     for name in ("a", "b"):
         train_edges(
-            Split(labelled / "train"),
-            Split(labelled / "val"),
+            Split(dataset_dir / "train"),
+            Split(dataset_dir / "val"),
             CLASSES,
             settings,
             seed=3,
@@ -105,8 +111,10 @@ def params(*losses):
     return load(json.dumps({"train": {"losses": list(losses)}, "edges": {"steps": 50, "min_accuracy": 0.9}}))
 
 
-def test_the_stage_trains_it_when_a_loss_asks_for_it(labelled, tmp_path, capsys):
-    edges.run(params("dice", {"semeda": {"weight": 0.5}, "cross_entropy": {}}), labelled=labelled, out=tmp_path / "out")
+def test_the_stage_trains_it_when_a_loss_asks_for_it(dataset_dir, tmp_path, capsys):
+    edges.run(
+        params("dice", {"semeda": {"weight": 0.5}, "cross_entropy": {}}), dataset_dir=dataset_dir, out=tmp_path / "out"
+    )
     told = json.loads((tmp_path / "out/edges.json").read_text())
     assert told["trained"] is True
     assert told["steps"] == 50
@@ -114,21 +122,21 @@ def test_the_stage_trains_it_when_a_loss_asks_for_it(labelled, tmp_path, capsys)
     assert read(tmp_path / "out" / NETWORK, CLASSES)
 
 
-def test_the_stage_says_that_no_loss_asks_for_it(labelled, tmp_path, capsys):
-    edges.run(params("dice"), labelled=labelled, out=tmp_path / "out")
+def test_the_stage_says_that_no_loss_asks_for_it(dataset_dir, tmp_path, capsys):
+    edges.run(params("dice"), dataset_dir=dataset_dir, out=tmp_path / "out")
     assert json.loads((tmp_path / "out/edges.json").read_text()) == {"trained": False}
     assert json.loads((tmp_path / "out/network/network.json").read_text()) == {"trained": False}
     assert not (tmp_path / "out" / NETWORK).exists()
     assert "no loss of train.losses is semeda" in capsys.readouterr().out
 
 
-def test_below_the_wanted_accuracy_it_warns(labelled, tmp_path, capsys):
+def test_below_the_wanted_accuracy_it_warns(dataset_dir, tmp_path, capsys):
     wanted = json.dumps({"train": {"losses": ["semeda"]}, "edges": {"steps": 1, "min_accuracy": 1.0}})
-    edges.run(load(wanted), labelled=labelled, out=tmp_path / "out")
+    edges.run(load(wanted), dataset_dir=dataset_dir, out=tmp_path / "out")
     assert "warning: below edges.min_accuracy, 1; raise edges.steps" in capsys.readouterr().out
 
 
-def test_train_stops_before_any_work_without_the_network(labelled, tmp_path):
+def test_train_stops_before_any_work_without_the_network(dataset_dir, tmp_path):
     with pytest.raises(StageError, match=r"weights.safetensors is not there, .* run `segline edges`"):
-        train.run(params("semeda"), labelled=labelled, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")
+        train.run(params("semeda"), dataset_dir=dataset_dir, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from shard_files import write_split
 from torch import nn
 
 from segline.classes import IGNORED
+from segline.config.params import Augment, Edges, Train
 from segline.data.augment import MEAN, STD
 from segline.data.distances import DISTANCES, Truth
 from segline.data.shards import Split
@@ -20,7 +21,6 @@ from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.params import Augment, Edges, Train
 from segline.training.edges import train_edges
 from segline.training.engine import BROKEN_BATCH, CHECKPOINT, WEIGHTS, Run, fit
 from segline.training.schedules import learning_rate

@@ -9,8 +9,8 @@ from test_engine import CLASSES, SETTINGS, edge_network, new_run, same_weights, 
 
 from segline.losses import LOSSES
 from segline.models import MODELS
+from segline.training.determinism import make_repeatable
 from segline.training.engine import fit
-from segline.training.repeatable import make_repeatable
 
 __all__ = ["edge_network", "splits"]  # fixtures
 
@@ -26,7 +26,7 @@ def repeatable():
     torch.use_deterministic_algorithms(False)
 
 
-def trained(run, folder, epochs=TWO_EPOCHS.epochs):
+def candidates_dir(run, folder, epochs=TWO_EPOCHS.epochs):
     """History and weights after some epochs."""
     history = list(islice(fit(run, folder), epochs))
     assert all(weight.device == GPU for weight in run.model.parameters())
@@ -38,7 +38,7 @@ def test_every_architecture_repeats_itself(splits, tmp_path, name):
     def train(folder):
         torch.manual_seed(7)
         run = new_run(splits, settings=replace(SETTINGS, epochs=1), model=MODELS[name](CLASSES), device=GPU)
-        return trained(run, tmp_path / folder, epochs=1)
+        return candidates_dir(run, tmp_path / folder, epochs=1)
 
     history, weights = train("first")
     again, same = train("second")
@@ -50,7 +50,7 @@ def test_every_architecture_repeats_itself(splits, tmp_path, name):
 def test_every_loss_repeats_itself(splits, tmp_path, edge_network, loss):
     def train(folder):
         run = new_run(splits, settings=TWO_EPOCHS, loss=loss, edge_network=edge_network, device=GPU)
-        return trained(run, tmp_path / folder)
+        return candidates_dir(run, tmp_path / folder)
 
     history, weights = train("first")
     again, same = train("second")
@@ -61,9 +61,9 @@ def test_every_loss_repeats_itself(splits, tmp_path, edge_network, loss):
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_resumed_run_ends_with_the_same_bits(splits, tmp_path, precision):
     settings = replace(TWO_EPOCHS, epochs=4, precision=precision)
-    history, weights = trained(new_run(splits, settings=settings, device=GPU), tmp_path / "whole", epochs=4)
-    trained(new_run(splits, settings=settings, device=GPU), tmp_path / "cut", epochs=2)
-    resumed, same = trained(new_run(splits, settings=settings, device=GPU), tmp_path / "cut", epochs=4)
+    history, weights = candidates_dir(new_run(splits, settings=settings, device=GPU), tmp_path / "whole", epochs=4)
+    candidates_dir(new_run(splits, settings=settings, device=GPU), tmp_path / "cut", epochs=2)
+    resumed, same = candidates_dir(new_run(splits, settings=settings, device=GPU), tmp_path / "cut", epochs=4)
     assert resumed == history
     assert same_weights(weights, same)
 

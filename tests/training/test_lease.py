@@ -6,7 +6,7 @@ import time
 import pytest
 from servers import Refuse
 
-from segline.storage import Bucket
+from segline.files.s3 import Bucket
 from segline.training import lease
 from segline.training.lease import renewing, watching
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segline.classes import IGNORED
-from segline.params import Augment
+from segline.config.params import Augment
 
 # Channel statistics of ImageNet (RGB, images in 0 to 1), which pretrained encoders expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -90,7 +90,7 @@ def draw(count: int, settings: Augment, generator: torch.Generator) -> Amounts:
         transform=_transform(zoom, uniform[1:6], settings),
         nodes=settings.elastic * normal if settings.elastic else None,
         chroma=_chroma(uniform[6:8], settings),
-        light=1 + settings.colour * uniform[8:].mT if settings.colour else None,
+        light=1 + settings.brightness_contrast * uniform[8:].mT if settings.brightness_contrast else None,
     )
 
 
@@ -98,14 +98,14 @@ def _transform(
     zoom: Float[Tensor, " b"], uniform: Float[Tensor, "5 b"], settings: Augment
 ) -> Float[Tensor, "b 2 3"] | None:
     s = settings
-    if not any((s.flip, s.flip_vertical, s.scale, s.shift, s.rotate, s.elastic)):
+    if not any((s.flip, s.flip_vertical, s.scale, s.translate, s.rotate, s.elastic)):
         return None
     mirrored, upended, turned, right, down = uniform
     mirror, upend = _signs(mirrored, s.flip), _signs(upended, s.flip_vertical)
     angle = math.radians(s.rotate) * turned
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()
-    across = [mirror * cosine, upend * -sine, 2 * s.shift * right]
-    along = [mirror * sine, upend * cosine, 2 * s.shift * down]
+    across = [mirror * cosine, upend * -sine, 2 * s.translate * right]
+    along = [mirror * sine, upend * cosine, 2 * s.translate * down]
     return torch.stack([torch.stack(across, dim=1), torch.stack(along, dim=1)], dim=1)
 
 

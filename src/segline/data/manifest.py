@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segline.data.layouts import LAYOUTS, Layout, Legend
-from segline.data.tree import Checked, Tree
 from segline.errors import StageError
-from segline.outputs import write_file
+from segline.files.atomic import write_file
+from segline.files.trees import Checked, Tree
 
 NAME = "manifest.parquet"
 COLUMNS = {

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED
+from segline.config.params import Label
 from segline.data.boxes import Box
 from segline.data.crops import (
     Foreground,
@@ -24,9 +25,8 @@ from segline.data.distances import DISTANCES, Maps, Truth
 from segline.data.exclusions import Exclusions
 from segline.data.layouts import UNKNOWN, Layout, Legend
 from segline.data.shards import Crop
-from segline.data.tree import Tree
 from segline.errors import DataError
-from segline.params import Label
+from segline.files.trees import Tree
 
 Row = dict[str, Any]
 Corner = tuple[int, int]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.errors import StageError
-from segline.outputs import file_hash, naming, write_json
+from segline.files.atomic import file_hash, naming, write_json
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -244,18 +244,18 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
     return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()
 
 
-def verify(labelled: Path, splits: Iterable[str], progress: Callable[[int], None]) -> None:
+def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], None]) -> None:
     """Compare the shards of some splits with the SHA-256 that label wrote beside them.
 
     Args:
-        labelled: what label wrote.
+        dataset_dir: what label wrote.
         splits: their names.
         progress: called with the bytes of each shard that is whole.
 
     Raises:
         StageError: a shard is not what label wrote.
     """
-    for folder in (labelled / name for name in splits):
+    for folder in (dataset_dir / name for name in splits):
         try:
             sums = json.loads((folder / SUMS).read_text())
         except (OSError, ValueError):
@@ -270,9 +270,9 @@ def verify(labelled: Path, splits: Iterable[str], progress: Callable[[int], None
             progress(path.stat().st_size)
 
 
-def shard_bytes(labelled: Path, splits: Iterable[str]) -> int:
+def shard_bytes(dataset_dir: Path, splits: Iterable[str]) -> int:
     """The size of the shards of some splits."""
-    return sum(path.stat().st_size for name in splits for path in (labelled / name).glob("*.npy"))
+    return sum(path.stat().st_size for name in splits for path in (dataset_dir / name).glob("*.npy"))
 
 
 def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:
@@ -281,25 +281,25 @@ def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...
     np.lib.format.write_array_header_1_0(stream, head)
 
 
-def read_description(labelled: Path) -> Description:
+def read_description(dataset_dir: Path) -> Description:
     """What label says of its shards.
 
     Raises:
         StageError: it is missing.
     """
     try:
-        return Description.from_dict(json.loads((labelled / "dataset.json").read_text()))
+        return Description.from_dict(json.loads((dataset_dir / "dataset.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):
-        raise StageError(f"{labelled / 'dataset.json'} is missing or broken; run `segline label` again") from None
+        raise StageError(f"{dataset_dir / 'dataset.json'} is missing or broken; run `segline label` again") from None
 
 
-def open_split(labelled: Path, name: str) -> Split:
+def open_split(dataset_dir: Path, name: str) -> Split:
     """A split of the folder that label wrote.
 
     Raises:
         StageError: it is not there, or not whole.
     """
-    split = Split(labelled / name)
+    split = Split(dataset_dir / name)
     try:
         sizes = [[len(labels) for _, labels in split._maps]]
         sizes += [list(map(len, maps)) for maps in split._distances.values()]

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from segline.config.params import Split
 from segline.errors import DataError
-from segline.params import Split
 
 SPLITS = ("train", "val", "test")
 PASSES = 100

@@ -21,9 +21,9 @@ from segline.data.decoding import decode_image, keep_memory, read_header
 from segline.data.layouts import UNKNOWN, Layout, Legend
 from segline.data.layouts.layout import read_image
 from segline.data.manifest import Manifest
-from segline.data.tree import Tree
 from segline.errors import StageError
-from segline.outputs import write_file
+from segline.files.atomic import write_file
+from segline.files.trees import Tree
 
 NAME = "statistics.parquet"
 SIDE = 128
@@ -43,7 +43,7 @@ COLUMNS = {
     "orientation": "Int64",
     "brightness": "Float64",
     "contrast": "Float64",
-    "blur": "Float64",
+    "sharpness": "Float64",
     "looks": "str",
     "label_height": "Int64",
     "label_width": "Int64",
@@ -62,7 +62,7 @@ COLUMNS = {
 ``mode``, ``bits``                      the image's channels as Pillow names them, and the bits of each
 ``orientation``                         by EXIF; 1 is upright
 ``brightness``, ``contrast``            mean and standard deviation of the grey levels, 0 to 255
-``blur``                                :func:`sharpness`; a blurred image has little
+``sharpness``                           :func:`sharpness`; a blurred image has little
 ``looks``                               :func:`look`, 16 hex digits; empty for an image of one grey level
 ``unknown_values``                      raw label values that the layout does not know; empty for none
 ``labelled_pixels``, ``ignored_pixels`` of the label map
@@ -170,7 +170,7 @@ def of_image(image: NDArray[np.uint8]) -> Row:
     return {
         "brightness": float(levels.mean()),
         "contrast": contrast,
-        "blur": sharpness(levels),
+        "sharpness": sharpness(levels),
         "looks": f"{look(grey):016x}" if contrast else "",
     }
 

@@ -19,8 +19,8 @@ from torch import nn
 
 from segline.classes import LabelClass
 from segline.errors import StageError
+from segline.files.atomic import file_hash, write_json
 from segline.models import MODELS
-from segline.outputs import file_hash, write_json
 
 FILE = "model.json"
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from segline.fields import Range
+from segline.config.fields import Range
 from segline.losses.class_weight_schedule import batch_weights, spread
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
 from segline.losses.task import Task

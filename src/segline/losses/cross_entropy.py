@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from segline.config.fields import suggestion
 from segline.errors import TrainingError
-from segline.fields import suggestion
 from segline.losses.class_weight_schedule import spread
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
 from segline.losses.task import Task

@@ -5,7 +5,7 @@ from typing import Annotated
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from segline.fields import Range
+from segline.config.fields import Range
 from segline.losses.masking import at_truth, pixels_by_class, probabilities, valid
 from segline.losses.task import Task
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from segline.fields import Range, Unit
+from segline.config.fields import Range, Unit
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy
 from segline.losses.task import Task
 

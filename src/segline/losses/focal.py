@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from segline.fields import Range
+from segline.config.fields import Range
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy
 from segline.losses.task import Task
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from segline.fields import Range
+from segline.config.fields import Range
 from segline.losses.masking import count, pixel_cross_entropy
 from segline.losses.task import Task
 

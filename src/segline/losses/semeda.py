@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from segline.config.fields import Range
 from segline.errors import TrainingError
-from segline.fields import Range
 from segline.losses.edge_network import read
 from segline.losses.masking import at_truth, count, log_probabilities, one_hot, valid
 from segline.losses.task import Task

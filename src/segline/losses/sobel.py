@@ -14,7 +14,7 @@ from jaxtyping import Float, Int8, Integer, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segline.fields import Range
+from segline.config.fields import Range
 from segline.losses.masking import at_truth, count, log_probabilities, one_hot, valid
 from segline.losses.task import Task
 

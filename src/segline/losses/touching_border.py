@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from segline.fields import Range, Unit
+from segline.config.fields import Range, Unit
 from segline.losses.class_weight_schedule import batch_weights, spread
 from segline.losses.distance_map import bell
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.fields import Pretrained, Range
+from segline.config.fields import Pretrained, Range
 from segline.models.aspp import WIDTH, Aspp, SeparableUnit, apply_multi_grid
 from segline.models.blocks import PointUnit, join, on_padded
 from segline.models.encoders import pyramid

@@ -13,7 +13,7 @@ from typing import Annotated
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.fields import Range
+from segline.config.fields import Range
 from segline.models.blocks import he_normal, on_padded
 
 STRIDE = 8

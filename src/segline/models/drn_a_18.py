@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.fields import Pretrained
+from segline.config.fields import Pretrained
 from segline.models.blocks import on_padded
 from segline.models.encoders import pyramid
 

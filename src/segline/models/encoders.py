@@ -22,7 +22,7 @@ def pyramid(name: str, *, pretrained: bool | str, output_stride: int = 32) -> tu
 
     Args:
         name: of a timm model.
-        pretrained: see :data:`segline.fields.Pretrained`.
+        pretrained: see :data:`segline.config.fields.Pretrained`.
         output_stride: of the last features; below 32 the last stages are dilated instead of strided.
 
     Raises:

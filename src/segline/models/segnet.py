@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from segline.fields import Pretrained
+from segline.config.fields import Pretrained
 from segline.models.blocks import ConvUnit, on_padded
 from segline.models.encoders import trunk
 

@@ -11,8 +11,8 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from segline.config.fields import Pretrained, suggestion
 from segline.errors import TrainingError
-from segline.fields import Pretrained, suggestion
 from segline.models.blocks import BatchNorm, cell_means, on_padded
 from segline.models.encoders import pyramid, read_weights, renormalising, told, trunk
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.fields import Pretrained, Range
+from segline.config.fields import Pretrained, Range
 from segline.models.blocks import ConvUnit, DoubleConv, PyramidPooling, join, on_padded
 from segline.models.encoders import pyramid
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.fields import Range
+from segline.config.fields import Range
 from segline.models.blocks import DoubleConv, join, on_padded
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.fields import Pretrained
+from segline.config.fields import Pretrained
 from segline.models.blocks import DoubleConv, join, on_padded, on_plain_cpu
 from segline.models.encoders import pyramid
 

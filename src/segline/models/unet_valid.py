@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from segline.fields import Range, Unit
+from segline.config.fields import Range, Unit
 from segline.models.blocks import he_normal, join
 
 

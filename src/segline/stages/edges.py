@@ -6,31 +6,31 @@ grid there is nothing to do.
 
 from pathlib import Path
 
+from segline.config.params import Params, need_edges
 from segline.data.edges import NETWORK
 from segline.data.shards import open_split, read_description
-from segline.outputs import write_json, writing
-from segline.params import Params, need_edges
+from segline.files.atomic import write_json, writing
 from segline.progress import bar, say
 
 
-def run(params: Params, *, labelled: Path, out: Path) -> None:
+def run(params: Params, *, dataset_dir: Path, out: Path) -> None:
     """Write ``out/network/`` with the weights, and ``out/edges.json``: how well it tells held-out edges."""
     wanted = need_edges(params.train.losses)
     with writing(out) as work:
         # DVC warns of an empty folder.
         write_json((work / NETWORK).with_name("network.json"), {"trained": wanted})
         if wanted:
-            _train(params, labelled, work)
+            _train(params, dataset_dir, work)
         else:
             write_json(work / "edges.json", {"trained": False})
             say("edges: no loss of train.losses is semeda; nothing to train")
 
 
-def _train(params: Params, labelled: Path, work: Path) -> None:
+def _train(params: Params, dataset_dir: Path, work: Path) -> None:
     from segline.training.edges import train_edges  # torch, which takes seconds, only where it is needed
 
-    train, val = (open_split(labelled, name) for name in ("train", "val"))
-    classes = len(read_description(labelled).classes)
+    train, val = (open_split(dataset_dir, name) for name in ("train", "val"))
+    classes = len(read_description(dataset_dir).classes)
     with bar("training the edge network", params.edges.steps) as advance:
         found = train_edges(
             train,

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segline.config.params import Ensemble, Params
 from segline.data.shards import Split, open_split, read_description
+from segline.files.atomic import write_json, writing
 from segline.inference.bundle import load_models, read_bundle, write_bundle
 from segline.inference.predict import count_split, predict_split
 from segline.metrics.confusion import Counts, confusion, mean_iou, scores
-from segline.outputs import write_json, writing
-from segline.params import Ensemble, Params
 from segline.progress import bar, say
 from segline.stages.evaluate import read_leaderboard, write_counts
 
@@ -25,19 +25,19 @@ SCRATCH = "probabilities"
 Probabilities = NDArray[np.float16]
 
 
-def run(params: Params, *, labelled: Path, trained: Path, evaluated: Path, out: Path) -> None:
+def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_dir: Path, out: Path) -> None:
     """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop."""
-    description = read_description(labelled)
+    description = read_description(dataset_dir)
     classes, size = len(description.classes), params.evaluate.batch_size
-    pool = [trained / name for name in read_leaderboard(evaluated)["candidate"].head(params.ensemble.pool)]
+    pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with writing(out) as work:
-        val = open_split(labelled, "val")
+        val = open_split(dataset_dir, "val")
         planes = _predict_all(pool, val, size, work / SCRATCH)
         chosen, gains = select(planes, val, params.ensemble, size)
         shutil.rmtree(work / SCRATCH)
-        parts = [(trained / name, read_bundle(trained / name)) for name in chosen]
+        parts = [(candidates_dir / name, read_bundle(candidates_dir / name)) for name in chosen]
         bundle = write_bundle(work / "model", parts)
-        test = open_split(labelled, "test")
+        test = open_split(dataset_dir, "test")
         counts = count_split(load_models(work / "model", bundle), test, classes=classes, batch_size=size)
         write_counts(work / "test_counts.npz", counts, test)
         metrics: dict[str, Any] = {

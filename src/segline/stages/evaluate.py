@@ -16,18 +16,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
+from segline.artifacts.history import HISTORY
+from segline.config.params import Evaluate, Params
 from segline.data.boxes import Box
 from segline.data.shards import Description, Split, open_split, read_description
 from segline.errors import StageError
+from segline.files.atomic import write_file, write_json, writing
 from segline.inference.audit import Suspect, find_unlabelled
 from segline.inference.bundle import FILE, load_models, read_bundle
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
-from segline.outputs import write_file, write_json, writing
-from segline.params import Evaluate, Params
-from segline.pictures import draw_comparison, draw_curves, draw_suspect
 from segline.progress import bar, say
-from segline.training.history import HISTORY
+from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect
 
 UNLABELLED = "unlabelled.csv"
 # The first five are those of the exclusions, so that rows can be pasted there.
@@ -61,7 +61,7 @@ class Found:
         return {"key": crop["key"], **place._asdict(), **about}
 
 
-def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
+def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -> None:
     """Write ``metrics.json``, ``leaderboard.csv``, ``counts/``, ``curves/``, ``curves.png`` and ``pictures/``.
 
     Also ``unlabelled.csv`` and ``unlabelled/``: the objects that are probably unlabelled, the surest first.
@@ -69,10 +69,10 @@ def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
     Raises:
         StageError: there are no candidates.
     """
-    description = read_description(labelled)
-    split = open_split(labelled, "val")
+    description = read_description(dataset_dir)
+    split = open_split(dataset_dir, "val")
     pictured = np.unique(np.linspace(0, len(split) - 1, params.evaluate.pictures).round().astype(int))
-    folders = candidate_folders(trained)
+    folders = candidate_folders(candidates_dir)
     with writing(out) as work:
         with bar("evaluating", len(folders) * len(split)) as advance:
             seen = {
@@ -88,21 +88,21 @@ def run(params: Params, *, labelled: Path, trained: Path, out: Path) -> None:
         _write_curves(folders, work)
         _write_pictures(seen, split, pictured, description, work / "pictures")
         best = board.iloc[0]
-        suspects = _audit(trained / best["candidate"], labelled, description, params.evaluate, work)
+        suspects = _audit(candidates_dir / best["candidate"], dataset_dir, description, params.evaluate, work)
     say(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/pictures")
     if suspects:
         say(f"evaluate: {suspects} objects may be unlabelled, see {out}/{UNLABELLED} and {out}/unlabelled")
 
 
-def candidate_folders(trained: Path) -> list[Path]:
+def candidate_folders(candidates_dir: Path) -> list[Path]:
     """The folders of all candidates that train wrote, sorted by name.
 
     Raises:
         StageError: there is none.
     """
-    folders = sorted(path.parent for path in trained.glob(f"*/{FILE}"))
+    folders = sorted(path.parent for path in candidates_dir.glob(f"*/{FILE}"))
     if not folders:
-        raise StageError(f"{trained} holds no candidates; run `segline train` again")
+        raise StageError(f"{candidates_dir} holds no candidates; run `segline train` again")
     return folders
 
 
@@ -115,13 +115,13 @@ def leaderboard(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["miou", "candidate"], ascending=[False, True], ignore_index=True)
 
 
-def read_leaderboard(evaluated: Path) -> pd.DataFrame:
+def read_leaderboard(evaluation_dir: Path) -> pd.DataFrame:
     """The leaderboard that evaluate wrote.
 
     Raises:
         StageError: it is missing.
     """
-    path = evaluated / "leaderboard.csv"
+    path = evaluation_dir / "leaderboard.csv"
     try:
         return pd.read_csv(path, dtype={"candidate": str})
     except (OSError, ValueError):
@@ -166,11 +166,11 @@ def _write_curves(folders: list[Path], work: Path) -> None:
     draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / "curves.png")
 
 
-def _audit(folder: Path, labelled: Path, description: Description, settings: Evaluate, work: Path) -> int:
+def _audit(folder: Path, dataset_dir: Path, description: Description, settings: Evaluate, work: Path) -> int:
     """Write the list of what is probably unlabelled, and pictures of the surest; returns how many are listed."""
     models = load_models(folder, read_bundle(folder))
     names = [name for name in description.pixels if not (name == "test" and description.test_is_val)]
-    splits = [open_split(labelled, name) for name in names]
+    splits = [open_split(dataset_dir, name) for name in names]
     with bar("looking for what is unlabelled", sum(map(len, splits))) as advance:
         found = [
             Found(suspect, split, position)

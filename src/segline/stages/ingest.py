@@ -1,6 +1,6 @@
 """Ingest: find the pairs of a source and write their manifest with checksums.
 
-Data are read in place where that is possible (see :mod:`segline.sources`). Run again, it looks only at files whose
+Data are read in place where that is possible (see :mod:`segline.data.sources`). Run again, it looks only at files whose
 size or stamp is new, and when nothing differs it says so and writes nothing.
 """
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from segline.config.params import Ingest, Params
 from segline.data.layouts import LAYOUTS, Layout, Pair
 from segline.data.manifest import COLUMNS, NAME, Manifest, Origin, read_manifest, write_manifest
-from segline.data.tree import Tree
+from segline.data.sources import Opened, open_source
 from segline.errors import DataError, SourceError, StageError
-from segline.outputs import locked, write_file
-from segline.params import Ingest, Params
+from segline.files.atomic import locked, write_file
+from segline.files.s3 import FILES
+from segline.files.trees import Tree
 from segline.progress import bar, say
-from segline.sources import Opened, open_source
-from segline.storage import FILES
 
 CHECKSUMS = "checksums.parquet"
 BLOCK = 256

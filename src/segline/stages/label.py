@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline import cluster
+from segline import parallel as cluster
+from segline.config.params import Label, Params, as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
 from segline.data.decoding import keep_memory
@@ -25,12 +26,11 @@ from segline.data.sampling import Sampler
 from segline.data.shards import Description, join_shards, open_split, part_file, write_shard
 from segline.data.splits import SPLITS, assign
 from segline.data.statistics import read_statistics, write_statistics
-from segline.data.tree import Tree, reading_ahead
 from segline.errors import DataError
-from segline.outputs import source_hash, write_json, writing
-from segline.params import Label, Params, as_json
+from segline.files.atomic import source_hash, write_json, writing
+from segline.files.s3 import open_tree
+from segline.files.trees import Tree, reading_ahead
 from segline.progress import bar, say
-from segline.storage import open_tree
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Shard:
     seed: int
 
 
-def run(params: Params, *, ingested: Path, validated: Path, exclusions: Path | None = None, out: Path) -> None:
+def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions: Path | None = None, out: Path) -> None:
     """Write ``out/<split>/`` shards, ``out/dataset.json`` and the training pairs' ``out/statistics.parquet``.
 
     Args:
         params: the parameters.
-        ingested: the folder that ingest wrote.
-        validated: the folder that validate wrote.
+        manifest_dir: the folder that ingest wrote.
+        validation_dir: the folder that validate wrote.
         exclusions: a list of images and regions to leave out, see :mod:`segline.data.exclusions`.
         out: the folder to write.
 
@@ -61,14 +61,16 @@ def run(params: Params, *, ingested: Path, validated: Path, exclusions: Path | N
         DataError: the class map names an unknown class, the groups cannot be split, or a file has changed.
     """
     settings = params.label
-    manifest, statistics = read_manifest(validated), read_statistics(validated)
+    manifest, statistics = read_manifest(validation_dir), read_statistics(validation_dir)
     excluded = _read_exclusions(exclusions, manifest)
     manifest, statistics = _leave_out(manifest, statistics, excluded)
     name = manifest.origin.layout
     legend = merge(manifest.legend, settings.class_maps.get(name, {}), f"label.class_maps.{name}")
     amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), manifest.legend, legend)
     splits = assign(manifest.rows, amounts, settings.split, params.seed)
-    whole = Shard(out, 0, manifest, open_tree(manifest.origin.root, ingested), legend, settings, excluded, params.seed)
+    whole = Shard(
+        out, 0, manifest, open_tree(manifest.origin.root, manifest_dir), legend, settings, excluded, params.seed
+    )
     with writing(out, fingerprint=_fingerprint(whole)) as work:
         shards = _plan(whole, splits, statistics, work)
         _make([shard for part in shards.values() for shard in part], settings.workers)
@@ -116,7 +118,7 @@ def _fingerprint(whole: Shard) -> str:
     """What the shards depend on. Not on the number of workers: they make the same bytes."""
     settings = as_json(replace(whole.settings, workers=1))
     legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.table.tobytes()).hexdigest()
-    code = source_hash("stages.label", "data")
+    code = source_hash("segline.stages.label", "segline.data")
     return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed} code {code}"
 
 

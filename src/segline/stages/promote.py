@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from segline import tracking
+from segline.config.params import Params, as_json
 from segline.data.shards import Description, open_split, read_description
 from segline.errors import StageError, TrackingError
+from segline.files.atomic import source_hash, write_json, writing
 from segline.inference.bundle import bundle_hash, load_models, read_bundle
 from segline.inference.predict import count_split
 from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
-from segline.outputs import source_hash, write_json, writing
-from segline.params import Params, as_json
 from segline.progress import say
-from segline.report import sentence, write_report
+from segline.reporting.report import sentence, write_report
+from segline.tracking import runs as tracking
 
+CODE = ("segline.metrics", "segline.inference", "segline.stages.promote")
 DECISION = "segline.decision"
 IS_CHAMPION = "it is champion already"
 ROLLED_BACK = "segline.rolled_back"
@@ -51,22 +52,24 @@ class Decision:
     seen_by_champion: int = 0
 
 
-def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tracking_uri: str, out: Path) -> None:
+def run(
+    params: Params, *, dataset_dir: Path, evaluation_dir: Path, ensemble_dir: Path, tracking_uri: str, out: Path
+) -> None:
     """Write ``decision.json`` and ``report.html``; move the aliases in the registry.
 
     Raises:
         TrackingError: the registry cannot be reached, or its champion has other classes.
     """
-    description = read_description(labelled)
-    tested = _test_metrics(ensembled)
+    description = read_description(dataset_dir)
+    tested = _test_metrics(ensemble_dir)
     if tested["dataset"] != description.content_hash:
-        raise StageError(f"{ensembled} was tested on other data than {labelled}; run `segline ensemble` again")
-    challenger = ensembled / "model"
+        raise StageError(f"{ensemble_dir} was tested on other data than {dataset_dir}; run `segline ensemble` again")
+    challenger = ensemble_dir / "model"
     tracker = tracking.Tracker(tracking_uri, params.name)
     with writing(out) as work:
-        version = _register(tracker, challenger, description, labelled, tested["test"])
+        version = _register(tracker, challenger, description, dataset_dir, tested["test"])
         decision = _settled(tracker, version, description, params) or _decide(
-            tracker, version, description, labelled, ensembled, params
+            tracker, version, description, dataset_dir, ensemble_dir, params
         )
         if not params.promote.enabled:
             decision = _withheld(decision, "promotion is off (promote.enabled)")
@@ -79,12 +82,12 @@ def run(params: Params, *, labelled: Path, evaluated: Path, ensembled: Path, tra
         _move_aliases(tracker, version, decision)
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
         write_json(work / "decision.json", record)
-        write_report(work / "report.html", evaluated=evaluated, ensembled=ensembled, decision=record)
+        write_report(work / "report.html", evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
     say(f"promote: {sentence(record)}; see `segline summary`")
 
 
 def _register(
-    tracker: tracking.Tracker, bundle: Path, description: Description, labelled: Path, test: dict[str, Any]
+    tracker: tracking.Tracker, bundle: Path, description: Description, dataset_dir: Path, test: dict[str, Any]
 ) -> tracking.Version:
     """The registered version of this bundle, with a run of its own.
 
@@ -98,8 +101,8 @@ def _register(
     record = tracker.begin(key, f"ensemble-{key[:8]}", {"members": members}, facts)
     with tracker.closing(record):
         tracker.log_scores(record, {f"test_{name}": test[name] for name in ("miou", "mean_dice", "pixel_accuracy")})
-        if (labelled / tracking.STATISTICS).is_file():
-            tracker.attach(record, labelled / tracking.STATISTICS)
+        if (dataset_dir / tracking.STATISTICS).is_file():
+            tracker.attach(record, dataset_dir / tracking.STATISTICS)
         return tracker.register(record, key, bundle, facts)
 
 
@@ -119,28 +122,32 @@ def _settled(
 
 def _settings(params: Params) -> str:
     """What a decision depends on beside the data and the models."""
-    return tracking.key(as_json(params.promote), params.seed, source_hash("metrics", "inference", "stages.promote"))
+    return tracking.key(
+        as_json(params.promote),
+        params.seed,
+        source_hash("segline.metrics", "segline.inference", "segline.stages.promote"),
+    )
 
 
 def _decide(
     tracker: tracking.Tracker,
     version: tracking.Version,
     description: Description,
-    labelled: Path,
-    ensembled: Path,
+    dataset_dir: Path,
+    ensemble_dir: Path,
     params: Params,
 ) -> Decision:
-    mine = read_counts(ensembled / "test_counts.npz")
+    mine = read_counts(ensemble_dir / "test_counts.npz")
     miou = float(scores(mine.sum(0), description.names)["miou"])
     champion = tracker.holder(tracking.CHAMPION)
     if champion is None or champion.number == version.number:
         reason = "it is the first" if champion is None else IS_CHAMPION
         asked = (description.content_hash, _settings(params))
         return Decision(True, reason, version.number, None, miou, None, None, *asked)
-    theirs = _count_champion(tracker, champion, description, labelled, params)
+    theirs = _count_champion(tracker, champion, description, dataset_dir, params)
     settings = params.promote
     found = compare(mine, theirs, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
-    seen = _count_seen(tracker, champion, labelled)
+    seen = _count_seen(tracker, champion, dataset_dir)
     reason = (
         f"mIoU {found.challenger:.4f} against {found.champion:.4f} on the same {len(mine)} test images, and the "
         f"{settings.confidence:.0%} lower bound of the gain is {found.lower_bound:+.4f}"
@@ -167,16 +174,16 @@ def _withheld(decision: Decision, why: str) -> Decision:
     return replace(decision, promoted=False, reason=f"{decision.reason}, but {why}")
 
 
-def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, labelled: Path) -> int:
+def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, dataset_dir: Path) -> int:
     """Today's test crops of images that the champion was trained on, as far as that was kept with it."""
     with TemporaryDirectory() as folder:
         file = tracker.attached(champion, tracking.STATISTICS, Path(folder))
-        trained = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
-    return int(open_split(labelled, "test").index["key"].isin(trained).sum())
+        candidates_dir = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
+    return int(open_split(dataset_dir, "test").index["key"].isin(candidates_dir).sum())
 
 
 def _count_champion(
-    tracker: tracking.Tracker, champion: tracking.Version, description: Description, labelled: Path, params: Params
+    tracker: tracking.Tracker, champion: tracking.Version, description: Description, dataset_dir: Path, params: Params
 ) -> Counts:
     """The champion's counts on today's test images."""
     folder = tracker.fetch(champion)
@@ -188,7 +195,7 @@ def _count_champion(
         )
     return count_split(
         load_models(folder, bundle),
-        open_split(labelled, "test"),
+        open_split(dataset_dir, "test"),
         classes=len(description.classes),
         batch_size=params.evaluate.batch_size,
     )
@@ -218,9 +225,11 @@ def read_counts(path: Path) -> Counts:
         raise StageError(f"{path} is missing or broken; run the stage that writes it again") from None
 
 
-def _test_metrics(ensembled: Path) -> dict[str, Any]:
+def _test_metrics(ensemble_dir: Path) -> dict[str, Any]:
     try:
-        metrics = dict(json.loads((ensembled / "metrics.json").read_text()))
+        metrics = dict(json.loads((ensemble_dir / "metrics.json").read_text()))
         return {key: metrics[key] for key in ("test", "dataset")}
     except (OSError, ValueError, KeyError):
-        raise StageError(f"{ensembled / 'metrics.json'} is missing or broken; run `segline ensemble` again") from None
+        raise StageError(
+            f"{ensemble_dir / 'metrics.json'} is missing or broken; run `segline ensemble` again"
+        ) from None

@@ -15,42 +15,43 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from segline import tracking
-from segline.cluster import connected
+from segline.artifacts.history import HISTORY, TRIAL, read_history, read_params
+from segline.config.params import Params, Train, as_json, need_edges
 from segline.data.edges import NETWORK
 from segline.data.shards import Description, read_description, shard_bytes, verify
 from segline.errors import StageError, StoppedError, TrainingError
-from segline.outputs import file_hash, source_hash, write_text, writing
-from segline.params import Params, Train, as_json, need_edges
+from segline.files.atomic import file_hash, source_hash, write_text, writing
+from segline.files.s3 import local_file
+from segline.parallel import connected
 from segline.progress import GridDisplay, Standing, bar, say, watching_grid
-from segline.recorder import Recorder
-from segline.storage import local_file
-from segline.training import decisions, grid, plan, proposals
-from segline.training.decisions import Decisions
-from segline.training.distributed import Records
-from segline.training.grid import Cell
-from segline.training.history import HISTORY, TRIAL, read_history, read_params
+from segline.tracking import runs as tracking
+from segline.tracking.recorder import Recorder
+from segline.training.checkpoints import CHECKPOINT, STOP, WEIGHTS, Mirror, Origins
 from segline.training.leaderboard import Row, write_leaderboard
 from segline.training.lease import FOLLOWED, watching
-from segline.training.mirror import CHECKPOINT, STOP, WEIGHTS, Mirror, Origins
-from segline.training.search import LOST, Asha, Watch, run_trials
+from segline.training.ray_train import Records
+from segline.training.ray_tune import LOST, Asha, Watch, run_trials
+from segline.training.search import decisions, grid, plan
+from segline.training.search import optuna as proposals
+from segline.training.search.decisions import Decisions
+from segline.training.search.grid import Cell
 
 CODE = (
-    "models",
-    "losses",
-    "metrics",
-    "data.augment",
-    "data.shards",
-    "training.engine",
-    "training.grid",
-    "training.proposals",
-    "training.repeatable",
-    "training.schedules",
-    "training.workers",
-    "inference.bundle",
-    "stages.trial",
-    "params",
-    "spaces",
+    "segline.models",
+    "segline.losses",
+    "segline.metrics",
+    "segline.data.augment",
+    "segline.data.shards",
+    "segline.training.engine",
+    "segline.training.search.grid",
+    "segline.training.search.optuna",
+    "segline.training.determinism",
+    "segline.training.schedules",
+    "segline.training.ddp",
+    "segline.inference.bundle",
+    "segline.training.trial",
+    "segline.config.params",
+    "segline.config.spaces",
 )
 SPLITS = ("train", "val")
 STORE = "SEGLINE_STORE"
@@ -66,7 +67,7 @@ class Trial:
     """A cell of the grid and all that its process needs to know; it trains until an epoch, for now."""
 
     cell: Cell
-    labelled: Path
+    dataset_dir: Path
     edge_network: Path | None
     encoders: dict[str, Path]
     folder: Path
@@ -128,7 +129,7 @@ class Grid:
     """The trials of a run, and those that failed."""
 
     params: Params
-    labelled: Path
+    dataset_dir: Path
     edge_network: Path | None
     encoders: dict[str, Path]
     work: Path
@@ -160,7 +161,7 @@ class Grid:
     def trial(self, cell: Cell, until: int) -> Trial:
         """A cell, to be trained until an epoch."""
         folder = (self.work / cell.name).resolve()
-        read = (self.labelled.resolve(), self.edge_network, self.encoders)
+        read = (self.dataset_dir.resolve(), self.edge_network, self.encoders)
         made = self.trials[cell.name] = Trial(cell, *read, folder, until, self.mirror, self.origins)
         return made
 
@@ -169,13 +170,15 @@ class Grid:
         self.mirror.fetch(self.work, trial, whole=False)
 
 
-def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: Path, plan_only: bool = False) -> None:
+def run(
+    params: Params, *, dataset_dir: Path, edged_dir: Path, tracking_uri: str, out: Path, plan_only: bool = False
+) -> None:
     """Write a bundle for each candidate, ``out/<candidate>/``, with its ``history.csv``; leaderboard and curves.
 
     Args:
         params: the sections ``train`` and ``seed``.
-        labelled: what label wrote.
-        edged: what edges wrote.
+        dataset_dir: what label wrote.
+        edged_dir: what edges wrote.
         tracking_uri: of MLflow.
         out: to write.
         plan_only: only say what would be trained, how long it would take and in how much memory.
@@ -189,16 +192,16 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
     """
     if params.train.search.searcher == "optuna":
         proposals.check_installed()
-    description = read_description(labelled)
+    description = read_description(dataset_dir)
     encoders = _fetch_encoders(params.train, out)
-    network = _find_network(params.train, edged)
-    _rehearse(params.train, description, labelled, encoders, network)
-    origins = Origins.of((labelled, edged), encoders)
+    network = _find_network(params.train, edged_dir)
+    _rehearse(params.train, description, dataset_dir, encoders, network)
+    origins = Origins.of((dataset_dir, edged_dir), encoders)
     if plan_only:
-        _plan(params, labelled, network, encoders, origins)
+        _plan(params, dataset_dir, network, encoders, origins)
         return
-    with bar("checking shards", shard_bytes(labelled, SPLITS)) as advance:
-        verify(labelled, SPLITS, advance)
+    with bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
+        verify(dataset_dir, SPLITS, advance)
     key = fingerprint(params, description, [*encoders.values(), *([network] if network else [])])
     tracker, tags = tracking.Tracker(tracking_uri, params.name), _facts(description)
     parent = tracker.begin(key, f"grid-{key[:8]}", {"train": as_json(params.train)}, tags)
@@ -209,7 +212,7 @@ def run(params: Params, *, labelled: Path, edged: Path, tracking_uri: str, out: 
     ):
         mirror = Mirror(_kept_in(params.train, key))
         mirror.open(work)
-        found = Grid(params, labelled, network, encoders, work, mirror, origins, recorder, key, tags, display)
+        found = Grid(params, dataset_dir, network, encoders, work, mirror, origins, recorder, key, tags, display)
         followed = watching(os.environ.get(FOLLOWED, ""), partial(mirror.tell, work))
         with connected(), mirror.stopping(work), followed:
             _search(found)
@@ -350,7 +353,7 @@ def _train(found: Grid, trials: Sequence[Trial]) -> None:
 
 def _run(found: Grid, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
     settings = found.params.train
-    asha = Asha("val_miou", settings.search.min_epochs, settings.epochs, settings.search.reduction)
+    asha = Asha("val_miou", settings.search.grace_period, settings.epochs, settings.search.reduction_factor)
     watch = Watch(
         on_record=partial(_on_record, found),
         on_end=partial(_on_end, found),
@@ -367,20 +370,20 @@ def _run(found: Grid, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
     )
 
 
-def _plan(params: Params, labelled: Path, *places: Any) -> None:
+def _plan(params: Params, dataset_dir: Path, *places: Any) -> None:
     """Measure a few steps of each kind of trial, and print what the grid would take."""
     cells = grid.cells(params.train, params.seed)
-    cost = partial(_measure, labelled.resolve(), places)
+    cost = partial(_measure, dataset_dir.resolve(), places)
     with connected() as there, bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
         costs = plan.measure(cells, cost, advance)
     plan.show(cells, costs, params.train, there)
 
 
-def _measure(labelled: Path, places: tuple[Any, ...], cell: Cell) -> plan.Cost:
-    from segline.stages.trial import measure_cost
+def _measure(dataset_dir: Path, places: tuple[Any, ...], cell: Cell) -> plan.Cost:
+    from segline.training.trial import measure_cost
 
     network, encoders, origins = places
-    return measure_cost(Trial(cell, labelled, network, encoders, Path(), 1, Mirror(""), origins))
+    return measure_cost(Trial(cell, dataset_dir, network, encoders, Path(), 1, Mirror(""), origins))
 
 
 def _on_record(found: Grid, record: dict[str, Any]) -> None:
@@ -461,26 +464,26 @@ def _fetch_encoders(settings: Train, out: Path) -> dict[str, Path]:
     }
 
 
-def _find_network(settings: Train, edged: Path) -> Path | None:
+def _find_network(settings: Train, edged_dir: Path) -> Path | None:
     """The edge network's weights, if a loss of the grid needs them."""
     if not need_edges(settings.losses):
         return None
-    path = edged.resolve() / NETWORK
+    path = edged_dir.resolve() / NETWORK
     if not path.is_file():
-        raise StageError(f"{edged / NETWORK} is not there, but the loss semeda needs it; run `segline edges`")
+        raise StageError(f"{edged_dir / NETWORK} is not there, but the loss semeda needs it; run `segline edges`")
     return path
 
 
 def _rehearse(*words: Any) -> None:
     """Torch is imported when it is needed: what was refused before needed none."""
-    from segline.stages.trial import rehearse
+    from segline.training.trial import rehearse
 
     rehearse(*words)
 
 
 def _train_trial(trial: Trial) -> Records:
     """Torch is imported in the trial's process alone, which saves this one the seconds."""
-    from segline.stages.trial import train_trial
+    from segline.training.trial import train_trial
 
     yield from train_trial(trial)
 

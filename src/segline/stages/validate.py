@@ -16,18 +16,18 @@ from typing import Any
 
 import pandas as pd
 
-from segline.data import drift
-from segline.data.contact_sheet import HEIGHT, Tile, colour, write_sheet
+from segline.config.params import Params, Validate
 from segline.data.manifest import Manifest, checked, read_manifest, write_manifest
 from segline.data.statistics import measure, read_statistics, reduction, relate, write_statistics
-from segline.data.tree import Tree
+from segline.data.validation import drift
+from segline.data.validation.contact_sheet import HEIGHT, Tile, colour, write_sheet
+from segline.data.validation.expectations import Outcome, Rule, check
+from segline.data.validation.rules import rules
 from segline.errors import DataError, StageError, TrackingError
-from segline.expectations import Outcome, Rule, check
-from segline.outputs import MARK, source_hash, write_json, write_text, writing
-from segline.params import Params, Validate
+from segline.files.atomic import MARK, source_hash, write_json, write_text, writing
+from segline.files.s3 import open_tree
+from segline.files.trees import Tree
 from segline.progress import bar, say
-from segline.rules import rules
-from segline.storage import open_tree
 
 PIECES = "pieces"
 SHOWN_PAIRS = 5
@@ -44,7 +44,7 @@ class Drift:
     Attributes:
         champion: its number; None when there is nothing to compare with.
         note: why nothing was compared; empty when it was.
-        table: the columns of :func:`segline.data.drift.compare`, the largest index first.
+        table: the columns of :func:`segline.data.validation.drift.compare`, the largest index first.
         unchecked: whether nothing was compared although there is a champion, or may be one.
     """
 
@@ -54,7 +54,7 @@ class Drift:
     unchecked: bool = False
 
 
-def run(params: Params, *, ingested: Path, tracking_uri: str, out: Path) -> None:
+def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> None:
     """Write the whole pairs' ``manifest.parquet`` and ``statistics.parquet``, and the report on all.
 
     The report is ``docs/index.html``, ``validation.json``, and ``quarantine.csv`` with the sheet ``quarantine.jpg``.
@@ -63,10 +63,10 @@ def run(params: Params, *, ingested: Path, tracking_uri: str, out: Path) -> None
         DataError: too many pairs are bad, too few are whole, or a rule whose severity is "stop" is broken; the
             report is then in ``<out>.rejected``.
     """
-    settings, manifest = params.validate, read_manifest(ingested)
-    tree = checked(open_tree(manifest.origin.root, ingested), manifest)
+    settings, manifest = params.validate, read_manifest(manifest_dir)
+    tree = checked(open_tree(manifest.origin.root, manifest_dir), manifest)
     rejected = out.with_name(f"{out.name}.rejected")
-    with writing(out, fingerprint=f"{manifest.content_hash} code {source_hash('data')}") as work:
+    with writing(out, fingerprint=f"{manifest.content_hash} code {source_hash('segline.data')}") as work:
         with bar("looking at pairs", len(manifest.rows)) as advance:
             statistics = measure(manifest, tree, pieces=work / PIECES, progress=advance)
         table = _table(manifest, statistics, settings)
@@ -164,7 +164,7 @@ def _champion(name: str, uri: str) -> tuple[int, pd.DataFrame]:
     # MLflow takes seconds to import, which a run without any registry should not cost.
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         raise LookupError
-    from segline import tracking
+    from segline.tracking import runs as tracking
 
     with TemporaryDirectory() as folder:
         found = tracking.champion_statistics(uri, name, Path(folder))

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from segline.classes import IGNORED
+from segline.config.params import Edges
 from segline.data.edges import edge_map
 from segline.data.shards import Split
+from segline.files.atomic import write_file
 from segline.losses.edge_network import EdgeNetwork
 from segline.losses.masking import mean_over_valid, one_hot
-from segline.outputs import write_file
-from segline.params import Edges
-from segline.training.repeatable import make_repeatable
+from segline.training.determinism import make_repeatable
 
 STEPS_BETWEEN_LOOKS = 50
 

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from segline.config.params import Train
 from segline.data.augment import augment, draw, normalise, to_device, to_unit
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
+from segline.files.atomic import write_file
 from segline.losses import WeightedSum
 from segline.metrics.confusion import confusion, mean_iou, pixel_accuracy
-from segline.outputs import write_file
-from segline.params import Train
-from segline.training import workers
+from segline.training import ddp as workers
 from segline.training.schedules import learning_rate
 
 CHECKPOINT = "last.pt"
@@ -80,7 +80,7 @@ class Run:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), weight_decay=settings.weight_decay, eps=settings.epsilon, fused=True
         )
-        self.judged = copy.deepcopy(self.model) if settings.ema else self.model
+        self.judged = copy.deepcopy(self.model) if settings.ema_decay else self.model
         network = workers.share_gradients(self.model, self.device)
         self.network = cast(nn.Module, torch.compile(network)) if settings.compile else network
         self.history: list[Epoch] = []
@@ -90,7 +90,7 @@ class Run:
     @property
     def images_per_step(self) -> int:
         """Images between two steps of the optimiser."""
-        return self.settings.batch_size * self.settings.accumulate
+        return self.settings.batch_size * self.settings.gradient_accumulation_steps
 
     @property
     def steps_per_epoch(self) -> int:
@@ -193,7 +193,7 @@ def is_over(run: Run) -> bool:
     return (
         done * run.steps_per_epoch >= run.steps
         or (settings.max_minutes > 0 and run.spent >= 1)
-        or 0 < settings.patience <= waited
+        or 0 < settings.early_stopping_patience <= waited
     )
 
 
@@ -306,10 +306,10 @@ def _step(run: Run, batches: list[Batch], step: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(_mix(run.seed, step))
     torch.manual_seed(_mix(run.seed, step, 1 + workers.rank()))
     losses = [_pass(run, batch, generator, is_last=batch is batches[-1]) for batch in batches]
-    if run.settings.clip:
-        nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip)
+    if run.settings.max_grad_norm:
+        nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.max_grad_norm)
     run.optimiser.step()
-    if run.settings.ema:
+    if run.settings.ema_decay:
         _average(run, step)
     return losses
 
@@ -332,7 +332,7 @@ def _pass(run: Run, batch: Batch, generator: torch.Generator, *, is_last: bool) 
 @torch.no_grad()
 def _average(run: Run, step: int) -> None:
     """Move the averaged weights and statistics towards the trained ones, in the first steps faster."""
-    decay = min(run.settings.ema, (1 + step) / (10 + step))
+    decay = min(run.settings.ema_decay, (1 + step) / (10 + step))
     for mean, value in zip(run.judged.state_dict().values(), run.model.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, 1 - decay)
@@ -394,7 +394,7 @@ def _save(run: Run, folder: Path, *, is_best: bool = False) -> None:
             write_file(folder / WEIGHTS, lambda path: path.write_bytes(save(weights)))
         content = {
             "model": run.model.state_dict(),
-            "judged": run.judged.state_dict() if run.settings.ema else {},
+            "judged": run.judged.state_dict() if run.settings.ema_decay else {},
             "optimiser": run.optimiser.state_dict(),
             "history": [asdict(record) for record in run.history],
             "place": asdict(run.place) | {"loss": loss},
@@ -419,7 +419,7 @@ def _restore(run: Run, folder: Path) -> None:
         return
     content = torch.load(path, map_location=run.device, weights_only=True)
     run.model.load_state_dict(content["model"])
-    if run.settings.ema:
+    if run.settings.ema_decay:
         run.judged.load_state_dict(content["judged"] or content["model"])
     run.optimiser.load_state_dict(content["optimiser"])
     # An heir goes on with other settings than those that its parent's optimiser was saved with.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segline.training.history import read_history
+from segline.artifacts.history import read_history
 
 BOARD = "leaderboard.csv"
 
@@ -25,7 +25,7 @@ def write_leaderboard(out: Path, rows: Sequence[Row]) -> None:
     """Write ``leaderboard.csv`` and ``.png``, the best validation mIoU first, and ``curves.png`` of all trials."""
     import pandas as pd
 
-    from segline.pictures import draw_curves, draw_leaderboard
+    from segline.reporting.figures import draw_curves, draw_leaderboard
 
     histories = {row.name: pd.DataFrame(read_history(row.folder)) for row in rows}
     lines = [_line(row, histories[row.name]) for row in rows]

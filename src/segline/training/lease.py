@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from segline.errors import SourceError
+from segline.files.s3 import Bucket
 from segline.progress import say
-from segline.storage import Bucket
 
 FOLLOWED = "SEGLINE_FOLLOWED"
 """The variable that names the object, ``s3://bucket/key``."""

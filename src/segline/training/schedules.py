@@ -2,7 +2,7 @@
 
 import math
 
-from segline.params import Train
+from segline.config.params import Train
 
 POLY_POWER = 0.9
 """Of DeepLab (Chen et al. 2018, section 4.1)."""
@@ -17,11 +17,11 @@ def learning_rate(settings: Train, step: int, steps: int, *, spent: float = 0.0)
         steps: of the whole training.
         spent: share of the allowed time that is over; rise and fall follow it where it is ahead of the steps.
     """
-    rising = max(1, round(settings.warmup * steps))
-    if step < rising and spent < settings.warmup:
-        return settings.learning_rate * max((step + 1) / rising, spent / settings.warmup)
+    rising = max(1, round(settings.warmup_fraction * steps))
+    if step < rising and spent < settings.warmup_fraction:
+        return settings.learning_rate * max((step + 1) / rising, spent / settings.warmup_fraction)
     by_steps = (step - rising) / max(1, steps - rising)
-    by_time = (spent - settings.warmup) / max(1e-9, 1 - settings.warmup)
+    by_time = (spent - settings.warmup_fraction) / max(1e-9, 1 - settings.warmup_fraction)
     return settings.learning_rate * _left(settings.schedule, min(1.0, max(0.0, by_steps, by_time)))
 
 

@@ -8,8 +8,8 @@ official ones, but for the skyscraper, which is as grey as the road there.
 
 from segline.classes import IGNORED, LabelClass
 from segline.data.layouts.layout import Layout, Legend, Pair, by_name, match, prefix_of, under, value_table
-from segline.data.tree import Tree
 from segline.errors import DataError
+from segline.files.trees import Tree
 
 CLASSES = (
     LabelClass("wall", (120, 120, 120)),

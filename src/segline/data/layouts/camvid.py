@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from segline.classes import IGNORED, LabelClass
 from segline.data.layouts.layout import Layout, Legend, Pair, read_lines, value_table
-from segline.data.tree import Tree
 from segline.errors import DataError
+from segline.files.trees import Tree
 
 CLASSES = (
     LabelClass("sky", (128, 128, 128)),

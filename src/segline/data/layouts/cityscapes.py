@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
 from segline.data.layouts.layout import Layout, Legend, Pair, by_name, match, prefix_of, under, value_table
-from segline.data.tree import Tree
 from segline.errors import DataError
+from segline.files.trees import Tree
 
 CLASSES = (
     LabelClass("road", (128, 64, 128)),

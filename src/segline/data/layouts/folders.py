@@ -26,11 +26,11 @@ import yaml
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
+from segline.config.fields import suggestion
 from segline.data.decoding import decode_image, decode_label
 from segline.data.layouts.layout import UNKNOWN, Layout, Legend, Pair, by_name, flat, match, under, value_table
-from segline.data.tree import Tree
 from segline.errors import DataError
-from segline.fields import suggestion
+from segline.files.trees import Tree
 
 LEGEND = "classes.yaml"
 LOSSLESS = (".bmp", ".gif", ".pgm", ".png", ".ppm", ".tif", ".tiff")

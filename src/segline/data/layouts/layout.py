@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from segline.classes import LabelClass
 from segline.data.boxes import Box
 from segline.data.decoding import decode_image, decode_label
-from segline.data.tree import Tree
 from segline.errors import DataError
+from segline.files.trees import Tree
 
 UNKNOWN = 254
 """Stands in a legend's table for raw values that it does not know."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from segline.classes import LabelClass
 from segline.data.decoding import decode_image
 from segline.data.layouts.layout import Layout, Legend, Pair, by_name, flat, match, under, value_table
-from segline.data.tree import Tree
 from segline.errors import DataError
+from segline.files.trees import Tree
 
 CLASSES = (
     LabelClass("None", (0, 0, 0)),

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segline.classes import LabelClass
+from segline.config.fields import Range, Unit
 from segline.data.boxes import Box
 from segline.data.layouts.layout import Layout, Legend, Pair, by_name, under, value_table
-from segline.data.tree import Tree
 from segline.errors import DataError
-from segline.fields import Range, Unit
+from segline.files.trees import Tree
 
 CLASSES = (
     LabelClass("background", (0, 0, 0)),

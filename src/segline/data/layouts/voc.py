@@ -24,8 +24,8 @@ from segline.data.layouts.layout import (
     under,
     value_table,
 )
-from segline.data.tree import Tree
 from segline.errors import DataError
+from segline.files.trees import Tree
 
 CLASSES = (
     LabelClass("background", (0, 0, 0)),

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.data.layouts.layout import Layout, Legend, Pair, by_name, match, read_lines, under, value_table
-from segline.data.tree import Tree
 from segline.errors import DataError
+from segline.files.trees import Tree
 
 CLASSES = (
     LabelClass("background", (0, 0, 0)),

@@ -1,0 +1,1 @@
+"""What each stage leaves: names, format, reading, writing, checks, facts and code dependencies."""

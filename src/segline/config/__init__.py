@@ -1,0 +1,1 @@
+"""The parameters: sections of params.yaml, their loader and checks."""

@@ -1,0 +1,45 @@
+"""A path of this machine: a folder, which is read in place, or an archive."""
+
+from pathlib import Path
+
+import yaml
+
+from segline.config.params import Ingest
+from segline.data.sources.archive import open_archive
+from segline.data.sources.opened import Opened
+from segline.errors import SourceError
+from segline.files.trees import Folder
+
+
+def open_path(settings: Ingest, files: Path) -> Opened:
+    """A folder in place, or an archive unpacked into ``files``."""
+    source = settings.source
+    root = Path(source)
+    try:
+        if root.is_dir():
+            return _open_folder(source)
+        if root.is_file():
+            return open_archive(settings, files)
+        what = "is neither a folder nor a file" if root.exists() else "is not there"
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    raise SourceError(
+        f"ingest.source: {source} {what} (looked from {Path.cwd()}); give the folder or the archive with the data"
+    )
+
+
+def _open_folder(source: str) -> Opened:
+    tree = Folder(Path(source))
+    if not tree.files:
+        raise SourceError(f"ingest.source: {source} is empty; put the data there or give another folder")
+    return Opened(tree, root=source, revision=_tracked(Path(source)))
+
+
+def _tracked(root: Path) -> str:
+    """What DVC's file beside a folder says of it: ``dvc:<md5>``; empty when DVC does not track the folder itself."""
+    path = root.resolve()
+    try:
+        document = yaml.safe_load(path.with_name(f"{path.name}.dvc").read_text())
+        return f"dvc:{document['outs'][0]['md5']}"
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return ""

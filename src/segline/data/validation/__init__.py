@@ -1,0 +1,1 @@
+"""The checks of raw data: rules, expectations, drift."""

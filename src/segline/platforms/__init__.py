@@ -1,0 +1,1 @@
+"""Where a stage runs beside this machine: Kubeflow, Kubernetes, Ray clusters."""

@@ -1,0 +1,155 @@
+"""What a run came to: the summary on the terminal and the report as one HTML file."""
+
+import base64
+import html
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from segline.errors import StageError
+
+Record = dict[str, Any]
+SUSPECTS_SHOWN = 4
+HEADINGS = ("candidate", "val mIoU", "val mean Dice", "val pixel accuracy")
+
+PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Segline: $model</title><style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse } th, td { padding: .25rem .8rem; border-bottom: 1px solid #d8dee4 }
+td { text-align: right; font-variant-numeric: tabular-nums } td:first-child, th:first-child { text-align: left }
+img { max-width: 100%; display: block; margin: .6rem 0 } .note { color: #59636e }
+</style></head><body>
+<h1>$model, version $version</h1>
+<p><strong>$sentence.</strong></p>
+<p class="note">Data $dataset. $test_note</p>
+<h2>Candidates on validation</h2>$leaderboard
+<h2>Ensemble on test: $members</h2>$test
+<h2>Curves</h2>$curves
+<h2>Pictures</h2>$pictures
+<h2>Probably unlabelled</h2>$unlabelled
+</body></html>
+""")
+
+
+def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Path) -> None:
+    """Print the candidates, the ensemble, the champion, and where to see more."""
+    board = _leaderboard(evaluation_dir)
+    metrics, decision = _read(ensemble_dir / "metrics.json"), _read(promotion_dir / "decision.json")
+    table = Table(title=f"{decision['model']}: candidates on validation")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in board.itertuples(index=False):
+        table.add_row(row[0], *(f"{value:.3f}" for value in row[1:]))
+    # A pipe has no width; 80 columns would cut long names.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)
+    test = metrics["test"]
+    print(f"ensemble {' + '.join(metrics['members'])}: test mIoU {test['miou']:.3f}. {_test_note(metrics)}")
+    print(f"{sentence(decision)}\n")
+    uri = decision["tracking_uri"]
+    print(f"runs and registry:  {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
+    print(f"report:             {promotion_dir / 'report.html'}")
+
+
+def write_report(path: Path, *, evaluation_dir: Path, ensemble_dir: Path, decision: Record) -> None:
+    """Write the report: one HTML file that needs nothing beside it."""
+    metrics = _read(ensemble_dir / "metrics.json")
+    pictures = sorted((evaluation_dir / "pictures").glob("*.png"))
+    page = PAGE.substitute(
+        model=html.escape(decision["model"]),
+        version=decision["version"],
+        sentence=html.escape(sentence(decision)),
+        dataset=decision["dataset"][:12],
+        test_note=_test_note(metrics),
+        leaderboard=_table(HEADINGS, _leaderboard(evaluation_dir).itertuples(index=False)),
+        members=html.escape(" + ".join(metrics["members"])),
+        test=_table(("class", "IoU", "Dice"), _by_class(metrics["test"])),
+        curves=_image(evaluation_dir / "curves.png"),
+        pictures="".join(map(_image, pictures)),
+        unlabelled=_unlabelled(evaluation_dir),
+    )
+    path.write_text(page)
+
+
+def sentence(decision: Record) -> str:
+    """The decision in words."""
+    name = f"{decision['model']} version {decision['version']}"
+    if decision["promoted"]:
+        return f"{name} is champion: {decision['reason']}"
+    rival = f", version {decision['against']} champion" if decision["against"] else ""
+    return f"{name} stays challenger{rival}: {decision['reason']}"
+
+
+def _test_note(metrics: Record) -> str:
+    images = f"{metrics['test_images']} test images"
+    if metrics["test_is_val"]:
+        return (
+            f"The {images} are the validation split, for the layout has no test split: read these scores as optimistic."
+        )
+    return f"The {images} were used for nothing else."
+
+
+def _unlabelled(evaluation_dir: Path) -> str:
+    """How many objects the labels probably lack, what to do about them, and pictures of the surest."""
+    path = evaluation_dir / "unlabelled.csv"
+    try:
+        count = len(pd.read_csv(path, usecols=["key"]))
+    except (OSError, ValueError):
+        raise StageError(f"{path} is missing or broken; run `segline evaluate` again") from None
+    if not count:
+        return "<p>The best candidate on validation sees no object that the labels do not have.</p>"
+    pictures = sorted((evaluation_dir / "unlabelled").glob("*.png"))[:SUSPECTS_SHOWN]
+    what = "1 object" if count == 1 else f"{count} objects"
+    return (
+        f"<p>The best candidate on validation sees {what} that the labels do not have, listed in "
+        f"<code>{html.escape(str(path))}</code>; those it is surest of:</p>{''.join(map(_image, pictures))}"
+        "<p>Some are right and some are mistakes of the model. Copy the rows that are right to "
+        "<code>exclusions.csv</code>, and <code>dvc repro</code> trains without these places.</p>"
+    )
+
+
+def _by_class(scores: Record) -> Iterable[tuple[Any, ...]]:
+    yield "mean", scores["miou"], scores["mean_dice"]
+    for name, value in scores["iou"].items():
+        yield name, value, scores["dice"][name]
+
+
+def _table(headings: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> str:
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "absent"
+    return f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
+
+
+def _image(path: Path) -> str:
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{content}">'
+
+
+def _leaderboard(evaluation_dir: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(evaluation_dir / "leaderboard.csv", dtype={"candidate": str})
+    except (OSError, ValueError):
+        raise StageError(
+            f"{evaluation_dir / 'leaderboard.csv'} is missing or broken; run `segline evaluate` again"
+        ) from None
+
+
+def _read(path: Path) -> Record:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        raise StageError(f"{path} is missing or broken; run the stage that writes it again") from None

@@ -1,0 +1,234 @@
+"""Ray Tune over a list of trials: as many at once as the machine or cluster has room for."""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from segline.errors import SeglineError, StoppedError, TrainingError
+from segline.parallel import GROWS
+from segline.training.ray_train import Record, Records, train_together
+
+# How a trial's error ends, as Ray tells it.
+ERROR_PREFIX = re.compile(rf"\b{re.escape(SeglineError.__module__)}\.\w+: ")
+
+PATIENCE_S = 8.0
+"""For trials that were told to save themselves: a spot node is gone ten seconds or more after it says so."""
+
+HEAD = "node:__internal_head__"
+"""What Ray calls the node that its cluster does not outlive."""
+
+LOST = "its process was killed, perhaps for want of memory; lower train.batch_size, or run fewer trials at once"
+
+MOST_WAITING = 8
+"""Trials of several workers at once in a cluster that grows: the process of each, which waits, is on the head."""
+
+Trial = Any
+
+
+@dataclass(frozen=True)
+class Asha:
+    """Asynchronous successive halving (Li et al. 2020): at each rung one trial in ``reduction`` goes on at once."""
+
+    metric: str
+    first: int
+    last: int
+    reduction_factor: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the driver does as the trials go on.
+
+    Attributes:
+        on_record: called with each record of a trial as it comes.
+        on_end: called with a trial that has run to its end or was stopped by the scheduler.
+        is_stopping: whether the trials were told to save themselves and end; no other is begun then.
+    """
+
+    on_record: Callable[[Record], None]
+    on_end: Callable[[Trial], None] = lambda trial: None
+    is_stopping: Callable[[], bool] = lambda: False
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    run: Callable[[Trial], Records],
+    *,
+    workers: int = 1,
+    cpus: int,
+    gpus: float,
+    watch: Watch,
+    asha: Asha | None = None,
+) -> list[tuple[Trial, str]]:
+    """Run every trial, each in a process of its own, on the Ray that this process is connected to.
+
+    A trial of several workers takes nothing itself: its workers are placed together, when all have room.
+
+    Args:
+        trials: what ``run`` is called with.
+        run: a generator that yields a record after each epoch; it has to be importable where the trials run.
+        workers: of a trial.
+        cpus: cores of a worker.
+        gpus: GPUs of a worker, which may be a share of one.
+        watch: what is called in this process.
+        asha: stops the worse trials at its rungs; without it all run to their end.
+
+    Returns:
+        The trials that failed, each with its reason in one line; the others have been run to their end.
+
+    Raises:
+        TrainingError: a trial wants more than there is, in a cluster that does not grow.
+        StoppedError: the trials were told to stop, and have, or did not in time.
+    """
+    import ray
+    from ray import tune
+
+    room = _room(ray.nodes(), cpus, gpus)
+    grows = bool(os.environ.get(GROWS))
+    if not grows:
+        _refuse_too_large(ray.cluster_resources(), room, workers, cpus, gpus)
+    alone = workers == 1
+    start = run if alone else partial(train_together, run, workers=workers, cpus=cpus, gpus=gpus)
+    with tempfile.TemporaryDirectory(prefix="segline-tune-") as storage:
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(start), {"cpu": cpus, "gpu": gpus} if alone else {"cpu": 0, HEAD: 0.001}),
+            param_space={"trial": tune.grid_search(list(trials))},
+            tune_config=tune.TuneConfig(
+                # A process that is kept for the next trial keeps its workers.
+                reuse_actors=alone,
+                scheduler=_scheduler(asha),
+                max_concurrent_trials=None if alone else MOST_WAITING if grows else room // workers,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=storage,
+                verbose=0,
+                callbacks=[_watching(watch)],
+                # The trials save themselves.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        results = tuner.fit()
+    return _failures(results, trials)
+
+
+def _scheduler(asha: Asha | None) -> Any:
+    from ray.tune.schedulers import ASHAScheduler
+
+    return asha and ASHAScheduler(
+        time_attr="epoch",
+        metric=asha.metric,
+        mode="max",
+        grace_period=asha.first,
+        max_t=asha.last,
+        reduction_factor=asha.reduction_factor,
+    )
+
+
+def _failures(results: Any, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
+    """The trials that users can mend; anything else is our own fault and keeps its traceback."""
+    from ray.exceptions import RayActorError
+
+    failed = []
+    for trial, result in zip(trials, results, strict=True):
+        error = result.error
+        if error is None:
+            continue
+        if isinstance(error, RayActorError):
+            failed.append((trial, LOST))
+            continue
+        if not isinstance(error, SeglineError):
+            raise error
+        reason = ERROR_PREFIX.sub("", str(error).strip().splitlines()[-1])
+        if isinstance(error, StoppedError):
+            raise StoppedError(reason)
+        failed.append((trial, reason))
+    return failed
+
+
+def _room(nodes: Sequence[dict[str, Any]], cpus: int, gpus: float) -> int:
+    """How many workers the nodes have room for: each has to fit on one node."""
+    found = 0
+    for node in nodes:
+        there = node["Resources"] if node["Alive"] else {}
+        fitting = [there.get("CPU", 0) // cpus]
+        if gpus:
+            # A share is of one GPU; 1 // 0.1 is 9.
+            has = there.get("GPU", 0)
+            fitting.append(has // gpus if gpus >= 1 else has * int(1 / gpus + 1e-9))
+        found += int(min(fitting))
+    return found
+
+
+def _refuse_too_large(there: dict[str, float], room: int, workers: int, cpus: int, gpus: float) -> None:
+    """A trial that has no room would wait for ever."""
+    for what, share in (("CPU", cpus), ("GPU", gpus)):
+        wanted, has = workers * share, there.get(what, 0)
+        if has < wanted:
+            raise TrainingError(
+                f"train.{what.lower()}s_per_worker: a trial wants {wanted:g}, but Ray has {has:g}; lower it"
+            )
+    if room < workers:
+        raise TrainingError(
+            f"train.workers_per_trial: a trial wants {workers} of {cpus} CPUs and {gpus:g} GPUs, each on one node, "
+            f"but Ray has room for {room}; lower it, or train.cpus_per_worker"
+        )
+
+
+def _trainable(start: Callable[[Trial], Records]) -> Any:
+    from ray import tune
+    from ray.tune.result import RESULT_DUPLICATE
+
+    class Training(tune.Trainable):
+        """A record a step. Tune waits until a class has cleaned up, which it does not for a function."""
+
+        def setup(self, config: dict[str, Trial]) -> None:
+            self.records = start(config["trial"])
+
+        def step(self) -> Record:
+            return next(self.records, {RESULT_DUPLICATE: True})
+
+        def reset_config(self, config: dict[str, Trial]) -> bool:
+            self.cleanup()
+            self.setup(config)
+            return True
+
+        def cleanup(self) -> None:
+            self.records.close()
+
+    return Training
+
+
+def _watching(watch: Watch) -> Any:
+    from ray import tune
+
+    class Watching(tune.Callback):
+        """Hands everything on; Tune pickles its callbacks with their class, and what a display holds cannot be."""
+
+        def __init__(self, watch: Watch) -> None:
+            self.watch = watch
+            self.since = 0.0
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Record, **info: Any) -> None:
+            self.watch.on_record(result)
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            # An interrupt ends trials that are not done, too.
+            if trial.last_result.get("done"):
+                self.watch.on_end(trial.config["trial"])
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if not self.watch.is_stopping():
+                return
+            self.since = self.since or time.monotonic()
+            if not any(trial.status == "RUNNING" for trial in trials) or time.monotonic() - self.since > PATIENCE_S:
+                raise StoppedError("stopped and saved; the same command continues")
+
+    return Watching(watch)

@@ -1,0 +1,1 @@
+"""The search: grid, spaces, schedulers, proposals."""

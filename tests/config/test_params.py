@@ -1,0 +1,382 @@
+"""The strict loader: the repository's own file, JSON text, and every kind of fault."""
+
+import json
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segline.cli import main
+from segline.config.params import Choice, Params, load
+from segline.errors import ParamsError
+
+FILE = Path(__file__).parents[2] / "params.yaml"
+DOCUMENT = yaml.safe_load(FILE.read_text())
+
+
+def faults_of(origin):
+    with pytest.raises(ParamsError) as caught:
+        load(origin)
+    assert caught.value.exit_code == 2
+    return caught.value.faults
+
+
+def faults_in(document):
+    return faults_of(json.dumps(document))
+
+
+def leaves(tree, prefix=""):
+    """Dotted key and value of every leaf of nested mappings; a map whose keys are the user's is one leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and key not in ("class_maps", "spaces"):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def with_leaf(key, value):
+    """A document that holds nothing but this leaf."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def test_the_file_of_the_repository_is_the_defaults():
+    assert load(FILE) == Params()
+
+
+def test_the_file_of_the_repository_names_every_parameter():
+    def declared(section, prefix=""):
+        for entry in fields(section):
+            value = getattr(section, entry.name)
+            if is_dataclass(value) and not isinstance(value, Choice):
+                yield from declared(value, f"{prefix}{entry.name}.")
+            else:
+                yield f"{prefix}{entry.name}"
+
+    assert [key for key, _ in leaves(DOCUMENT)] == list(declared(Params()))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_text_is_read_like_the_file(indent):
+    assert load(json.dumps(DOCUMENT, indent=indent)) == load(FILE)
+
+
+def test_what_is_left_out_has_its_default(tmp_path):
+    assert load("{}") == load('\n {"train": {}}') == Params()
+    (tmp_path / "params.yaml").write_text("# nothing\n")
+    assert load(tmp_path / "params.yaml") == Params()
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1E-3", "0.1e-2", "1.e-3", "1.0e-03", "0.001"])
+def test_a_number_with_an_exponent_is_a_number(tmp_path, written):
+    (tmp_path / "params.yaml").write_text(f"train:\n  learning_rate: {written}\n")
+    assert load(tmp_path / "params.yaml").train.learning_rate == 0.001
+    assert load(f'{{"train": {{"learning_rate": {written}}}}}').train.learning_rate == 0.001
+
+
+def test_a_whole_number_is_a_float_where_one_is_declared():
+    rate = load('{"train": {"learning_rate": 1}}').train.learning_rate
+    assert isinstance(rate, float)
+    assert rate == 1.0
+
+
+def test_models_and_losses_are_names_options_and_sums():
+    train = load(
+        json.dumps(
+            {
+                "train": {
+                    "models": ["unet", {"unet": {"width": 8, "depth": 2}}, {"unet_resnet34": None}],
+                    "losses": [{"dice": {"weight": 2, "squared": True}, "cross_entropy": {}}],
+                }
+            }
+        )
+    ).train
+    assert train.models == (
+        Choice(name="unet"),
+        Choice(name="unet", options={"width": 8, "depth": 2}),
+        Choice(name="unet_resnet34"),
+    )
+    assert train.losses == ((Choice(name="dice", options={"squared": True}, weight=2.0), Choice(name="cross_entropy")),)
+
+
+@pytest.mark.parametrize(
+    ("document", "found"),
+    [
+        ({"sed": 1}, "sed: unknown key; did you mean 'seed'?"),
+        ({"train": {"epoch": 1}}, "train.epoch: unknown key; did you mean 'epochs'?"),
+        ({"ingest": {"synthetic": {"drive": 9}}}, "ingest.synthetic.drive: unknown key; did you mean 'drives'?"),
+        (
+            {"label": {"split": {"zzz": 1}}},
+            "label.split.zzz: unknown key; known are fold, folds, method, test, train, val",
+        ),
+        ({"label": {"crop": True}}, "label.crop: got True, expected a whole number 16 to 4096"),
+        ({"label": {"crop": 160.0}}, "label.crop: got 160.0, expected a whole number 16 to 4096"),
+        ({"label": {"crop": 15}}, "label.crop: got 15, expected a whole number 16 to 4096"),
+        ({"label": {"crop": None}}, "label.crop: got None, expected a whole number 16 to 4096"),
+        ({"train": {"learning_rate": "fast"}}, "train.learning_rate: got 'fast', expected a number 1e-08 to 10"),
+        ({"train": {"precision": "fp16"}}, "train.precision: got 'fp16', expected one of auto, bf16, fp32"),
+        (
+            {"label": {"class_maps": {"wad": {"a": "car"}}}},
+            re.compile(r"label\.class_maps: got .*, expected a mapping"),
+        ),
+        ({"ingest": {"layout": "wat"}}, "ingest.layout: unknown layout 'wat'; did you mean 'wad'?"),
+        ({"ingest": {"layout": 3}}, "ingest.layout: got 3, expected a name, or a name with its options"),
+        ({"name": "a/b"}, re.compile("name: got 'a/b', expected letters")),
+        ({"train": {"models": []}}, re.compile(r"train\.models: got \[\], expected a list .*\[unet\]")),
+        ({"train": {"models": "unet"}}, re.compile(r"train\.models: got 'unet', expected a list")),
+        ({"train": {"models": None}}, re.compile(r"train\.models: got None, expected a list")),
+        ({"train": {"losses": []}}, re.compile(r"train\.losses: got \[\], expected a list .*\[dice\]")),
+        ({"train": {"models": ["unt"]}}, "train.models[0]: unknown model 'unt'; did you mean 'unet'?"),
+        (
+            {"train": {"models": ["unet", "zzz"]}},
+            re.compile(r"train\.models\[1\]: unknown model 'zzz'; known are .*unet, "),
+        ),
+        ({"train": {"losses": ["dise"]}}, "train.losses[0]: unknown loss 'dise'; did you mean 'dice'?"),
+        ({"train": {"losses": [{"dice": {}, "dise": {}}]}}, re.compile(r"train\.losses\[0\]: unknown loss 'dise'")),
+        (
+            {"train": {"models": [{"unet": {"widht": 3}}]}},
+            "train.models[0].unet.widht: unknown option; did you mean 'width'?",
+        ),
+        (
+            {"train": {"models": [{"unet": {"width": 0}}]}},
+            "train.models[0].unet.width: got 0, expected a whole number 1 to 512",
+        ),
+        ({"train": {"models": [{"unet": {"weight": 1}}]}}, re.compile(r"train\.models\[0\]\.unet\.weight: unknown")),
+        ({"train": {"models": [{"unet": 3}]}}, "train.models[0].unet: got 3, expected a mapping of options"),
+        ({"train": {"models": [{"unet": 0}]}}, "train.models[0].unet: got 0, expected a mapping of options"),
+        ({"train": {"models": [{"unet": False}]}}, "train.models[0].unet: got False, expected a mapping of options"),
+        ({"train": {"models": [{"unet": []}]}}, "train.models[0].unet: got [], expected a mapping of options"),
+        ({"train": {"models": [5]}}, re.compile(r"train\.models\[0\]: got 5, expected a name")),
+        ({"train": {"losses": [{}]}}, re.compile(r"train\.losses\[0\]: got \{\}, expected a name")),
+        ({"train": {"models": [{"unet": {}, "unet_resnet34": {}}]}}, re.compile(r"train\.models\[0\]: got 2 models")),
+        ({"train": {"losses": [{"dice": {"weight": -1}}]}}, re.compile(r"train\.losses\[0\]\.dice\.weight: got -1")),
+        ({"train": {"losses": [{"dice": {"weight": True}}]}}, re.compile(r"train\.losses\[0\]\.dice\.weight: got T")),
+        ({"train": None}, "train: got None, expected a mapping of keys to values"),
+        ({"label": {"split": [0.8, 0.1, 0.1]}}, re.compile(r"label\.split: got \[.*\], expected a mapping")),
+        ({"label": {"split": {"train": 0.7}}}, "label.split: got shares that add up to 0.9, expected 1"),
+        ({"train": {"models": ["unet", "unet"]}}, re.compile("train: the same model with the same loss .* twice")),
+        ({"train": {"losses": ["dice", "bounding_box", "dice"]}}, re.compile("train: the same model with the same")),
+        (
+            {"train": {"losses": [{"dice": {}, "distance_map": {}}]}},
+            "label.distances: lacks 'border', which train.losses[0].distance_map needs; add it",
+        ),
+        (
+            {"label": {"distances": ["borders"]}},
+            "label.distances: got ['borders'], expected a list of border, signed, touching",
+        ),
+        (
+            {"train": {"models": ["unet", {"unet_resnet50": {"skips": "concat"}}]}},
+            "train.models[1].unet_resnet50.pretrained: got false, which freezes three stages at random weights; "
+            "expected weights, or modified: true",
+        ),
+        (
+            {"train": {"models": [{"unet_resnet34": {"pretrained": 1}}]}},
+            "train.models[0].unet_resnet34.pretrained: got 1, expected true or false or text",
+        ),
+        (
+            {"train": {"models": [{"deeplab_v3": {"output_stride": 32}}]}},
+            "train.models[0].deeplab_v3.output_stride: got 32, expected one of 8, 16",
+        ),
+        (
+            {"train": {"losses": [{"cross_entropy": {"class_weights": {"person": "much"}}}]}},
+            re.compile(
+                r"train\.losses\[0\]\.cross_entropy\.class_weights: got .*, expected a mapping of names to numbers"
+            ),
+        ),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_a_fault_is_reported_once_with_its_key_and_what_was_expected(document, found):
+    [line] = faults_in(document)
+    assert found.match(line) if isinstance(found, re.Pattern) else line == found
+
+
+def test_a_wrong_share_is_not_also_reported_as_a_wrong_sum():
+    [line] = faults_in({"label": {"split": {"train": 2, "val": 0.5, "test": 0.5}}})
+    assert line.startswith("label.split.train: got 2")
+
+
+def test_an_unknown_key_hides_no_other_fault():
+    found = faults_in({"model": 1, "train": {"models": ["unet", "unet"]}})
+    assert [line.partition(":")[0] for line in found] == ["model", "train"]
+
+
+@pytest.mark.parametrize("options", [{"pretrained": True}, {"pretrained": "weights.pth"}, {"modified": True}])
+def test_frozen_stages_are_right_with_weights_to_freeze(options):
+    assert load(json.dumps({"train": {"models": [{"unet_resnet50": options}]}})).train.models[0].options == options
+
+
+def test_a_listed_distance_map_is_enough_for_its_loss():
+    document = {"label": {"distances": ["signed"]}, "train": {"losses": [{"dice": {}, "boundary": {"weight": 0.01}}]}}
+    assert load(json.dumps(document)).label.distances == ["signed"]
+
+
+@pytest.mark.parametrize("weight", [".inf", ".nan"])
+def test_a_weight_is_finite(tmp_path, weight):
+    (tmp_path / "params.yaml").write_text(f"train:\n  losses:\n    - dice: {{weight: {weight}}}\n")
+    [line] = faults_of(tmp_path / "params.yaml")
+    assert line.startswith("train.losses[0].dice.weight: got")
+
+
+def test_losses_that_differ_only_in_weight_are_different_cells():
+    losses = [{"dice": {"weight": share}, "cross_entropy": {"weight": 1 - share}} for share in (0.25, 0.75)]
+    assert len(load(json.dumps({"train": {"losses": losses}})).train.losses) == 2
+
+
+def test_all_faults_are_reported_at_once(capsys, tmp_path):
+    document = {
+        "sed": 1,
+        "name": 5,
+        "ingest": {"layout": "wat", "synthetic": {"drives": 2}},
+        "label": {"split": {"train": 0.5}},
+        "train": {"models": ["unt"], "losses": [{"dice": {"smooth": -1}}], "epochs": "ten"},
+        "promote": [],
+    }
+    keys = [
+        "sed",
+        "name",
+        "ingest.layout",
+        "ingest.synthetic.drives",
+        "label.split",
+        "train.models[0]",
+        "train.losses[0].dice.smooth",
+        "train.epochs",
+        "promote",
+    ]
+    assert main(["ingest", "--params", json.dumps(document), "--out", str(tmp_path / "out")]) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == f"segline ingest: the parameters' JSON text: {len(keys)} faults, nothing was run"
+    assert sorted(line.partition(":")[0].strip() for line in lines) == sorted(keys)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("seed: 1\nname: x\nseed: 2\n", "key 'seed' is given twice"),
+        ("train:\n  epochs: 1\n  epochs: 1\n", "key 'epochs' is given twice"),
+        ("train:\n  models:\n    - unet: {width: 1, width: 2}\n", "key 'width' is given twice"),
+        ("train: [1\n", "not valid YAML"),
+        ("a: b: c\n", "not valid YAML"),
+        ("? [1]\n: 2\n", "not valid YAML"),
+        ("seed: 1\x07\n", "not valid YAML"),
+        ("- seed\n- name\n", "expected a mapping"),
+        ("seed\n", "expected a mapping"),
+    ],
+)
+def test_a_text_that_is_no_mapping_is_one_fault_in_one_line(tmp_path, text, found):
+    (tmp_path / "params.yaml").write_text(text)
+    [line] = faults_of(tmp_path / "params.yaml")
+    assert found in line
+    assert "\n" not in line
+
+
+def test_a_file_that_cannot_be_read_is_one_fault(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path, reason in [
+        (tmp_path / "missing.yaml", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "binary", "UTF-8"),
+    ]:
+        [line] = faults_of(path)
+        assert reason in line
+        assert "\n" not in line
+
+
+LEAVES = {key: value for key, value in leaves(DOCUMENT) if key != "ingest.layout"}
+WRONG = [None, True, 3, 1.5, "a word", [1], {"a": 1}]
+
+
+@pytest.mark.parametrize("key", list(LEAVES))
+def test_a_leaf_of_a_wrong_type_is_named_by_its_dotted_key(key):
+    default = LEAVES[key]
+    for wrong in WRONG:
+        if type(wrong) is type(default) or (isinstance(default, float) and type(wrong) is int):
+            continue
+        [line] = faults_in(with_leaf(key, wrong))
+        assert line.startswith(f"{key}: got {wrong!r}, expected ")
+
+
+def test_the_spaces_of_a_search_are_checked_by_what_they_draw():
+    spaces = {
+        "learning_rat": [1e-3],
+        "batch_size": [8, 0],
+        "unet.width": {"low": 4, "high": 5000},
+        "bounding_box.beta": [0.1],
+        "dice.squared": [True, 1],
+    }
+    found = faults_in({"train": {"search": {"spaces": spaces}}})
+    where = "train.search.spaces"
+    assert f"{where}.learning_rat: unknown hyperparameter; did you mean 'learning_rate'?" in found
+    assert f"{where}.bounding_box.beta: unknown hyperparameter; did you mean 'bounding_box.beta_bg'?" in found
+    assert f"{where}.batch_size[1]: got 0, expected a whole number 1 to 4096" in found
+    assert f"{where}.unet.width.high: got 5000, expected a whole number 1 to 512" in found
+    assert f"{where}.dice.squared[1]: got 1, expected true or false" in found
+    assert len(found) == 5
+
+
+def test_optuna_that_would_not_be_asked_is_told():
+    search = {"searcher": "optuna", "samples": 4, "spaces": {"clip": [0.0, 1.0]}}
+    assert faults_in({"train": {"search": search}}) == [
+        "train.search.num_samples: got 4, expected more than the 4 of train.search.trials_per_round, after which Optuna proposes"
+    ]
+
+
+def test_what_population_based_training_cannot_do_is_told():
+    search = {"scheduler": "pbt", "samples": 3, "searcher": "optuna", "finalists": 1, "spaces": {"unet.width": [4, 8]}}
+    found = faults_in({"train": {"models": ["unet"], "search": search, "patience": 2, "max_steps": 9}})
+    assert found == [
+        "train.search.spaces.unet.width: pbt cannot change an architecture in mid-training; remove it, or use another "
+        "scheduler",
+        "train.search.num_samples: got 3 draws of 1 spaces, expected a population of at least 4 with something to draw for "
+        "pbt",
+        "train.search.searcher: got 'optuna', expected random, as pbt looks at results itself",
+        "train.search.finalists: got 1, expected 0, as what pbt trains has no settings to repeat",
+        "train.max_steps: got 9, expected 0, as a population of pbt trains to the same epoch",
+        "train.early_stopping_patience: got 2, expected 0, as a population of pbt trains to the same epoch",
+    ]
+
+
+def test_numbers_in_exponents_are_numbers(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("train: {search: {spaces: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}}")
+    assert load(path).train.search.spaces["learning_rate"].at(0.5) == pytest.approx(1e-3)
+
+
+def test_an_override_stands_in_place_of_the_file():
+    given = [
+        "train.epochs=40",
+        "ingest.source=s3://bucket/prefix",
+        "train.learning_rate=1e-3",
+        "validate.severity.blur=stop",
+    ]
+    params = load("{}", given)
+    assert params.train.epochs == 40
+    assert params.ingest.source == "s3://bucket/prefix"
+    assert load('{"ingest": {"source": "folder"}}', ["ingest.source=synthetic:"]).ingest.source == "synthetic:"
+    assert load("{}", ["ingest.layout={wad: {}}"]).ingest.layout.name == "wad"
+    assert load("{}", ["ingest.dvc.revision=0123456"]).ingest.dvc.revision == "0123456"
+    assert load('{"train": null}', ["train.epochs=40"]).train.epochs == 40
+    assert params.train.learning_rate == 1e-3
+    assert params.validate.severity.blur == "stop"
+    assert load("{}", ["train.losses=[dice]", "train.epochs="]) == load('{"train": {"losses": ["dice"]}}')
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epochs", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("train.epohs=3", "unknown key; did you mean 'epochs'?"),
+        ("train.epochs=many", "train.epochs"),
+        ("seed.x=3", "there is no section of this name"),
+        ("train.epochs=[1", "not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_refused(override, said):
+    with pytest.raises(ParamsError) as caught:
+        load(FILE, [override])
+    assert any(said in fault for fault in caught.value.faults)

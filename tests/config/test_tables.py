@@ -1,0 +1,51 @@
+"""What is read from the source without importing it equals what the imported objects say."""
+
+import inspect
+from importlib import import_module
+
+import pytest
+
+from segline.config import tables
+from segline.config.fields import fault
+from segline.data.layouts import LAYOUTS
+from segline.losses import LOSSES
+
+PARTS = pytest.mark.parametrize(
+    ("package", "table"), [("models", "MODELS"), ("losses", "LOSSES"), ("data.layouts", "LAYOUTS")]
+)
+
+
+def keyword_only(entry):
+    found = inspect.signature(entry, eval_str=True).parameters
+    return {name: known for name, known in found.items() if known.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+@PARTS
+def test_names_options_and_annotations_are_those_of_the_imported_objects(package, table):
+    imported = getattr(import_module(f"segline.{package}"), table)
+    expected = {
+        name: {option: known.annotation for option, known in keyword_only(entry).items()}
+        for name, entry in imported.items()
+    }
+    assert tables.options(package) == expected
+    assert list(tables.options(package)) == sorted(imported), "the table is sorted by name"
+
+
+@PARTS
+def test_every_option_has_a_default_that_fits_and_says_what_it_means(package, table):
+    for entry in getattr(import_module(f"segline.{package}"), table).values():
+        for known in keyword_only(entry).values():
+            assert fault(known.default, known.annotation) is None, (entry, known)
+            assert any(isinstance(note, str) for note in known.annotation.__metadata__), (entry, known)
+
+
+def test_the_distance_maps_of_a_loss_are_those_of_its_class():
+    for name, loss in LOSSES.items():
+        assert tables.distances(name) == getattr(loss, "distances", ()), name
+    assert {name for name in LOSSES if tables.distances(name)} == {"boundary", "distance_map", "touching_border"}
+
+
+def test_the_classes_of_a_layout_are_those_of_its_legend():
+    for name, layout in LAYOUTS.items():
+        known = tables.class_names(name)
+        assert known == (() if layout().legend_file else layout().legend("").names), name

@@ -1,0 +1,85 @@
+"""Pictures: the overlay pixel by pixel; the drawn files are images, the same at every run."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from segline.classes import IGNORED, LabelClass
+from segline.data.boxes import Box
+from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect, outline, overlay
+
+CLASSES = (
+    LabelClass("background", (0, 0, 0)),
+    LabelClass("car", (0, 114, 178)),
+    LabelClass("person", (255, 255, 255)),
+)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+
+
+@pytest.fixture
+def ids():
+    return np.random.default_rng(1).choice([0, 1, 2, IGNORED], (9, 7)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_the_overlay_mixes_three_fifths_of_the_class_colour(image, ids, kind):
+    shown = overlay(image, ids.astype(kind), CLASSES)
+    assert shown.shape == image.shape
+    assert shown.dtype == np.uint8
+    for place in np.ndindex(ids.shape):
+        if ids[place] in (0, IGNORED):
+            assert shown[place].tolist() == image[place].tolist()
+        else:
+            colour = CLASSES[ids[place]].colour
+            mixed = [(2 * int(below) + 3 * above) / 5 for below, above in zip(image[place], colour, strict=True)]
+            assert np.abs(shown[place] - mixed).max() < 1
+
+
+def test_the_overlay_leaves_its_image_alone(image, ids):
+    before = image.copy()
+    overlay(image, ids, CLASSES)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_the_outline_is_where_a_shown_class_has_another_beside_it(image, ids):
+    blocks = ids[:3, :2].repeat(3, 0).repeat(4, 1)[:, :7]
+    for mine in (ids, blocks):
+        shown = outline(image, mine, CLASSES)
+        for y, x in np.ndindex(mine.shape):
+            beside = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+            others = {mine[place] for place in beside if 0 <= place[0] < 9 and 0 <= place[1] < 7} - {mine[y, x]}
+            drawn = others and mine[y, x] in (1, 2)
+            assert shown[y, x].tolist() == list(CLASSES[mine[y, x]].colour if drawn else image[y, x])
+
+
+def draw_pair(path, image, ids):
+    draw_comparison(image, {"label": ids, "unet-dice": np.zeros_like(ids)}, CLASSES, path)
+
+
+def draw_ignored(path, image, ids):
+    draw_comparison(image, {"label": np.full_like(ids, IGNORED)}, CLASSES, path)
+
+
+def draw_box(path, image, ids):
+    maps = {"label": np.zeros_like(ids), "prediction": ids}
+    draw_suspect(image, maps, CLASSES, Box(1, 2, 4, 3), "car, 0.9: a $key$ of 1 $", path)
+
+
+def draw_histories(path, image, ids):
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.1, 0.6], "val_miou": [0.1, 0.2]})
+    draw_curves({"unet-dice": history, "unet-bounding_box": history.head(1)}, path)
+
+
+@pytest.mark.parametrize("draw", [draw_pair, draw_ignored, draw_box, draw_histories])
+def test_a_drawing_is_an_image_and_the_same_at_every_run(tmp_path, image, ids, draw):
+    for name in ("a", "b"):
+        draw(tmp_path / f"{name}.png", image, ids)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert drawn.width > drawn.height > 100
+        assert drawn.convert("L").getextrema() != (255, 255)

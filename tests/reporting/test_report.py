@@ -1,0 +1,177 @@
+"""The report is one page that needs nothing else; the summary says what a run came to."""
+
+import json
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from segline.errors import StageError
+from segline.reporting import report
+
+NAMES = {"car": 0.5, "<b>tram</b>": 0.25, "person & child": None}
+LONG = "unet_resnet34-bounding_box+cross_entropy+dice.2"
+DECISION = {
+    "model": "streets",
+    "version": 4,
+    "promoted": True,
+    "against": 3,
+    "reason": "mIoU 0.6 > 0.5 & more",
+    "dataset": "0123456789abcdef" * 4,
+    "tracking_uri": "sqlite:////data/of/a/rather/long/path/that/no/terminal/holds/in/one/line/mlruns/mlflow.db",
+}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """What evaluate, ensemble and promote wrote."""
+    evaluation_dir, ensemble_dir, promoted = (tmp_path / name for name in ("evaluated", "ensembled", "promoted"))
+    for folder in (evaluation_dir / "pictures", ensemble_dir, promoted):
+        folder.mkdir(parents=True)
+    rows = [(LONG, 0.61234, 0.7, 0.9), ("unet-dice", 0.5, 0.6, 0.8)]
+    board = pd.DataFrame(rows, columns=["candidate", "miou", "mean_dice", "pixel_accuracy"])
+    board.to_csv(evaluation_dir / "leaderboard.csv", index=False)
+    (evaluation_dir / "unlabelled").mkdir()
+    (evaluation_dir / "unlabelled.csv").write_text("key,class\n" + "frame,car\n" * 7)
+    suspects = [f"unlabelled/{rank:03d}-frame" for rank in range(1, 8)]
+    for name in ("curves", 'pictures/a"onerror=b <i>', "pictures/b", *suspects):
+        Image.new("RGB", (3, 2)).save(evaluation_dir / f"{name}.png")
+    scores = {"miou": 0.375, "mean_dice": 0.45, "pixel_accuracy": 0.8, "iou": NAMES, "dice": NAMES}
+    metrics = {"members": [LONG, "<script>"], "test": scores, "test_is_val": False, "test_images": 17}
+    (ensemble_dir / "metrics.json").write_text(json.dumps(metrics))
+    (promoted / "decision.json").write_text(json.dumps(DECISION))
+    return {"evaluated": evaluation_dir, "ensembled": ensemble_dir, "promoted": promoted}
+
+
+class Page(HTMLParser):
+    """The tags, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def write(folders, tmp_path):
+    def write_and_read():
+        path = tmp_path / "report.html"
+        decision = DECISION | {"model": "<u>"}
+        report.write_report(
+            path, evaluation_dir=folders["evaluated"], ensemble_dir=folders["ensembled"], decision=decision
+        )
+        return Page(path.read_text())
+
+    return write_and_read
+
+
+@pytest.fixture
+def page(write):
+    return write()
+
+
+def test_the_report_needs_nothing_beside_it(page):
+    assert not set(page.tags) & {"script", "link", "iframe", "object", "base"}
+    sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "data")]
+    assert len(sources) == 3 + 4
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not any(word in text for text in page.texts for word in ("@import", "url("))
+
+
+def test_names_are_shown_and_never_markup(page):
+    assert not set(page.tags) & {"b", "i", "u"}
+    assert {name for name, _ in page.attributes} <= {"lang", "charset", "class", "alt", "src"}
+    assert ("alt", 'a"onerror=b <i>') in page.attributes
+    shown = " ".join(page.texts)
+    for text in ("<b>tram</b>", "person & child", "<u>", "<script>", LONG, DECISION["reason"], "0123456789ab", "17"):
+        assert text in shown
+
+
+def test_scores_are_shown_and_an_absent_class_says_so(page):
+    cells = [text.strip() for text in page.texts]
+    assert cells[cells.index("person & child") + 1 :][:2] == ["absent", "absent"]
+    assert cells[cells.index("<b>tram</b>") + 1 :][:2] == ["0.250", "0.250"]
+    assert cells[cells.index("mean") + 1 :][:2] == ["0.375", "0.450"]
+    # The first LONG is the leaderboard's.
+    assert cells[cells.index(LONG) + 1 :][:3] == ["0.612", "0.700", "0.900"]
+
+
+def test_what_is_probably_unlabelled_is_counted_and_the_surest_are_shown(page):
+    shown = " ".join(page.texts)
+    assert "sees 7 objects that the labels do not have" in shown
+    assert "unlabelled.csv" in shown
+    assert "exclusions.csv" in shown
+    suspects = [value for name, value in page.attributes if name == "alt" and value.endswith("-frame")]
+    assert suspects == ["001-frame", "002-frame", "003-frame", "004-frame"]
+
+
+@pytest.mark.parametrize(("rows", "said"), [("", "sees no object that"), ("frame,car\n", "sees 1 object that")])
+def test_one_or_no_unlabelled_object_is_a_sentence_too(folders, write, rows, said):
+    (folders["evaluated"] / "unlabelled.csv").write_text("key,class\n" + rows)
+    assert said in " ".join(write().texts)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"class\ncar\n", b"\xff\xfe\xfa"])
+def test_a_missing_or_broken_list_of_the_unlabelled_is_one_line(folders, write, content):
+    path = folders["evaluated"] / "unlabelled.csv"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StageError, match="missing or broken") as caught:
+        write()
+    assert str(path) in str(caught.value)
+
+
+def test_the_summary_says_what_a_run_came_to(folders, capsys):
+    report.print_summary(**folders)
+    shown = capsys.readouterr().out
+    for text in ("unet-dice", "0.612", "0.500", "0.375", "17 test images", report.sentence(DECISION)):
+        assert text in shown
+    assert f"--backend-store-uri {DECISION['tracking_uri']}\n" in shown
+    assert f"{folders['promoted'] / 'report.html'}\n" in shown
+
+
+def test_the_summary_cuts_no_name_in_a_pipe(folders, capsys):
+    report.print_summary(**folders)
+    table, _, _ = capsys.readouterr().out.partition("ensemble ")
+    assert LONG in table
+
+
+@pytest.mark.parametrize(("test_is_val", "said"), [(True, "optimistic"), (False, "used for nothing else")])
+def test_a_test_on_validation_is_called_optimistic(folders, capsys, test_is_val, said):
+    path = folders["ensembled"] / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_is_val": test_is_val}))
+    report.print_summary(**folders)
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("promoted", "text"),
+    [
+        (True, "streets version 4 is champion: it is better"),
+        (False, "streets version 4 stays challenger, version 3 champion: it is better"),
+    ],
+)
+def test_the_decision_is_a_sentence(promoted, text):
+    assert report.sentence(DECISION | {"promoted": promoted, "reason": "it is better"}) == text
+
+
+@pytest.mark.parametrize("name", ["evaluated/leaderboard.csv", "ensembled/metrics.json", "promoted/decision.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\xfa"])
+def test_a_missing_or_broken_file_is_one_line(folders, name, content):
+    path = folders["evaluated"].parent / name
+    path.unlink()
+    if content is not None and not (path.suffix == ".csv" and content == b"{"):
+        path.write_bytes(content)
+    with pytest.raises(StageError, match="missing or broken") as caught:
+        report.print_summary(**folders)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,568 @@
+"""The recorder on a real MLflow server that is killed and started again, and on a real database."""
+
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from threading import Event, Thread
+
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from servers import forward, serving
+
+from segline.errors import TrackingError
+from segline.tracking import recorder
+from segline.tracking.recorder import Recorder
+from segline.tracking.runs import KEY, Tracker
+
+# A call that waits for MLflow takes seconds.
+AT_ONCE_S = 0.25
+
+
+class Server:
+    """An MLflow server on a port and a database of its own; it can be killed and started again."""
+
+    def __init__(self, folder, port):
+        self.folder, self.process = folder, None
+        self.uri = f"http://127.0.0.1:{port}"
+        # One process that answers; no jobs, which need many more.
+        words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        words += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
+        # The shell ends with whoever holds its stdin, and takes the server along: also when the tests are killed.
+        tied = '"$@" & cat; kill -9 0'
+        self.words = ["sh", "-c", tied, "sh", sys.executable, "-m", "mlflow", *words]
+        self.environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+    def start(self):
+        if self.process:
+            return
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                self.words, env=self.environment, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0
+            )
+        for _ in range(1200):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "log").read_text()
+                time.sleep(0.05)
+        raise AssertionError("the server does not answer")
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdin.close()
+        self.process = None
+
+
+@pytest.fixture(scope="module")
+def one_server(empty_store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = Server(folder, port)
+    yield server
+    if server.process:
+        server.kill()
+
+
+@pytest.fixture
+def server(one_server):
+    one_server.start()
+    return one_server
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(recorder, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(recorder, "LONGEST_PAUSE_S", 0.2)
+
+
+@pytest.fixture
+def tracker(tracking_uri):
+    return Tracker(tracking_uri, "streets")
+
+
+@pytest.fixture
+def candidate(tmp_path):
+    folder = tmp_path / "candidate"
+    folder.mkdir()
+    for name in ("weights.bin", "model.json", "history.csv"):
+        (folder / name).write_text(f"the {name}")
+    return folder
+
+
+class Stored:
+    """What is in a database of MLflow, read without MLflow."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def read(self, query):
+        connection = sqlite3.connect(self.path)
+        rows = connection.execute(query).fetchall()
+        connection.close()
+        return rows
+
+    @property
+    def states(self):
+        return dict(self.read("SELECT name, status FROM runs"))
+
+    @property
+    def metrics(self):
+        """Of every run its metrics with the number of times they are there."""
+        query = "SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE is_nan = 0"
+        found = {name: Counter() for name, _ in self.read("SELECT name, status FROM runs")}
+        for name, *metric in self.read(query):
+            found[name][tuple(metric)] += 1
+        return found
+
+    def tags(self, name):
+        query = f"SELECT key, value FROM tags JOIN runs USING (run_uuid) WHERE name = '{name}'"
+        return dict(self.read(query))
+
+
+def stored(tracker):
+    return Stored(tracker.database)
+
+
+def begin(tracker, name="grid"):
+    return tracker.begin(f"key of {name}", name, {}, {})
+
+
+def record(epoch):
+    return {"epoch": epoch, "train_loss": 1 / epoch, "val_miou": epoch / 100, "system/memory_gb": 2.5}
+
+
+def once(*epochs):
+    """The metrics of these epochs, each there once."""
+    wanted = {name for name in record(1) if name != "epoch"}
+    return Counter({(name, epoch, record(epoch)[name]): 1 for epoch in epochs for name in wanted})
+
+
+def add_epochs(recording, name, epochs):
+    """Hand in records, and return how long the slowest call took."""
+    slowest = 0.0
+    for epoch in epochs:
+        begun = time.perf_counter()
+        recording.add(name, record(epoch))
+        slowest = max(slowest, time.perf_counter() - begun)
+    return slowest
+
+
+def wait_until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not come about")
+
+
+def said(capsys):
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_server_that_is_killed_and_comes_back_has_everything_once(server, candidate, capsys):
+    tracker, database = Tracker(server.uri, "killed"), Stored(server.folder / "mlflow.db")
+    parent = begin(tracker, "parent")
+    slowest = []
+    with Recorder(tracker, parent) as recording:
+        recording.open("unet", "of unet", {"loss": "dice"}, {"segline.dataset": "abc"})
+        recording.open("fcn", "of fcn", {}, {})
+        slowest.append(add_epochs(recording, "unet", range(1, 6)))
+        wait_until(lambda: database.metrics.get("unet") == once(*range(1, 6)))
+        server.kill()
+        slowest.append(add_epochs(recording, "unet", range(6, 9)))
+        time.sleep(0.5)
+        slowest.append(add_epochs(recording, "fcn", range(1, 4)))
+        begun = time.perf_counter()
+        recording.close("unet", "FINISHED", tags={"best": "8"}, scores={"best_miou": 0.08}, folder=candidate)
+        recording.open("deeplab", "of deeplab", {}, {})
+        slowest.append(time.perf_counter() - begun)
+        slowest.append(add_epochs(recording, "deeplab", range(1, 3)))
+        server.start()
+        wait_until(lambda: database.metrics.get("deeplab") == once(1, 2))
+        slowest.append(add_epochs(recording, "fcn", range(1, 6)))
+        recording.close("fcn", "FAILED")
+        recording.close("deeplab", "FINISHED")
+    assert max(slowest) < AT_ONCE_S
+    metrics = database.metrics
+    assert metrics["unet"] == once(*range(1, 9)) + Counter({("best_miou", 0, 0.08): 1})
+    assert metrics["fcn"] == once(*range(1, 6))
+    assert metrics["deeplab"] == once(1, 2)
+    names = ("parent", "unet", "fcn", "deeplab")
+    assert [database.states[name] for name in names] == ["FINISHED", "FINISHED", "FAILED", "FINISHED"]
+    assert database.tags("unet") | {"mlflow.parentRunId": parent, "best": "8"} == database.tags("unet")
+    (folder,) = (server.folder / "files").rglob("model")
+    assert subprocess.check_output(["diff", "-r", candidate, folder]) == b""
+    assert said(capsys) == [
+        f"train: MLflow at {server.uri} does not answer (Connection refused); training goes on, records follow",
+        f"train: MLflow at {server.uri} answers again",
+    ]
+
+
+def test_an_epoch_is_one_request(server, monkeypatch):
+    tracker = Tracker(server.uri, "requests")
+    parent = begin(tracker, "requests")
+    asked, send = [], requests.Session.request
+
+    def request(session, method, url, **more):
+        asked.append(url.rpartition("/")[2])
+        return send(session, method, url, **more)
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    with Recorder(tracker, parent) as recording:
+        for name in ("one", "two"):
+            recording.open(name, f"of {name}", {"loss": "dice"}, {})
+        for epoch in range(1, 6):
+            for name in ("one", "two"):
+                recording.add(name, record(epoch))
+            time.sleep(0.3)
+        for name in ("one", "two"):
+            recording.close(name, "FINISHED")
+    assert Counter(asked) == {"search": 2, "create": 2, "log-batch": 2 * (1 + 5), "update": 2 + 1}
+
+
+def test_what_was_written_but_not_answered_is_there_once(server):
+    """The server has done it, but its answer is lost; MLflow's own client would send it again."""
+    lost, good = ["runs/create", "runs/log-batch", "runs/update"], forward(server.uri)
+
+    def answer(handler):
+        done = good(handler)
+        for end in [end for end in lost if handler.path.endswith(end)]:
+            lost.remove(end)
+            raise ConnectionResetError
+        return done
+
+    parent = begin(Tracker(server.uri, "lost"), "lost")
+    with serving(answer) as between, Recorder(Tracker(between.address, "lost"), parent) as recording:
+        recording.open("torn", "of torn", {}, {})
+        add_epochs(recording, "torn", range(1, 4))
+        recording.close("torn", "FINISHED")
+    database = Stored(server.folder / "mlflow.db")
+    assert lost == []
+    assert database.read("SELECT status FROM runs WHERE name = 'torn'") == [("FINISHED",)]
+    assert database.metrics["torn"] == once(1, 2, 3)
+
+
+def test_what_a_server_that_stays_away_did_not_get_is_written_by_the_next(server, candidate, capsys):
+    """The next one writes into the server's database: that is quicker than to start the server again."""
+    tracker, database = Tracker(server.uri, "away"), Stored(server.folder / "mlflow.db")
+    parent = begin(tracker, "away")
+
+    def train():
+        with Recorder(tracker, parent, patience_s=0.6) as recording:
+            recording.open("late", "of late", {"loss": "dice"}, {})
+            add_epochs(recording, "late", range(1, 4))
+            wait_until(lambda: database.metrics.get("late") == once(1, 2, 3))
+            server.kill()
+            add_epochs(recording, "late", range(4, 8))
+            recording.close("late", "FINISHED", folder=candidate)
+
+    with pytest.raises(TrackingError) as caught:
+        train()
+    assert str(caught.value) == (
+        f"MLflow at {server.uri} did not answer (Connection refused), so this is not written: late (4 epochs, its end,"
+        " its files), the grid (its end); the candidates are safe on disk, and the same command writes the rest"
+    )
+    assert database.states["late"] == database.states["away"] == "RUNNING"
+    shown = said(capsys)
+    assert len(shown) == 1
+    assert "does not answer (Connection refused)" in shown[0]
+
+    direct = Tracker(f"sqlite:///{database.path}", "away")
+    with Recorder(direct, begin(direct, "away")) as recording:
+        recording.open("late", "of late", {"loss": "dice"}, {})
+        add_epochs(recording, "late", range(1, 8))
+        recording.close("late", "FINISHED")
+    assert database.metrics["late"] == once(*range(1, 8))
+    assert database.states["late"] == database.states["away"] == "FINISHED"
+    assert said(capsys) == []
+
+
+def test_the_same_records_from_a_restarted_driver_are_written_once(tracker, candidate):
+    for epochs in (range(1, 4), range(1, 6), range(1, 6)):
+        with Recorder(tracker, begin(tracker)) as recording:
+            recording.open("unet", "of unet", {"loss": "dice"}, {"epochs": str(len(epochs))})
+            add_epochs(recording, "unet", epochs)
+            recording.close("unet", "FINISHED", scores={"best": 0.5, "none": math.nan}, folder=candidate)
+    found = stored(tracker)
+    assert found.metrics["unet"] == once(*range(1, 6)) + Counter({("best", 0, 0.5): 1})
+    assert found.states == {"grid": "FINISHED", "unet": "FINISHED"}
+    assert found.tags("unet") | {"epochs": "5", KEY: "of unet"} == found.tags("unet")
+    (folder,) = (tracker.database.parent / "artifacts").rglob("model")
+    assert subprocess.check_output(["diff", "-r", candidate, folder]) == b""
+
+
+def test_a_run_may_be_opened_again(tracker, candidate):
+    with Recorder(tracker, begin(tracker)) as recording:
+        for pause in (0.0, 0.5, 0.0):
+            for epoch in range(1, 4):
+                recording.open("unet", "of unet", {"loss": "dice"}, {})
+                recording.add("unet", record(epoch))
+            recording.close("unet", "FINISHED", folder=candidate)
+            time.sleep(pause)
+    assert stored(tracker).metrics["unet"] == once(1, 2, 3)
+    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}
+
+
+def test_a_deleted_run_that_is_handed_in_again_is_there(tracker):
+    with Recorder(tracker, begin(tracker)) as recording:
+        recording.open("unet", "of unet", {}, {})
+        recording.add("unet", record(1))
+        wait_until(lambda: stored(tracker).metrics.get("unet") == once(1))
+        (run,) = [run for run in tracker.client.search_runs([tracker.experiment_id]) if run.info.run_name == "unet"]
+        tracker.client.delete_run(run.info.run_id)
+        recording.add("unet", record(2))
+        recording.close("unet", "FINISHED")
+        time.sleep(0.5)
+        recording.open("unet", "of unet", {}, {})
+        add_epochs(recording, "unet", [1, 2])
+        recording.close("unet", "FINISHED")
+    (run,) = [run for run in tracker.client.search_runs([tracker.experiment_id]) if run.info.run_name == "unet"]
+    assert run.info.status == "FINISHED"
+    history = tracker.client.get_metric_history(run.info.run_id, "val_miou")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.01), (2, 0.02)]
+
+
+def test_records_handed_in_together_are_one_request(tracker, monkeypatch):
+    write, sizes, held = type(tracker.client).log_batch, [], Event()
+
+    def log_batch(client, run, metrics=(), **more):
+        held.wait(30)
+        sizes.append(len(metrics))
+        write(client, run, metrics=metrics, **more)
+
+    parent = begin(tracker)
+    monkeypatch.setattr(type(tracker.client), "log_batch", log_batch)
+    with Recorder(tracker, parent) as recording:
+        recording.open("unet", "of unet", {"loss": "dice"}, {})
+        assert add_epochs(recording, "unet", [*range(1, 401), *range(1, 401)]) < AT_ONCE_S
+        held.set()
+        recording.close("unet", "FINISHED")
+    # The parameters, then 400 epochs of three metrics; what follows are the ends of the two runs.
+    assert [size for size in sizes if size] == [999, 201]
+    assert stored(tracker).metrics["unet"] == once(*range(1, 401))
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(KeyboardInterrupt, "KILLED"), (GeneratorExit, "KILLED"), (SystemExit, "KILLED"), (ValueError, "FAILED")],
+)
+def test_an_ended_block_leaves_nothing_running(tracker, error, state):
+
+    def train():
+        with Recorder(tracker, begin(tracker)) as recording:
+            for name in ("unet", "fcn"):
+                recording.open(name, f"of {name}", {}, {})
+            recording.add("unet", record(1))
+            recording.close("fcn", "FINISHED")
+            raise error
+
+    with pytest.raises(error):
+        train()
+    assert stored(tracker).states == {"grid": state, "unet": state, "fcn": "FINISHED"}
+    assert stored(tracker).metrics["unet"] == once(1)
+
+
+def test_a_run_that_was_never_closed_has_failed(tracker):
+    with Recorder(tracker, begin(tracker)) as recording:
+        recording.open("unet", "of unet", {}, {})
+    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FAILED"}
+
+
+def test_an_error_of_the_block_wins(tracker, monkeypatch, capsys):
+    parent = begin(tracker)
+
+    def away(*_, **__):
+        raise MlflowException("nobody is there")
+
+    monkeypatch.setattr(type(tracker.client), "search_runs", away)
+
+    def train():
+        with Recorder(tracker, parent, patience_s=0) as recording:
+            recording.open("unet", "of unet", {}, {})
+            recording.add("unet", record(1))
+            raise ValueError("of training")
+
+    with pytest.raises(ValueError, match="of training") as caught:
+        train()
+    (note,) = caught.value.__notes__
+    assert "did not answer (nobody is there), so this is not written: unet (its begin, 1 epoch, its end)" in note
+    assert said(capsys)[-1] == f"train: {note}"
+
+
+def test_patience_has_an_end(silent_tracker):
+    """The address takes connections and never answers."""
+
+    def train():
+        with Recorder(silent_tracker, "parent", patience_s=0.5) as recording:
+            recording.open("unet", "of unet", {}, {})
+            assert add_epochs(recording, "unet", range(1, 100)) < AT_ONCE_S
+
+    begun = time.monotonic()
+    with pytest.raises(TrackingError, match=r"no answer in time.*same command writes the rest$"):
+        train()
+    assert time.monotonic() - begun < 5
+
+
+@pytest.fixture
+def silent_tracker(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield Tracker(f"http://127.0.0.1:{listening.getsockname()[1]}", "streets")
+
+
+def test_patience_begins_when_the_block_ends(tracker, monkeypatch, capsys):
+    """MLflow was away for longer than that before."""
+    parent, write, back = begin(tracker), type(tracker.client).log_batch, Event()
+
+    def log_batch(*words, **more):
+        if not back.is_set():
+            raise MlflowException("nobody is there")
+        return write(*words, **more)
+
+    monkeypatch.setattr(type(tracker.client), "log_batch", log_batch)
+    monkeypatch.setattr(recorder, "LONGEST_PAUSE_S", 60.0)
+    monkeypatch.setattr(recorder, "FIRST_PAUSE_S", 0.2)
+    with Recorder(tracker, parent, patience_s=20) as recording:
+        recording.open("unet", "of unet", {}, {})
+        recording.add("unet", record(1))
+        time.sleep(1)
+        Thread(target=lambda: (time.sleep(1), back.set())).start()
+    assert stored(tracker).metrics["unet"] == once(1)
+    assert [line.partition(" (")[0] for line in said(capsys)] == [
+        f"train: MLflow at {tracker.uri} does not answer",
+        f"train: waiting at most 20 s for MLflow at {tracker.uri}",
+        f"train: MLflow at {tracker.uri} answers again",
+    ]
+
+
+def test_a_short_trouble_is_not_told(tracker, monkeypatch, capsys):
+    parent, write, troubles = begin(tracker), type(tracker.client).log_batch, [1, 0]
+
+    def log_batch(*words, **more):
+        if troubles and troubles.pop():
+            raise MlflowException("the connection was closed")
+        return write(*words, **more)
+
+    monkeypatch.setattr(type(tracker.client), "log_batch", log_batch)
+    with Recorder(tracker, parent) as recording:
+        recording.open("unet", "of unet", {}, {})
+        recording.add("unet", record(1))
+    assert stored(tracker).metrics["unet"] == once(1)
+    assert said(capsys) == []
+
+
+def test_a_run_that_is_deleted_meanwhile_holds_no_other(tracker, candidate, capsys):
+
+    def train():
+        with Recorder(tracker, begin(tracker)) as recording:
+            for name in ("unet", "fcn"):
+                recording.open(name, f"of {name}", {}, {})
+                recording.add(name, record(1))
+            wait_until(lambda: stored(tracker).metrics.get("fcn") == once(1))
+            (run,) = [run for run in tracker.client.search_runs([tracker.experiment_id]) if run.info.run_name == "unet"]
+            tracker.client.delete_run(run.info.run_id)
+            for name in ("unet", "fcn"):
+                recording.add(name, record(2))
+            recording.add("unet", record(3))
+            for name in ("unet", "fcn"):
+                recording.close(name, "FINISHED", folder=candidate)
+
+    with pytest.raises(TrackingError, match=re.escape(f"MLflow at {tracker.uri} refused unet (")) as caught:
+        train()
+    assert "\n" not in str(caught.value)
+    assert stored(tracker).states["fcn"] == stored(tracker).states["grid"] == "FINISHED"
+    assert stored(tracker).metrics["fcn"] == once(1, 2)
+    assert len(said(capsys)) == 1
+
+
+def test_a_record_that_is_refused_leaves_nothing_running(tracker):
+    def train():
+        with Recorder(tracker, begin(tracker)) as recording:
+            recording.open("unet", "of unet", {}, {})
+            recording.add("unet", record(1))
+            wait_until(lambda: stored(tracker).metrics.get("unet") == once(1))
+            recording.add("unet", {"epoch": 2, "no#name": 1.0})
+            recording.add("unet", record(3))
+            recording.close("unet", "FINISHED", tags={"best": "1"})
+
+    with pytest.raises(TrackingError, match="refused unet"):
+        train()
+    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}
+    assert stored(tracker).metrics["unet"] == once(1)
+
+
+def test_files_that_are_not_there_are_told(tracker, tmp_path):
+    def train():
+        with Recorder(tracker, begin(tracker)) as recording:
+            recording.open("unet", "of unet", {}, {})
+            recording.close("unet", "FINISHED", folder=tmp_path / "none")
+
+    with pytest.raises(TrackingError, match=r"refused unet .*none has no files"):
+        train()
+    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}
+
+
+def test_a_store_of_files_in_trouble_holds_no_record_and_no_end(tracker, candidate, monkeypatch):
+    def away(*_):
+        raise OSError("the bucket is away")
+
+    def train():
+        with Recorder(tracker, begin(tracker), patience_s=0) as recording:
+            for name in ("unet", "fcn"):
+                recording.open(name, f"of {name}", {}, {})
+            recording.close("unet", "FINISHED", folder=candidate)
+            time.sleep(0.5)
+            recording.add("fcn", record(1))
+            recording.close("fcn", "FINISHED")
+
+    monkeypatch.setattr(Tracker, "keep", away)
+    with pytest.raises(TrackingError, match=r"bucket is away\), so this is not written: unet \(its files\);"):
+        train()
+    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED", "fcn": "FINISHED"}
+    assert stored(tracker).metrics["fcn"] == once(1)
+
+
+def test_a_name_that_was_not_opened_is_our_own_fault(tracker):
+    with Recorder(tracker, begin(tracker)) as recording:
+        with pytest.raises(AssertionError, match="unet"):
+            recording.add("unet", record(1))
+        with pytest.raises(AssertionError, match="unet"):
+            recording.close("unet", "FINISHED")
+
+
+@pytest.mark.slow
+def test_a_locked_database_is_tried_again(tracker, capfd):
+    """MLflow itself waits 20 s for a lock, and then gives up."""
+    with Recorder(tracker, begin(tracker)) as recording:
+        recording.open("unet", "of unet", {}, {})
+        recording.add("unet", record(1))
+        wait_until(lambda: stored(tracker).metrics.get("unet") == once(1))
+        other = sqlite3.connect(tracker.database, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        assert add_epochs(recording, "unet", [2, 3]) < AT_ONCE_S
+        time.sleep(45)
+        other.close()
+        recording.close("unet", "FINISHED")
+    shown = capfd.readouterr()
+    assert [line.partition(" (")[0] for line in shown.out.splitlines()] == [
+        f"train: MLflow at {tracker.uri} does not answer",
+        f"train: MLflow at {tracker.uri} answers again",
+    ]
+    assert "database is locked" in shown.out
+    assert shown.err == ""
+    assert stored(tracker).metrics["unet"] == once(1, 2, 3)
+    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}

@@ -1,0 +1,107 @@
+"""The search on a real Ray of this machine."""
+
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from segline.errors import StoppedError, TrainingError
+from segline.parallel import connected
+from segline.training.ray_tune import Asha, Watch, run_trials
+
+
+def trial(name, *, fails=False, epochs=3, score=0.0, told=""):
+    """A trial of a type that Ray's processes know."""
+    return SimpleNamespace(name=name, fails=fails, epochs=epochs, score=score, told=told)
+
+
+def new_trial():
+    """Stands for a trial: a record per epoch, and an end like the real ones. Ray copies a local function."""
+
+    def train(trial):
+        for epoch in range(1, trial.epochs + 1):
+            if trial.fails and epoch == 2:
+                raise TrainingError(f"the loss of {trial.name} became nan")
+            if trial.told:
+                while not os.path.exists(trial.told):
+                    time.sleep(0.05)
+                raise StoppedError("stopped and saved")
+            yield {"trial": trial.name, "epoch": epoch, "val_miou": trial.score * epoch, "process": os.getpid()}
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def there():
+    with connected() as resources:
+        yield resources
+
+
+def run(trials, *, cpus=1, is_stopping=lambda: False, asha=None):
+    """Run trials; returns the records by trial, how they ended, and what failed."""
+    records, ends = {}, []
+    watch = Watch(
+        on_record=lambda record: records.setdefault(record["trial"], []).append(record),
+        on_end=lambda trial: ends.append(trial.name),
+        is_stopping=is_stopping,
+    )
+    failed = run_trials(trials, new_trial(), cpus=cpus, gpus=0.0, watch=watch, asha=asha)
+    return {name: [record["epoch"] for record in found] for name, found in records.items()}, ends, failed
+
+
+def test_every_record_of_every_trial_comes_in_order_from_another_process(there):
+    processes = set()
+    watch = Watch(on_record=lambda record: processes.add(record["process"]))
+    assert run_trials([trial("one")], new_trial(), cpus=1, gpus=0.0, watch=watch) == []
+    assert os.getpid() not in processes
+    epochs, ends, failed = run([trial("one"), trial("two")])
+    assert epochs == {"one": [1, 2, 3], "two": [1, 2, 3]}
+    assert sorted(ends) == ["one", "two"]
+    assert failed == []
+
+
+def test_a_trial_that_fails_is_told_with_its_reason_and_the_others_go_on(there):
+    trials = [trial("bad", fails=True), trial("good"), trial("worse", fails=True)]
+    epochs, ends, failed = run(trials)
+    assert epochs == {"bad": [1], "good": [1, 2, 3], "worse": [1]}
+    assert ends == ["good"]
+    assert failed == [(trials[0], "the loss of bad became nan"), (trials[2], "the loss of worse became nan")]
+
+
+def test_more_cores_than_there_are_is_an_error_and_nothing_runs(there):
+    with pytest.raises(TrainingError, match=r"^train\.cpus_per_worker: a trial wants 1000, but Ray has \d+; lower it$"):
+        run([trial("one")], cpus=1000)
+
+
+def test_asha_stops_the_worse_trials_at_its_rungs_and_lets_go_of_their_resources(there):
+    """Five grids in one process, one trial at a time; the best comes first, so that its rung is known to the others."""
+    import ray  # reads its settings when it is imported: `connected` has set them by now
+
+    for _ in range(5):
+        trials = [trial(f"t{score}", epochs=8, score=float(score)) for score in (9, 8, 7, 3, 2, 1)]
+        epochs, _, failed = run(trials, cpus=int(there["CPU"]), asha=Asha("val_miou", first=2, last=8, reduction=2))
+        assert failed == []
+        assert len(epochs["t9"]) == 8
+        assert all(len(epochs[f"t{score}"]) == 2 for score in (3, 2, 1))
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != there["CPU"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == there["CPU"]
+    groups = ray.util.placement_group_table().values()
+    assert {group["state"] for group in groups} <= {"REMOVED"}
+
+
+def test_trials_that_are_told_to_stop_end_the_search_and_no_other_begins(there, tmp_path):
+    told = tmp_path / "stop"
+    began = time.monotonic()
+
+    def is_stopping():
+        if time.monotonic() - began > 3:
+            told.touch()
+        return told.exists()
+
+    trials = [trial(f"t{number}", told=str(told)) for number in range(20)]
+    with pytest.raises(StoppedError, match="saved"):
+        run(trials, is_stopping=is_stopping)
+    assert time.monotonic() - began < 15

@@ -1,0 +1,27 @@
+"""What a trial tells MLflow of itself."""
+
+import pytest
+
+from segline.config.params import Choice
+from segline.losses import LOSSES
+from segline.models import MODELS
+from segline.training.trial import _options
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("unet_resnet34", {}, {"pretrained": False}),
+        ("unet_resnet34", {"pretrained": "s3://w/r34.pth"}, {"pretrained": "s3://w/r34.pth"}),
+        ("smp/fpn", {"encoder": "resnet18"}, {"encoder": "resnet18", "pretrained": False}),
+        ("unet", {"width": 8}, {"width": 8, "depth": 4}),
+    ],
+)
+def test_a_run_has_every_option_of_its_model_also_those_left_at_their_default(name, given, told):
+    """So it says that an encoder started from random weights."""
+    assert _options(MODELS[name], Choice(name=name, options=given)) == told
+
+
+def test_a_run_has_every_option_of_its_losses():
+    told = _options(LOSSES["semeda"], Choice(name="semeda", options={"lambda_2": 1.0}))
+    assert told == {"lambda_1": 2.0, "lambda_2": 1.0, "lambda_3": 0.0}

@@ -32,7 +32,7 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from segline.config.params import Edges, Train
-from segline.data.shards import open_split, read_description
+from segline.data.shards import open_split, read_dataset_info
 from segline.files.atomic import write_json
 from segline.inference.predict import predict_split
 from segline.losses import LOSSES, WeightedSum
@@ -40,8 +40,8 @@ from segline.losses.task import Task
 from segline.metrics.boundary import boundary_counts, boundary_f1, trimap_counts
 from segline.metrics.confusion import confusion, mean_iou
 from segline.models import MODELS
-from segline.progress import say
-from segline.training.determinism import make_repeatable
+from segline.progress import log
+from segline.training.determinism import set_deterministic
 from segline.training.edges import train_edges
 from segline.training.engine import WEIGHTS, Run, fit
 from streets import make_shards
@@ -71,7 +71,7 @@ SCENES = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrialConfig:
     """One training."""
 
     what: str
@@ -101,32 +101,32 @@ def main() -> None:
     dataset_dir = arguments.dataset_dir or make_shards(folder, **SCENES)
     learn_edges(dataset_dir, folder)
     cells = [
-        Cell(what, seed, arguments.model, arguments.epochs, arguments.batch, dataset_dir, folder)
+        TrialConfig(what, seed, arguments.model, arguments.epochs, arguments.batch, dataset_dir, folder)
         for seed, what in product(arguments.seeds, LOSS_OF)
     ]
     missing = [cell for cell in cells if not cell.file.is_file()]
     # A forked process cannot use the GPU.
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         for cell in pool.map(train, missing):
-            say(f"ablation: {cell.what}, seed {cell.seed}: {json.loads(cell.file.read_text())['mIoU']:.3f}")
+            log(f"ablation: {cell.what}, seed {cell.seed}: {json.loads(cell.file.read_text())['mIoU']:.3f}")
     show(cells, dataset_dir)
     print(f"{stamp()}, torch {torch.__version__}")
 
 
 def learn_edges(dataset_dir: Path, folder: Path) -> None:
     file = folder / "edges.safetensors"
-    classes = len(read_description(dataset_dir).classes)
+    classes = len(read_dataset_info(dataset_dir).classes)
     splits = (open_split(dataset_dir, name) for name in ("train", "val"))
     if not file.is_file():
         found = train_edges(*splits, classes, Edges(), seed=7, file=file, progress=lambda steps: None)
-        say(f"ablation: edge network of semeda: {found}")
+        log(f"ablation: edge network of semeda: {found}")
 
 
-def train(cell: Cell) -> Cell:
+def train(cell: TrialConfig) -> TrialConfig:
     """Train one cell and write its scores on the test split, by the weights that were best on validation."""
     torch.set_num_threads(1)
-    make_repeatable(cell.seed)
-    description = read_description(cell.dataset_dir)
+    set_deterministic(cell.seed)
+    description = read_dataset_info(cell.dataset_dir)
     task = Task(
         names=tuple(description.names),
         background=description.background,
@@ -170,7 +170,7 @@ def score(run: Run, dataset_dir: Path) -> dict[str, float]:
     return dict(zip(SCORES, [float(mean_iou(np.sum(regions, axis=0))), f1, *within], strict=True))
 
 
-def show(cells: list[Cell], dataset_dir: Path) -> None:
+def show(cells: list[TrialConfig], dataset_dir: Path) -> None:
     found = {(cell.what, cell.seed): json.loads(cell.file.read_text()) for cell in cells}
     seeds = sorted({cell.seed for cell in cells})
     sizes = {name: len(open_split(dataset_dir, name)) for name in ("train", "val", "test")}

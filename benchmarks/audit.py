@@ -35,8 +35,8 @@ from rich.table import Table
 
 from segline.cli import main as segline
 from segline.data.boxes import Box
-from segline.data.shards import read_description
-from segline.progress import say
+from segline.data.shards import read_dataset_info
+from segline.progress import log
 from streets import write_streets
 
 STREETS = {"drives": 160, "frames_per_drive": 3, "height": 160, "width": 160, "missing_label_share": 0.15}
@@ -102,14 +102,14 @@ def find_missing(seed: int) -> list[Missing]:
     """The missing objects of all images that were labelled, by comparison with labels that are whole."""
     forgetful, whole = Path("data/ingest/files"), Path("whole")
     write_streets(whole, **STREETS | {"missing_label_share": 0.0}, seed=seed, workers=os.cpu_count() or 1)
-    side = read_description(Path("data/label")).side
+    side = read_dataset_info(Path("data/label")).side
     index = {name: pd.read_csv(f"data/label/{name}/index.csv", dtype={"key": str}) for name in SPLITS}
     crops = {row.key: (name, row) for name, rows in index.items() for row in rows.itertuples()}
     found = []
     for entry in pd.read_csv(forgetful / "missing_labels.csv").itertuples():
         key = Path(entry.image).stem
         if key not in crops:
-            say(f"{key} is in no split")
+            log(f"{key} is in no split")
             continue
         labels = [np.asarray(Image.open(root / f"train_label/{key}_instanceIds.png")) for root in (forgetful, whole)]
         mask = labels[0] != labels[1]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segline.classes import IGNORED
-from segline.data.shards import Split, open_split, read_description
+from segline.data.shards import Split, open_split, read_dataset_info
 from segline.inference.bundle import load_models, read_bundle
 from segline.inference.predict import count_split
 from segline.metrics.confusion import Counts, confusion, scores
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, default=Path("data/label"))
     parser.add_argument("--ensemble", type=Path, default=Path("data/ensemble"))
     arguments = parser.parse_args()
-    description = read_description(arguments.dataset_dir)
+    description = read_dataset_info(arguments.dataset_dir)
     train, test = (open_split(arguments.dataset_dir, name) for name in ("train", "test"))
     colours = class_of_colour(train, len(description.classes))
     frequent = int(np.argmax(description.pixels["train"]))

@@ -33,7 +33,7 @@ from segline.classes import IGNORED
 from segline.data.boxes import Box
 from segline.data.crops import Foreground, cut, max_foreground_corner
 from segline.data.decoding import decode_image, decode_label, keep_memory
-from segline.data.layouts import LAYOUTS, UNKNOWN, Legend
+from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
 from segline.data.statistics import SIDE, of_image, of_label, reduction
 from streets import write_streets
 
@@ -207,7 +207,7 @@ def compare(frame: Frame, table: np.ndarray, background: int) -> int:
     return difference
 
 
-def label_works(frames: list[Frame], table: np.ndarray, legend: Legend) -> dict[str, Work]:
+def label_works(frames: list[Frame], table: np.ndarray, legend: LabelSpec) -> dict[str, Work]:
     foreground = Foreground(table, legend.background)
     raws = {frame: decode_label(frame.png) for frame in frames}
     masks = {frame: foreground(raw) for frame, raw in raws.items()}

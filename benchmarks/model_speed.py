@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segline.models import MODELS
-from segline.progress import say
+from segline.progress import log
 from segline.training.engine import computes_bf16
 
 CLASSES = 8
@@ -56,7 +56,7 @@ def main() -> None:
         for name in arguments.only:
             found = in_own_memory(name, side, arguments.batch, bf16, arguments.compile)
             rows.append((name, found))
-            say(f"model_speed: {name}, {side} px: {', '.join(speeds('ours', found, arguments.batch))} images/s")
+            log(f"model_speed: {name}, {side} px: {', '.join(speeds('ours', found, arguments.batch))} images/s")
         show(rows, side, arguments, peak)
     print(f"{stamp()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     if peak:

@@ -34,12 +34,12 @@ from segline.config.params import Edges
 from segline.data.augment import normalise, to_unit
 from segline.data.distances import DISTANCES
 from segline.data.edges import edge_map
-from segline.data.shards import Split, open_split, read_description
+from segline.data.shards import Split, open_split, read_dataset_info
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion, pixel_accuracy
 from segline.models import MODELS
-from segline.progress import say
+from segline.progress import log
 from segline.training.edges import train_edges
 from segline.training.engine import computes_bf16
 from streets import make_shards
@@ -91,7 +91,7 @@ def main() -> None:
     dataset_dir = make_shards(
         folder, drives=24, frames=2, height=max(96, 5 * side // 2), width=max(128, 3 * side), crop=side, seed=7
     )
-    names = tuple(read_description(dataset_dir).names)
+    names = tuple(read_dataset_info(dataset_dir).names)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     split = open_split(dataset_dir, "train")
     smooth = np.argsort([edge_map(label[None]).mean() for label in split.take(range(len(split)))[1]], kind="stable")
@@ -115,7 +115,7 @@ def main() -> None:
         if not arguments.only or subject in arguments.only:
             row = [*learn(model, loss, task, batches, arguments.steps), most_on_grid(GRIDS.get(model, 1), batches)]
             table.add_row(subject, *row)
-            say(f"overfit: {subject}: {', '.join(row)}")
+            log(f"overfit: {subject}: {', '.join(row)}")
     Console().print(table)
     print(f"{stamp()}, torch {torch.__version__}")
 
@@ -151,7 +151,7 @@ def edge_network(dataset_dir: Path, folder: Path, classes: int) -> Path:
     file = folder / "edges.safetensors"
     splits = (open_split(dataset_dir, name) for name in ("train", "val"))
     found = train_edges(*splits, classes, Edges(), seed=7, file=file, progress=lambda steps: None)
-    say(f"overfit: edge network of semeda: accuracy {found['accuracy']:.4f} on held-out masks")
+    log(f"overfit: edge network of semeda: accuracy {found['accuracy']:.4f} on held-out masks")
     return file
 
 
@@ -176,7 +176,7 @@ def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], mos
             step += 1
         accuracy = float(pixel_accuracy(counts))
         if step % SHOWN == 0:
-            say(f"overfit: {model_name}, {loss_name}: {step} steps, {100 * accuracy:.2f} %")
+            log(f"overfit: {model_name}, {loss_name}: {step} steps, {100 * accuracy:.2f} %")
     seconds = time.perf_counter() - started
     size = sum(parameter.numel() for parameter in model.parameters())
     told = f"{100 * accuracy:.2f} %{'' if accuracy > GOAL else ' (not reached)'}"

@@ -47,14 +47,14 @@ from torchvision.transforms import v2
 from segline.classes import IGNORED
 from segline.config.params import Augment, Train
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Split, open_split, read_description
+from segline.data.shards import Split, open_split, read_dataset_info
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion, mean_iou
 from segline.models import MODELS
 from segline.training import engine
-from segline.training.determinism import make_repeatable
-from segline.training.memory import keep_freed_memory
+from segline.training.determinism import set_deterministic
+from segline.training.memory import tune_malloc
 from segline.training.schedules import learning_rate
 from streets import make_shards
 
@@ -132,9 +132,9 @@ class Constant(Split):
 
 
 def engine_epochs(dataset_dir: Path, train: Split, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
-    make_repeatable(seed)
-    keep_freed_memory()
-    names = tuple(read_description(dataset_dir).names)
+    set_deterministic(seed)
+    tune_malloc()
+    names = tuple(read_dataset_info(dataset_dir).names)
     run = engine.Run(
         model=MODELS["unet_resnet34"](len(names)),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
@@ -187,7 +187,7 @@ class Files(Dataset):
 
 def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
     """A loop as one writes it."""
-    classes = len(read_description(dataset_dir).names)
+    classes = len(read_dataset_info(dataset_dir).names)
     folders = {
         name: as_files(open_split(dataset_dir, name), dataset_dir / f"{name}-files") for name in ("train", "val")
     }
@@ -240,7 +240,7 @@ def as_files(split: Split, folder: Path) -> Path:
 
 
 def show(took: dict[str, list[tuple[float, float]]], dataset_dir: Path, settings: Train) -> None:
-    images, crop = len(open_split(dataset_dir, "train")), read_description(dataset_dir).side
+    images, crop = len(open_split(dataset_dir, "train")), read_dataset_info(dataset_dir).side
     precision = "bf16" if engine.runs_in_bf16(settings.precision, DEVICE) else "fp32"
     table = Table(title=f"{images} crops of {crop} px, batch {settings.batch_size}, {DEVICE}; Segline in {precision}")
     for heading in ("", "images/s", "val mIoU, last three epochs"):

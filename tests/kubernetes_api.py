@@ -140,7 +140,7 @@ class Kubernetes:
             self.pods[name] = Pod({"job-name": job}, created, **more)
             self.changed.notify_all()
 
-    def say(self, pod, text, moment=None):
+    def log(self, pod, text, moment=None):
         """A line of a pod's log."""
         with self.changed:
             self.pods[pod].log.append((moment or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z"), text))

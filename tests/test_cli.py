@@ -11,7 +11,7 @@ import pytest
 
 from segline import __version__, cli
 from segline.cli import FOLDERS, INPUTS, STAGES, main
-from segline.config.params import Choice, Params
+from segline.config.params import ComponentSpec, Params
 from segline.errors import DataError, ParamsError, SeglineError, SourceError, StageError, TrackingError, TrainingError
 
 HEAVY = ("torch", "pandas", "numpy", "PIL", "pyarrow", "ray", "mlflow", "matplotlib", "great_expectations", "timm")
@@ -53,7 +53,7 @@ def help_of(stage, capsys):
 def leaves(section, prefix=""):
     for entry in fields(section):
         value = getattr(section, entry.name)
-        if is_dataclass(value) and not isinstance(value, Choice):
+        if is_dataclass(value) and not isinstance(value, ComponentSpec):
             yield from leaves(value, f"{prefix}{entry.name}.")
         else:
             yield f"{prefix}{entry.name}", value

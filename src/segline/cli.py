@@ -326,7 +326,7 @@ def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(type(section), include_extras=True)
     for entry in fields(section):
         value = getattr(section, entry.name)
-        if isinstance(value, params.Choice):
+        if isinstance(value, params.ComponentSpec):
             continue
         if is_dataclass(value):
             yield from _leaves(value, f"{prefix}{entry.name}.")

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def connected() -> Iterator[dict[str, float]]:
+def ray_session() -> Iterator[dict[str, float]]:
     """Join the cluster, or start one on this machine; yields what it has ("CPU", "GPU"), and leaves it at the end.
 
     Ray listens on every interface of the machine, so a cluster of our own demands a token that no one else has; a
@@ -84,7 +84,7 @@ def for_each(
         for task in tasks:
             on_done(run(task))
         return
-    with connected() as there:
+    with ray_session() as there:
         if there.get("CPU", 0) < 1:
             raise StageError("Ray has no CPU to run on; look at `ray status`")
         _run_on_ray(tasks, run, on_done, workers)

@@ -15,7 +15,7 @@ SHOWN = 20
 """Trials in a table at most: those under way, then the best."""
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a line at once, also into a pipe."""
     print(text, flush=True)
 
@@ -71,7 +71,7 @@ class GridDisplay:
         """A trial has ended: done, eliminated or failed."""
         entry = self.trials[name]
         entry.state = state
-        say(f"train: {name} {state}, validation mIoU {entry.best:.3f} after {entry.epoch} epochs")
+        log(f"train: {name} {state}, validation mIoU {entry.best:.3f} after {entry.epoch} epochs")
         self._redraw()
 
     def _redraw(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from segline.cli import main
-from segline.config.params import Choice, Params, load
+from segline.config.params import ComponentSpec, Params, load
 from segline.errors import ParamsError
 
 FILE = Path(__file__).parents[2] / "params.yaml"
@@ -51,7 +51,7 @@ def test_the_file_of_the_repository_names_every_parameter():
     def declared(section, prefix=""):
         for entry in fields(section):
             value = getattr(section, entry.name)
-            if is_dataclass(value) and not isinstance(value, Choice):
+            if is_dataclass(value) and not isinstance(value, ComponentSpec):
                 yield from declared(value, f"{prefix}{entry.name}.")
             else:
                 yield f"{prefix}{entry.name}"
@@ -95,11 +95,13 @@ def test_models_and_losses_are_names_options_and_sums():
         )
     ).train
     assert train.models == (
-        Choice(name="unet"),
-        Choice(name="unet", options={"width": 8, "depth": 2}),
-        Choice(name="unet_resnet34"),
+        ComponentSpec(name="unet"),
+        ComponentSpec(name="unet", options={"width": 8, "depth": 2}),
+        ComponentSpec(name="unet_resnet34"),
     )
-    assert train.losses == ((Choice(name="dice", options={"squared": True}, weight=2.0), Choice(name="cross_entropy")),)
+    assert train.losses == (
+        (ComponentSpec(name="dice", options={"squared": True}, weight=2.0), ComponentSpec(name="cross_entropy")),
+    )
 
 
 @pytest.mark.parametrize(

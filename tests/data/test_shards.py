@@ -11,12 +11,12 @@ from shard_files import write_split
 from segline.classes import LabelClass
 from segline.data.shards import (
     Crop,
-    Description,
+    DatasetInfo,
     Split,
     join_shards,
     open_split,
     part_file,
-    read_description,
+    read_dataset_info,
     shard_bytes,
     verify,
     write_shard,
@@ -25,7 +25,7 @@ from segline.errors import StageError
 from segline.files.atomic import write_json
 
 SIDE = 4
-DESCRIPTION = Description(
+DESCRIPTION = DatasetInfo(
     classes=(LabelClass("sky", (1, 2, 3)), LabelClass("car", (4, 5, 6))),
     background=None,
     side=SIDE,
@@ -221,8 +221,8 @@ def test_the_hash_sees_every_change_and_not_the_place(tmp_path):
 
 def test_a_description_is_read_as_it_was_written(tmp_path):
     write_json(tmp_path / "dataset.json", DESCRIPTION.to_dict())
-    assert read_description(tmp_path) == DESCRIPTION
-    assert read_description(tmp_path).names == ["sky", "car"]
+    assert read_dataset_info(tmp_path) == DESCRIPTION
+    assert read_dataset_info(tmp_path).names == ["sky", "car"]
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", "null", '{"classes": 1}', "\xff"])
@@ -230,7 +230,7 @@ def test_a_missing_or_broken_description_is_one_line(tmp_path, content):
     if content is not None:
         (tmp_path / "dataset.json").write_bytes(content.encode("latin1"))
     with pytest.raises(StageError, match=r"missing or broken; run `segline label` again"):
-        read_description(tmp_path)
+        read_dataset_info(tmp_path)
 
 
 def test_shards_are_verified_by_the_sums_that_label_wrote(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from segline.classes import IGNORED, LabelClass
 from segline.data import statistics
-from segline.data.layouts import LAYOUTS, UNKNOWN, Legend
+from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
 from segline.data.layouts.layout import value_table
 from segline.data.manifest import COLUMNS, Manifest, Origin
 from segline.data.statistics import (
@@ -32,7 +32,7 @@ from segline.errors import StageError
 from segline.files.trees import Folder
 
 CLASSES = tuple(LabelClass(name, (0, 0, 0)) for name in ("ground", "car", "person"))
-LEGEND = Legend(CLASSES, 0, value_table([(0, 0), (7, 1), (40_000, 2), (9, 1), (255, IGNORED)]))
+LEGEND = LabelSpec(CLASSES, 0, value_table([(0, 0), (7, 1), (40_000, 2), (9, 1), (255, IGNORED)]))
 
 
 def noise(seed=0, size=(40, 48)):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segline.models.blocks import BatchNorm, on_padded
+from segline.models.blocks import BatchNorm, pad_to_stride
 
 
 def noise(*shape):
@@ -20,7 +20,7 @@ def test_an_odd_size_is_padded_with_zeros_below_and_right():
         seen.append(given)
         return 2 * given
 
-    torch.testing.assert_close(on_padded(network, images, 32), 2 * images)
+    torch.testing.assert_close(pad_to_stride(network, images, 32), 2 * images)
     torch.testing.assert_close(seen[0], padded)
 
 
@@ -29,7 +29,7 @@ def test_an_odd_size_is_padded_with_zeros_below_and_right():
 )
 def test_a_side_is_padded_to_a_whole_number_of_strides_and_at_least_two(side, stride, expected):
     shapes = []
-    on_padded(lambda given: shapes.append(given.shape) or given, noise(1, 3, side, 2 * stride), stride)
+    pad_to_stride(lambda given: shapes.append(given.shape) or given, noise(1, 3, side, 2 * stride), stride)
     assert shapes == [(1, 3, expected, 2 * stride)]
 
 

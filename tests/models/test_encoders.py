@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from servers import serving
 
 from segline.errors import TrainingError
-from segline.models.encoders import pyramid, trunk
+from segline.models.encoders import backbone, backbone_features
 from segline.models.smp import Smp
 
 NAME = "resnet10t"
@@ -34,7 +34,9 @@ def write(state, path):
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth"])
 @pytest.mark.parametrize("stride", [32, 8])
 def test_weights_come_from_a_file(whole, tmp_path, file, stride):
-    encoder, channels = pyramid(NAME, pretrained=write(whole.state_dict(), tmp_path / file), output_stride=stride)
+    encoder, channels = backbone_features(
+        NAME, pretrained=write(whole.state_dict(), tmp_path / file), output_stride=stride
+    )
     theirs = whole.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in encoder.state_dict().items())
     images = torch.randn(1, 3, 64, 64)
@@ -47,7 +49,7 @@ def test_weights_come_from_a_file(whole, tmp_path, file, stride):
 
 def test_the_classifier_may_be_missing_in_the_file(whole, tmp_path):
     state = {key: value for key, value in whole.state_dict().items() if not key.startswith("fc.")}
-    encoder = trunk(NAME, pretrained=write(state, tmp_path / "w.safetensors"))
+    encoder = backbone(NAME, pretrained=write(state, tmp_path / "w.safetensors"))
     assert torch.equal(encoder.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
 
 
@@ -61,7 +63,7 @@ def test_smp_takes_weights_from_a_file_too(tmp_path):
 def test_a_vgg_of_torchvision_fits(tmp_path):
     torch.manual_seed(5)
     theirs = torchvision.models.vgg11(num_classes=2).eval()
-    ours = trunk("vgg11", pretrained=write(theirs.state_dict(), tmp_path / "vgg.pth")).eval()
+    ours = backbone("vgg11", pretrained=write(theirs.state_dict(), tmp_path / "vgg.pth")).eval()
     images = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         fc7 = ours.pre_logits(ours.features(images)).flatten(1)
@@ -86,7 +88,7 @@ def test_smp_takes_a_file_of_timms_for_an_encoder_of_timms(tmp_path, encoder):
 def test_an_encoder_that_was_trained_otherwise_sees_its_own_normalisation():
     """Xception of images in -1 to 1: of the same image, whose colours ImageNet's mean and deviation were taken from."""
     torch.manual_seed(7)
-    encoder = pyramid("xception41", pretrained=False)[0].eval()
+    encoder = backbone_features("xception41", pretrained=False)[0].eval()
     colours = torch.rand(1, 3, 64, 64)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     seen = []
@@ -96,10 +98,10 @@ def test_an_encoder_that_was_trained_otherwise_sees_its_own_normalisation():
 
 
 def test_most_encoders_see_images_as_they_are():
-    assert not isinstance(pyramid(NAME, pretrained=False)[0], torch.nn.Sequential)
+    assert not isinstance(backbone_features(NAME, pretrained=False)[0], torch.nn.Sequential)
 
 
-@pytest.mark.parametrize("make", [pyramid, trunk])
+@pytest.mark.parametrize("make", [backbone_features, backbone])
 def test_weights_of_another_encoder_are_refused_and_named(whole, tmp_path, make):
     path = write(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
     with pytest.raises(TrainingError, match=rf"{path} does not fit {NAME}: .* the first is conv1.0.weight"):
@@ -110,7 +112,7 @@ def test_a_tensor_of_another_shape_is_refused(whole, tmp_path):
     state = whole.state_dict()
     state["layer3.0.conv2.weight"] = state["layer3.0.conv2.weight"][:7].contiguous()
     with pytest.raises(TrainingError, match=r"1 of \d+ tensors .* the first is layer3.0.conv2.weight"):
-        pyramid(NAME, pretrained=write(state, tmp_path / "cut.safetensors"))
+        backbone_features(NAME, pretrained=write(state, tmp_path / "cut.safetensors"))
 
 
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
@@ -119,7 +121,7 @@ def test_a_file_that_is_no_weights_is_told_in_one_line(tmp_path, file, content):
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(TrainingError, match="cannot be read as weights") as caught:
-        pyramid(NAME, pretrained=str(tmp_path / file))
+        backbone_features(NAME, pretrained=str(tmp_path / file))
     assert "\n" not in str(caught.value)
 
 
@@ -130,7 +132,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
     torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(TrainingError, match="cannot be read as weights"):
-        pyramid(NAME, pretrained=str(tmp_path / "trap.pth"))
+        backbone_features(NAME, pretrained=str(tmp_path / "trap.pth"))
     assert not (tmp_path / "sprung").exists()
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 
-from segline.models.blocks import PyramidPooling, cell_means
+from segline.models.blocks import PyramidPooling, adaptive_avg_pool
 from segline.models.spp import Spp
 
 
@@ -18,7 +18,7 @@ def noise(*shape):
 def test_cell_means_are_adaptive_average_pooling(cells, height, width):
     features = noise(2, 3, height, width).double().requires_grad_()
     weights = noise(2, 3, cells, cells).double()
-    found, expected = cell_means(features, cells), F.adaptive_avg_pool2d(features, cells)
+    found, expected = adaptive_avg_pool(features, cells), F.adaptive_avg_pool2d(features, cells)
     torch.testing.assert_close(found, expected)
     gradients = (torch.autograd.grad((means * weights).sum(), features)[0] for means in (found, expected))
     torch.testing.assert_close(*gradients)
@@ -26,7 +26,7 @@ def test_cell_means_are_adaptive_average_pooling(cells, height, width):
 
 def test_cell_means_of_half_precision_do_not_drift():
     """Ones average to exactly one, however many there are."""
-    assert torch.equal(cell_means(torch.ones(1, 2, 97, 97).bfloat16(), 3), torch.ones(1, 2, 3, 3).bfloat16())
+    assert torch.equal(adaptive_avg_pool(torch.ones(1, 2, 97, 97).bfloat16(), 3), torch.ones(1, 2, 3, 3).bfloat16())
 
 
 def test_pyramid_pooling_has_the_branches_of_smp():

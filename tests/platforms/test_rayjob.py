@@ -21,7 +21,7 @@ from shard_files import write_split
 
 from segline.classes import LabelClass
 from segline.config.params import load
-from segline.data.shards import Description
+from segline.data.shards import DatasetInfo
 from segline.errors import StageError, StoppedError, TrainingError
 from segline.files import s3 as storage
 from segline.files.atomic import write_json, writing
@@ -54,7 +54,7 @@ def dataset_dir(tmp_path_factory):
         images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
         write_split(folder / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(folder / "dataset.json", Description(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_json(folder / "dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
     return folder
 
 
@@ -112,9 +112,9 @@ def succeeding(tmp_path):
         kube.end_pod("submitter-1", "Running")
         kube.set_status(name, "Running", "RUNNING")
         for number in range(5):
-            kube.say("submitter-1", f"epoch {number}")
+            kube.log("submitter-1", f"epoch {number}")
         deliver(kube, name, tmp_path)
-        kube.say("submitter-1", "done")
+        kube.log("submitter-1", "done")
         kube.end_pod("submitter-1")
         kube.set_status(name, "Complete", "SUCCEEDED")
 
@@ -416,7 +416,7 @@ def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, d
         kube.add_pod("submitter-1", name)
         kube.set_status(name, "Running", "RUNNING")
         for stamp, text in zip(stamps, said, strict=True):
-            kube.say("submitter-1", text, f"2026-01-01T00:00:{stamp}")
+            kube.log("submitter-1", text, f"2026-01-01T00:00:{stamp}")
             time.sleep(0.02)
         kube.wait_for(lambda kube: not kube.faults)
         deliver(kube, name, tmp_path)
@@ -442,8 +442,8 @@ def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, d
 def test_a_failure_is_told_with_its_reason_in_one_line(kube, dataset_dir, edged, tmp_path, status, more, told):
     def run(kube, name):
         kube.add_pod("submitter-1", name)
-        kube.say("submitter-1", "segline train: 1 of 1 trials failed: no")
-        kube.say("submitter-1", "Job failed")
+        kube.log("submitter-1", "segline train: 1 of 1 trials failed: no")
+        kube.log("submitter-1", "Job failed")
         kube.end_pod("submitter-1", "Failed")
         kube.jobs[name]["status"] = {"jobDeploymentStatus": status, **more}
         kube.note("MODIFIED", kube.jobs[name])

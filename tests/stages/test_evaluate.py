@@ -12,7 +12,7 @@ from segline.artifacts.history import HISTORY
 from segline.config.params import Audit, Evaluate, Params
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
-from segline.data.shards import Crop, Description, join_shards, write_shard
+from segline.data.shards import Crop, DatasetInfo, join_shards, write_shard
 from segline.files.atomic import write_json
 from segline.inference.bundle import Bundle, Member, write_bundle
 from segline.stages import evaluate
@@ -53,7 +53,7 @@ def run(tmp_path):
             join_shards(dataset_dir / split, 1)
         pixels = {split: [1, 1] for split in ("train", "val", "test")}
         facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}
-        description = Description(classes=CLASSES, background=0, side=16, test_is_val=test_is_val, **facts)
+        description = DatasetInfo(classes=CLASSES, background=0, side=16, test_is_val=test_is_val, **facts)
         write_json(dataset_dir / "dataset.json", description.to_dict())
         # The poor one does not see the bar, so that the good one is first on the leaderboard.
         for name, threshold in (("good", THRESHOLD), ("a_poor_one", 255)):

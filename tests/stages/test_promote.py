@@ -19,7 +19,7 @@ from segline.classes import LabelClass
 from segline.config.params import Params
 from segline.config.params import Promote as Settings
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Description, open_split, read_description
+from segline.data.shards import DatasetInfo, open_split, read_dataset_info
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import write_json
 from segline.inference.bundle import Bundle, Member, load_models, write_bundle
@@ -39,7 +39,7 @@ def write_labelled(folder, seed=0, classes=CLASSES):
     """Ten test crops of noise; what is brighter than 128 is bright."""
     images = np.random.default_rng(seed).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
     _, digest = write_split(folder / "test", images, (images[..., 0] >= BEST).astype(np.uint8))
-    description = Description(classes, 0, 16, digest, "here", "source", "", {"test": [1, 1]}, False)
+    description = DatasetInfo(classes, 0, 16, digest, "here", "source", "", {"test": [1, 1]}, False)
     write_json(folder / "dataset.json", description.to_dict())
     return folder
 
@@ -72,7 +72,7 @@ def write_ensembled(folder, dataset_dir, threshold):
     write_counts(folder / "test_counts.npz", counts, split)
     test = scores(counts.sum(0), [entry.name for entry in CLASSES])
     metrics = {"members": [member.candidate], "test": test, "test_is_val": False, "test_images": len(split)}
-    write_json(folder / "metrics.json", metrics | {"dataset": read_description(dataset_dir).content_hash})
+    write_json(folder / "metrics.json", metrics | {"dataset": read_dataset_info(dataset_dir).content_hash})
     return folder
 
 
@@ -360,7 +360,7 @@ def test_the_decision_is_kept_with_the_version(promoting, tracker):
 def test_the_version_knows_its_data(promoting, tracker, dataset_dir, tracking_uri, tmp_path):
     """With its statistics validate compares new data."""
     (dataset_dir / STATISTICS).write_bytes(b"of the training pairs")
-    description = replace(read_description(dataset_dir), source_revision="dvc:abc")
+    description = replace(read_dataset_info(dataset_dir), source_revision="dvc:abc")
     write_json(dataset_dir / "dataset.json", description.to_dict())
     for _ in range(2):
         promoting(GOOD)

@@ -16,7 +16,7 @@ from shard_files import write_split
 
 from segline.classes import LabelClass
 from segline.config.params import load
-from segline.data.shards import Description
+from segline.data.shards import DatasetInfo
 from segline.errors import SourceError, TrainingError
 from segline.files.atomic import write_json
 from segline.stages.train import run
@@ -41,7 +41,7 @@ def dataset_dir(tmp_path):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    described = Description(classes, 0, 32, "c", "here", "s", "", {}, False)
+    described = DatasetInfo(classes, 0, 32, "c", "here", "s", "", {}, False)
     write_json(folder / "dataset.json", described.to_dict())
     return folder
 

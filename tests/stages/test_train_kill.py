@@ -14,7 +14,7 @@ import pytest
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.data.shards import Description
+from segline.data.shards import DatasetInfo
 from segline.files.atomic import write_json
 
 PARAMS = {
@@ -39,7 +39,7 @@ def project(folder):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "data/label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(folder / "data/label/dataset.json", Description(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_json(folder / "data/label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
     return folder
 
 

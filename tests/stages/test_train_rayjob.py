@@ -25,7 +25,7 @@ from servers import free_port, running
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.data.shards import Description
+from segline.data.shards import DatasetInfo
 from segline.files.atomic import write_json
 from segline.parallel import SETTINGS
 
@@ -51,7 +51,7 @@ def written(tmp_path_factory):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(folder / "label/dataset.json", Description(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_json(folder / "label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
     write_json(folder / "edges/edges.json", {"trained": False})
     return folder
 
@@ -155,7 +155,7 @@ class KubeRay:
         ) as process:
             kube.set_status(name, "Running", "RUNNING")
             for text in process.stdout:
-                kube.say("submitter-1", text.rstrip("\n"))
+                kube.log("submitter-1", text.rstrip("\n"))
         if can_have_own_disk():
             self.seen = [*self.disk.rglob("last.pt")]
         kube.end_pod("submitter-1", "Failed" if process.returncode else "Succeeded")

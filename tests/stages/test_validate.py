@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 
 import segline
 from segline import cli
-from segline.config.params import Choice, Ingest, Params, Severities, load
+from segline.config.params import ComponentSpec, Ingest, Params, Severities, load
 from segline.config.params import Validate as Settings
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS
@@ -475,7 +475,7 @@ def test_a_label_map_that_is_ignored_everywhere_is_quarantined(tmp_path):
             Image.fromarray(label).save(tmp_path / f"l{name}")
             lines.append(f"{name} l{name}")
         write_text(tmp_path / f"{split}.txt", "\n".join(lines))
-    params = Params(ingest=Ingest(source=str(tmp_path), layout=Choice(name="camvid")))
+    params = Params(ingest=Ingest(source=str(tmp_path), layout=ComponentSpec(name="camvid")))
     ingest.run(params, out=tmp_path / "ingest")
     out = tmp_path / "validate"
     validate.run(params, manifest_dir=tmp_path / "ingest", tracking_uri=NOWHERE, out=out)

@@ -12,8 +12,8 @@ import pytest
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.config.params import Choice, load
-from segline.data.shards import Description
+from segline.config.params import ComponentSpec, load
+from segline.data.shards import DatasetInfo
 from segline.errors import SourceError, StoppedError
 from segline.files.atomic import MARK, write_json, write_text
 from segline.files.s3 import Bucket, download, upload
@@ -22,7 +22,7 @@ from segline.stages.train import STOP, Trial
 from segline.training import checkpoints as mirror
 from segline.training import trial as trials
 from segline.training.checkpoints import Mirror, Origins
-from segline.training.search.grid import Cell
+from segline.training.search.grid import TrialConfig
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def dataset_dir(tmp_path):
         images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
         write_split(tmp_path / "label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(tmp_path / "label/dataset.json", Description(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_json(tmp_path / "label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
     return tmp_path / "label"
 
 
 def trial(dataset_dir, work, url):
     settings = load(json.dumps({"train": {"epochs": 4, "batch_size": 2}})).train
-    model, loss = Choice(name="unet", options={"width": 2, "depth": 1}), (Choice(name="dice"),)
-    cell = Cell("unet-dice", model, loss, settings, 7)
+    model, loss = ComponentSpec(name="unet", options={"width": 2, "depth": 1}), (ComponentSpec(name="dice"),)
+    cell = TrialConfig("unet-dice", model, loss, settings, 7)
     return Trial(cell, dataset_dir, None, {}, work / "unet-dice", 4, Mirror(url))
 
 

@@ -9,7 +9,7 @@ from test_engine import CLASSES, SETTINGS, edge_network, new_run, same_weights, 
 
 from segline.losses import LOSSES
 from segline.models import MODELS
-from segline.training.determinism import make_repeatable
+from segline.training.determinism import set_deterministic
 from segline.training.engine import fit
 
 __all__ = ["edge_network", "splits"]  # fixtures
@@ -21,7 +21,7 @@ TWO_EPOCHS = replace(SETTINGS, epochs=2, ema=0.9, clip=1.0, accumulate=2)
 
 @pytest.fixture(autouse=True)
 def repeatable():
-    make_repeatable(7)
+    set_deterministic(7)
     yield
     torch.use_deterministic_algorithms(False)
 

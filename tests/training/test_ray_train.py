@@ -25,21 +25,21 @@ from torch import nn
 
 from segline.artifacts.history import read_history
 from segline.classes import LabelClass
-from segline.config.params import Augment, Choice, Train
-from segline.data.shards import Description, Split
+from segline.config.params import Augment, ComponentSpec, Train
+from segline.data.shards import DatasetInfo, Split
 from segline.errors import StoppedError, TrainingError
 from segline.files.atomic import write_json
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.parallel import SETTINGS, connected
+from segline.parallel import SETTINGS, ray_session
 from segline.stages.train import STOP, Trial
 from segline.training import ddp as workers
 from segline.training.checkpoints import Mirror
 from segline.training.engine import Run, fit
 from segline.training.ray_train import MOST_LOSSES, _raise_unless_lost
 from segline.training.ray_tune import Asha, Watch, _room, run_trials
-from segline.training.search.grid import Cell
+from segline.training.search.grid import TrialConfig
 
 NAMES = ("dark", "grey", "light")
 TRAIN, VAL, BATCH = 11, 5, 4  # the last batch of an epoch has 3 images
@@ -63,7 +63,7 @@ def dataset_dir(tmp_path_factory):
     write_crops(folder / "train", TRAIN, seed=0)
     write_crops(folder / "val", VAL, seed=1)
     classes = tuple(LabelClass(name, (level, level, level)) for level, name in enumerate(NAMES))
-    write_json(folder / "dataset.json", Description(classes, None, 32, "c", "here", "s", "", {}, False).to_dict())
+    write_json(folder / "dataset.json", DatasetInfo(classes, None, 32, "c", "here", "s", "", {}, False).to_dict())
     return folder
 
 
@@ -195,7 +195,7 @@ def cluster():
             made.add_node(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
             made.second = made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
             changed.setenv("RAY_ADDRESS", made.address)
-            with connected() as there:
+            with ray_session() as there:
                 assert there["CPU"] == 2
                 yield made
         finally:
@@ -204,7 +204,7 @@ def cluster():
 
 def new_trial(dataset_dir, folder, name="trial", *, until=0, **changed):
     settings = Train(**SETTINGS_OF_TRIAL | changed)
-    cell = Cell(name, Choice(name="plain"), (Choice(name="cross_entropy"),), settings, 7)
+    cell = TrialConfig(name, ComponentSpec(name="plain"), (ComponentSpec(name="cross_entropy"),), settings, 7)
     return Trial(cell, dataset_dir, None, {}, folder / name, until or settings.epochs, Mirror(""))
 
 

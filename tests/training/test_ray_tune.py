@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from segline.errors import StoppedError, TrainingError
-from segline.parallel import connected
+from segline.parallel import ray_session
 from segline.training.ray_tune import Asha, Watch, run_trials
 
 
@@ -34,7 +34,7 @@ def new_trial():
 
 @pytest.fixture(scope="module")
 def there():
-    with connected() as resources:
+    with ray_session() as resources:
         yield resources
 
 

@@ -30,7 +30,7 @@ STREET_CLASSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class ComponentSpec:
     """An entry of a table with its options, and its factor in a weighted sum."""
 
     name: str
@@ -70,7 +70,7 @@ class Ingest:
     ] = "synthetic:"
     sha256: Annotated[str, "SHA-256 of the archive, in hex; empty to take whatever comes"] = ""
     dvc: Dvc = field(default_factory=Dvc)
-    layout: Choice = Choice(name="wad")
+    layout: ComponentSpec = ComponentSpec(name="wad")
     synthetic: Synthetic = field(default_factory=Synthetic)
 
 
@@ -226,13 +226,13 @@ class Search:
 class Train:
     """The grid of architectures x losses, and how each cell is trained."""
 
-    models: tuple[Choice, ...] = (
-        Choice(name="unet_resnet34", options={"pretrained": False}),
-        Choice(name="unet", options={"width": 16}),
+    models: tuple[ComponentSpec, ...] = (
+        ComponentSpec(name="unet_resnet34", options={"pretrained": False}),
+        ComponentSpec(name="unet", options={"width": 16}),
     )
-    losses: tuple[tuple[Choice, ...], ...] = (
-        (Choice(name="bounding_box", options={"beta_bg": 0.05, "class_weights": False}),),
-        (Choice(name="dice"),),
+    losses: tuple[tuple[ComponentSpec, ...], ...] = (
+        (ComponentSpec(name="bounding_box", options={"beta_bg": 0.05, "class_weights": False}),),
+        (ComponentSpec(name="dice"),),
     )
     search: Search = field(default_factory=Search)
     epochs: Annotated[int, Range(1, 100_000), "passes over the training split"] = 8
@@ -392,7 +392,7 @@ def _follows(key: str, wrong: list[str]) -> bool:
     return any(f"{key}.".startswith(f"{other}.") or other.startswith((f"{key}.", f"{key}[")) for other in wrong)
 
 
-def need_edges(losses: tuple[tuple[Choice, ...], ...]) -> bool:
+def need_edges(losses: tuple[tuple[ComponentSpec, ...], ...]) -> bool:
     """Whether a loss of the grid compares edges, for which the stage edges trains a network."""
     return any(term.name == "semeda" for terms in losses for term in terms)
 
@@ -449,7 +449,7 @@ _WRONG = object()
 
 
 def _value(annotation: Any, value: object, where: str, faults: list[str]) -> Any:
-    if annotation is Choice:
+    if annotation is ComponentSpec:
         return _one_choice("data.layouts", value, where, faults)
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _section(annotation, value, where, faults)
@@ -519,14 +519,14 @@ def _items(value: object, where: str, faults: list[str]) -> list[Any]:
 SINGULAR = {"models": "model", "losses": "loss", "data.layouts": "layout"}
 
 
-def _one_choice(table: str, item: object, where: str, faults: list[str]) -> Choice:
+def _one_choice(table: str, item: object, where: str, faults: list[str]) -> ComponentSpec:
     choices = _choices(table, item, where, faults)
     if len(choices) > 1:
         faults.append(f"{where}: got {len(choices)} {SINGULAR[table]}s in one entry, expected one")
-    return choices[0] if choices else Choice(name="")
+    return choices[0] if choices else ComponentSpec(name="")
 
 
-def _choices(table: str, item: object, where: str, faults: list[str]) -> tuple[Choice, ...]:
+def _choices(table: str, item: object, where: str, faults: list[str]) -> tuple[ComponentSpec, ...]:
     """``unet``, ``{unet: {width: 16}}``, or for a sum ``{dice: {weight: 0.5}, cross_entropy: {weight: 0.5}}``."""
     entries = {item: {}} if isinstance(item, str) else item
     if not isinstance(entries, dict) or not entries:
@@ -535,14 +535,14 @@ def _choices(table: str, item: object, where: str, faults: list[str]) -> tuple[C
     return tuple(_choice(table, name, {} if given is None else given, where, faults) for name, given in entries.items())
 
 
-def _choice(table: str, name: object, given: object, where: str, faults: list[str]) -> Choice:
+def _choice(table: str, name: object, given: object, where: str, faults: list[str]) -> ComponentSpec:
     offered = tables.options(table)
     if name not in offered or not isinstance(name, str):
         faults.append(f"{where}: unknown {SINGULAR[table]} {name!r}{suggestion(name, offered)}")
-        return Choice(name=str(name))
+        return ComponentSpec(name=str(name))
     if not isinstance(given, dict):
         faults.append(f"{where}.{name}: got {given!r}, expected a mapping of options")
-        return Choice(name=name)
+        return ComponentSpec(name=name)
     annotations = offered[name] | ({"weight": WEIGHT} if table == "losses" else {})
     for key, value in given.items():
         problem = (
@@ -552,7 +552,7 @@ def _choice(table: str, name: object, given: object, where: str, faults: list[st
             faults.append(f"{where}.{name}.{key}: {problem}")
     weight = given.get("weight", 1.0) if table == "losses" else 1.0
     options = {key: value for key, value in given.items() if key in offered[name]}
-    return Choice(name=name, options=options, weight=float(weight) if isinstance(weight, int | float) else 1.0)
+    return ComponentSpec(name=name, options=options, weight=float(weight) if isinstance(weight, int | float) else 1.0)
 
 
 def _contradictions(params: Params) -> list[str]:

@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts import Legend
+from segline.data.layouts import LabelSpec
 from segline.errors import DataError
 
 
-def merge(legend: Legend, wanted: dict[str, list[str]], where: str) -> Legend:
+def merge(legend: LabelSpec, wanted: dict[str, list[str]], where: str) -> LabelSpec:
     """The legend with new classes made of its own; classes that no new one names are ignored.
 
     Args:
@@ -33,10 +33,10 @@ def merge(legend: Legend, wanted: dict[str, list[str]], where: str) -> Legend:
     classes = tuple(LabelClass(new, legend.classes[known.index(names[0])].colour) for new, names in wanted.items())
     before = None if legend.background is None else known[legend.background]
     background = next((i for i, names in enumerate(wanted.values()) if before in names), None)
-    return Legend(classes, background, table)
+    return LabelSpec(classes, background, table)
 
 
-def merge_counts(pixels: NDArray[np.number], legend: Legend, merged: Legend) -> NDArray[np.float64]:
+def merge_counts(pixels: NDArray[np.number], legend: LabelSpec, merged: LabelSpec) -> NDArray[np.float64]:
     """Pixels of the classes of a legend (n, classes), summed up to those of the merged one (n, merged classes)."""
     sums = np.zeros((len(pixels), len(merged.classes)))
     for before in range(len(legend.classes)):

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segline.data.layouts import LAYOUTS, Layout, Legend
+from segline.data.layouts import LAYOUTS, LabelSpec, Layout
 from segline.errors import StageError
 from segline.files.atomic import write_file
 from segline.files.trees import Checked, Tree
@@ -66,7 +66,7 @@ class Manifest:
         return LAYOUTS[self.origin.layout](**json.loads(self.origin.options))
 
     @cached_property
-    def legend(self) -> Legend:
+    def legend(self) -> LabelSpec:
         """What the label values mean."""
         return self.layout.legend(self.origin.legend)
 

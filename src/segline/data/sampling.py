@@ -23,7 +23,7 @@ from segline.data.crops import (
 )
 from segline.data.distances import DISTANCES, Maps, Truth
 from segline.data.exclusions import Exclusions
-from segline.data.layouts import UNKNOWN, Layout, Legend
+from segline.data.layouts import UNKNOWN, LabelSpec, Layout
 from segline.data.shards import Crop
 from segline.errors import DataError
 from segline.files.trees import Tree
@@ -47,7 +47,7 @@ class Sampler:
 
     tree: Tree
     layout: Layout
-    legend: Legend
+    legend: LabelSpec
     settings: Label
     exclusions: Exclusions = field(default_factory=Exclusions)
     seed: int = 0

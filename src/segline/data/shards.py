@@ -138,7 +138,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Description:
+class DatasetInfo:
     """What a labelled data set is.
 
     Attributes:
@@ -173,7 +173,7 @@ class Description:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Description":
+    def from_dict(cls, content: dict[str, Any]) -> "DatasetInfo":
         """The inverse of :meth:`to_dict`."""
         classes = tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"])
         return cls(**content | {"classes": classes})
@@ -281,14 +281,14 @@ def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...
     np.lib.format.write_array_header_1_0(stream, head)
 
 
-def read_description(dataset_dir: Path) -> Description:
+def read_dataset_info(dataset_dir: Path) -> DatasetInfo:
     """What label says of its shards.
 
     Raises:
         StageError: it is missing.
     """
     try:
-        return Description.from_dict(json.loads((dataset_dir / "dataset.json").read_text()))
+        return DatasetInfo.from_dict(json.loads((dataset_dir / "dataset.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         raise StageError(f"{dataset_dir / 'dataset.json'} is missing or broken; run `segline label` again") from None
 

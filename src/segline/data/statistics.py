@@ -18,7 +18,7 @@ from PIL import Image
 
 from segline.classes import IGNORED
 from segline.data.decoding import decode_image, keep_memory, read_header
-from segline.data.layouts import UNKNOWN, Layout, Legend
+from segline.data.layouts import UNKNOWN, LabelSpec, Layout
 from segline.data.layouts.layout import read_image
 from segline.data.manifest import Manifest
 from segline.errors import StageError
@@ -146,7 +146,7 @@ def _measured(
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def examine(pair: Mapping[str, Any], layout: Layout, legend: Legend, tree: Tree) -> Row:
+def examine(pair: Mapping[str, Any], layout: Layout, legend: LabelSpec, tree: Tree) -> Row:
     """The row of one pair of a manifest."""
     row: Row = dict.fromkeys(["image_error", "label_error", "mode", "looks", "unknown_values"], "")
     row |= {"key": pair["key"], "classes": json.dumps(legend.names), "class_pixels": None}
@@ -175,7 +175,7 @@ def of_image(image: NDArray[np.uint8]) -> Row:
     }
 
 
-def of_label(raw: NDArray[np.integer], legend: Legend) -> Row:
+def of_label(raw: NDArray[np.integer], legend: LabelSpec) -> Row:
     """Size and pixels per class of a label map. Label maps are long runs of one value, so runs are counted."""
     flat = raw.ravel()
     ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]), [flat.size - 1]])

@@ -142,7 +142,7 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-class Around:
+class TreeWrapper:
     """A tree around another, which it only reads in another way.
 
     Args:
@@ -175,7 +175,7 @@ class Around:
         return self.tree.checksum(path)
 
 
-class Checked(Around):
+class Checked(TreeWrapper):
     """A tree that gives a file only as it was when its checksum was taken.
 
     Args:
@@ -211,7 +211,7 @@ def reading_ahead(tree: Tree, paths: Sequence[str], depth: int = 4) -> Iterator[
                 future.cancel()
 
 
-class _Ahead(Around):
+class _Ahead(TreeWrapper):
     """A tree with some of its files on the way."""
 
     def __init__(self, tree: Tree, pending: deque[str], pool: ThreadPoolExecutor, depth: int) -> None:

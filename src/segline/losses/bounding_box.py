@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from segline.config.fields import Range
-from segline.losses.class_weight_schedule import batch_weights, spread
+from segline.losses.class_weight_schedule import batch_weights, gather_weights
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
 from segline.losses.task import Task
 
@@ -45,7 +45,7 @@ class BoundingBox(nn.Module):
             foreground = foreground & (target != self.background)
         weights = torch.where(inside_box(foreground), 1.0, self.beta_bg)
         if self.class_weights:
-            weights *= spread(batch_weights(target, logits.shape[1], self.background, self.alpha_bg), target)
+            weights *= gather_weights(batch_weights(target, logits.shape[1], self.background, self.alpha_bg), target)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)
 
 

@@ -39,7 +39,7 @@ class ClassWeightSchedule(nn.Module):
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """The loss of a batch."""
         weights = batch_weights(target, logits.shape[1], self.background, self.alpha_bg)
-        return mean_over_valid(spread(weights, target) * pixel_cross_entropy(logits, target), target)
+        return mean_over_valid(gather_weights(weights, target) * pixel_cross_entropy(logits, target), target)
 
 
 def batch_weights(
@@ -54,6 +54,6 @@ def batch_weights(
     return weights
 
 
-def spread(weights: Float[Tensor, " k"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+def gather_weights(weights: Float[Tensor, " k"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     """The weight of every pixel's class; any for an ignored one."""
     return weights[target.long().clamp(max=len(weights) - 1)]

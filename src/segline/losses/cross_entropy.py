@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segline.config.fields import suggestion
 from segline.errors import TrainingError
-from segline.losses.class_weight_schedule import spread
+from segline.losses.class_weight_schedule import gather_weights
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
 from segline.losses.task import Task
 
@@ -46,7 +46,7 @@ class CrossEntropy(nn.Module):
         losses = pixel_cross_entropy(logits, target)
         if not self.weighted:
             return mean_over_valid(losses, target)
-        weights = spread(self.weights.to(losses), target) * valid(target)
+        weights = gather_weights(self.weights.to(losses), target) * valid(target)
         total = weights.sum()
         return (weights * losses).sum() / total.where(total > 0, 1)
 

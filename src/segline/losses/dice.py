@@ -6,7 +6,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from segline.config.fields import Range
-from segline.losses.masking import at_truth, pixels_by_class, probabilities, valid
+from segline.losses.masking import gather_true_class, pixels_by_class, probabilities, valid
 from segline.losses.task import Task
 
 
@@ -39,7 +39,7 @@ class Dice(nn.Module):
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """The loss of a batch."""
         predicted, classes = probabilities(logits), logits.shape[1]
-        overlap = sum_by_class(at_truth(predicted, target), target, classes)
+        overlap = sum_by_class(gather_true_class(predicted, target), target, classes)
         mass = (predicted.square() if self.squared else predicted) * valid(target).unsqueeze(1)
         size = mass.sum((0, 2, 3)) + pixels_by_class(target, classes)
         return 1 - ((2 * overlap + self.smooth) / (size + self.smooth)).mean()

@@ -45,10 +45,10 @@ class DistanceMap(nn.Module):
         self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"], border: Float[Tensor, "b 1 h w"]
     ) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        weights = 1 + self.w0 * bell(border.squeeze(1), self.sigma)
+        weights = 1 + self.w0 * gaussian(border.squeeze(1), self.sigma)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)
 
 
-def bell(distance: Float[Tensor, "b h w"], sigma: float) -> Float[Tensor, "b h w"]:
+def gaussian(distance: Float[Tensor, "b h w"], sigma: float) -> Float[Tensor, "b h w"]:
     """One where the distance is zero, falling to zero within a few sigma."""
     return (distance.float().square() / (-2 * sigma**2)).exp()

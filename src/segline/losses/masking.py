@@ -41,10 +41,10 @@ def log_probabilities(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h 
 
 def pixel_cross_entropy(logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     """Cross-entropy of each pixel, zero where ignored."""
-    return -at_truth(log_probabilities(logits), target)
+    return -gather_true_class(log_probabilities(logits), target)
 
 
-def at_truth(values: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+def gather_true_class(values: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     """The value of each pixel's true class, zero where ignored.
 
     Pixel by pixel and not as a sum: only so it is deterministic on CUDA, and cheaper there than a gather.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from segline.config.fields import Range
-from segline.losses.masking import at_truth, count, log_probabilities, one_hot, valid
+from segline.losses.masking import count, gather_true_class, log_probabilities, one_hot, valid
 from segline.losses.task import Task
 
 KERNEL_SIZE = 8.0
@@ -49,7 +49,7 @@ class Sobel(nn.Module):
         """The loss of a batch."""
         logarithms = log_probabilities(logits)
         edges = self.lambda_1 / KERNEL_SIZE * edge_distance(logarithms, target)
-        return (edges - at_truth(logarithms, target).sum()) / count(target)
+        return (edges - gather_true_class(logarithms, target).sum()) / count(target)
 
 
 def edge_distance(logarithms: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:

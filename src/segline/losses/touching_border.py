@@ -9,8 +9,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from segline.config.fields import Range, Unit
-from segline.losses.class_weight_schedule import batch_weights, spread
-from segline.losses.distance_map import bell
+from segline.losses.class_weight_schedule import batch_weights, gather_weights
+from segline.losses.distance_map import gaussian
 from segline.losses.masking import mean_over_valid, pixel_cross_entropy
 from segline.losses.task import Task
 
@@ -48,5 +48,5 @@ class TouchingBorder(nn.Module):
     ) -> Float[Tensor, ""]:
         """The loss of a batch."""
         balance = batch_weights(target, logits.shape[1], background=None, alpha_bg=0.0)
-        weights = spread(balance, target) + self.w0 * bell(touching.squeeze(1), self.sigma)
+        weights = gather_weights(balance, target) + self.w0 * gaussian(touching.squeeze(1), self.sigma)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)

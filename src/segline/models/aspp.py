@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.models.blocks import PointUnit, on_plain_cpu
+from segline.models.blocks import Conv1x1BNReLU, on_plain_cpu
 
 WIDTH = 256
 RATES = (6, 12, 18)
@@ -79,7 +79,7 @@ class SeparableUnit(nn.Sequential):
             AtrousDepthwise(channels_in, rate),
             nn.BatchNorm2d(channels_in),
             nn.ReLU(inplace=True),
-            PointUnit(channels_in, channels_out),
+            Conv1x1BNReLU(channels_in, channels_out),
         )
 
 
@@ -98,9 +98,9 @@ class Aspp(nn.Module):
     ) -> None:
         super().__init__()
         atrous = (unit(channels_in, WIDTH, rate * 16 // output_stride) for rate in RATES)
-        self.branches = nn.ModuleList([PointUnit(channels_in, WIDTH), *atrous])
-        self.image = PointUnit(channels_in, WIDTH)
-        self.fuse = PointUnit((len(self.branches) + 1) * WIDTH, WIDTH)
+        self.branches = nn.ModuleList([Conv1x1BNReLU(channels_in, WIDTH), *atrous])
+        self.image = Conv1x1BNReLU(channels_in, WIDTH)
+        self.fuse = Conv1x1BNReLU((len(self.branches) + 1) * WIDTH, WIDTH)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:

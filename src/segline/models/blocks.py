@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class ConvUnit(nn.Sequential):
+class ConvBNReLU(nn.Sequential):
     """A padded 3x3 convolution, batch normalisation, ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -23,7 +23,7 @@ class DoubleConv(nn.Sequential):
     """Two convolution units, the block on both sides of a U-Net."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(ConvUnit(channels_in, channels_out), ConvUnit(channels_out, channels_out))
+        super().__init__(ConvBNReLU(channels_in, channels_out), ConvBNReLU(channels_out, channels_out))
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -39,7 +39,7 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-class PointUnit(nn.Sequential):
+class Conv1x1BNReLU(nn.Sequential):
     """A 1x1 convolution, batch normalisation that stands a single value per channel, ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -66,17 +66,17 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.units = nn.ModuleDict({str(cells): PointUnit(channels, channels // 4) for cells in (1, 2, 3, 6)})
+        self.units = nn.ModuleDict({str(cells): Conv1x1BNReLU(channels, channels // 4) for cells in (1, 2, 3, 6)})
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2*c h w"]:
         """The features and those of the four grids."""
-        pooled = (unit(cell_means(features, int(cells))) for cells, unit in self.units.items())
+        pooled = (unit(adaptive_avg_pool(features, int(cells))) for cells, unit in self.units.items())
         size = features.shape[-2:]
         spread = (F.interpolate(means, size=size, mode="bilinear", align_corners=False) for means in pooled)
         return torch.cat([features, *spread], dim=1)
 
 
-def cell_means(features: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c {cells} {cells}"]:
+def adaptive_avg_pool(features: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c {cells} {cells}"]:
     """Averages over a grid of cells, as adaptive average pooling takes them.
 
     It is a matrix product, since the gradient of PyTorch's own pooling is not deterministic on a GPU.
@@ -93,7 +93,7 @@ def _in_cell(side: int, cells: int, device: torch.device) -> Float[Tensor, "{cel
     return ((position >= cell * side // cells) & (position * cells < (cell + 1) * side)).float()
 
 
-def on_padded(
+def pad_to_stride(
     network: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"], stride: int
 ) -> Float[Tensor, "b k h w"]:
     """Run a network of this output stride on images of any size: pad below and right, run, crop back.

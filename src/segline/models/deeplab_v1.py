@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segline.config.fields import Pretrained
 from segline.models.blocks import he_normal
-from segline.models.encoders import trunk
+from segline.models.encoders import backbone
 
 POOL_STRIDES = (2, 2, 2, 1, 1)
 STRIDE = 8
@@ -31,7 +31,7 @@ class DeepLabV1(nn.Module):
 
     def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
         super().__init__()
-        vgg: Any = trunk("vgg16", pretrained=pretrained)
+        vgg: Any = backbone("vgg16", pretrained=pretrained)
         self.features = dilated(vgg.features)
         self.fc6 = nn.Conv2d(512, CHANNELS, kernel_size=3, padding=12, dilation=12)
         self.fc7 = nn.Conv2d(CHANNELS, CHANNELS, kernel_size=1)

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained
-from segline.models.blocks import on_padded
-from segline.models.encoders import pyramid
+from segline.models.blocks import pad_to_stride
+from segline.models.encoders import backbone_features
 
 STRIDE = 8
 RATES = (6, 12, 18, 24)
@@ -25,14 +25,14 @@ class DeepLabV2(nn.Module):
 
     def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
         super().__init__()
-        self.encoder, channels = pyramid("resnet101", pretrained=pretrained, output_stride=STRIDE)
+        self.encoder, channels = backbone_features("resnet101", pretrained=pretrained, output_stride=STRIDE)
         self.aspp = nn.ModuleList(
             nn.Conv2d(channels[-1], classes, kernel_size=3, padding=rate, dilation=rate) for rate in RATES
         )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         features = self.encoder(images)[-1]

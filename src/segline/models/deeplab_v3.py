@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, Range
 from segline.models.aspp import WIDTH, Aspp, AtrousUnit, apply_multi_grid
-from segline.models.blocks import on_padded
-from segline.models.encoders import pyramid
+from segline.models.blocks import pad_to_stride
+from segline.models.encoders import backbone_features
 
 
 class DeepLabV3(nn.Module):
@@ -30,7 +30,7 @@ class DeepLabV3(nn.Module):
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, channels = pyramid("resnet101", pretrained=pretrained, output_stride=output_stride)
+        self.encoder, channels = backbone_features("resnet101", pretrained=pretrained, output_stride=output_stride)
         if multi_grid:
             apply_multi_grid(self.encoder.get_submodule("layer4"), rate=32 // output_stride)
         self.aspp = Aspp(channels[-1], unit=AtrousUnit, output_stride=output_stride, dropout=dropout)
@@ -39,7 +39,7 @@ class DeepLabV3(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, self.stride)
+        return pad_to_stride(self._segment, images, self.stride)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         features = self.encoder(images)[-1]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, Range
 from segline.models.aspp import WIDTH, Aspp, SeparableUnit, apply_multi_grid
-from segline.models.blocks import PointUnit, join, on_padded
-from segline.models.encoders import pyramid
+from segline.models.blocks import Conv1x1BNReLU, join, pad_to_stride
+from segline.models.encoders import backbone_features
 
 LOW_LEVEL = 48
 
@@ -35,18 +35,18 @@ class DeepLabV3Plus(nn.Module):
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, channels = pyramid(encoder, pretrained=pretrained, output_stride=output_stride)
+        self.encoder, channels = backbone_features(encoder, pretrained=pretrained, output_stride=output_stride)
         if encoder == "resnet101":
             apply_multi_grid(self.encoder.get_submodule("layer4"), rate=32 // output_stride)
         self.aspp = Aspp(channels[-1], unit=SeparableUnit, output_stride=output_stride, dropout=dropout)
-        self.reduce = PointUnit(channels[1], LOW_LEVEL)
+        self.reduce = Conv1x1BNReLU(channels[1], LOW_LEVEL)
         self.refine = nn.Sequential(SeparableUnit(WIDTH + LOW_LEVEL, WIDTH), SeparableUnit(WIDTH, WIDTH))
         self.head = nn.Conv2d(WIDTH, classes, kernel_size=1)
         self.stride = output_stride
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, self.stride)
+        return pad_to_stride(self._segment, images, self.stride)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         _, low, *_, deep = self.encoder(images)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Range
-from segline.models.blocks import he_normal, on_padded
+from segline.models.blocks import he_normal, pad_to_stride
 
 STRIDE = 8
 
@@ -53,7 +53,7 @@ class DownUp(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         return self.up(self.down(images))

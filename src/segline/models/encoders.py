@@ -17,7 +17,7 @@ TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_log
 """What torchvision calls the layers that timm's VGG has as convolutions, with the same weights in another shape."""
 
 
-def pyramid(name: str, *, pretrained: bool | str, output_stride: int = 32) -> tuple[nn.Module, list[int]]:
+def backbone_features(name: str, *, pretrained: bool | str, output_stride: int = 32) -> tuple[nn.Module, list[int]]:
     """An encoder that returns a list of features, finest first, and their channels.
 
     Args:
@@ -35,8 +35,8 @@ def pyramid(name: str, *, pretrained: bool | str, output_stride: int = 32) -> tu
     return renormalising(encoder, norm.mean, norm.std), channels
 
 
-def trunk(name: str, *, pretrained: bool | str) -> nn.Module:
-    """A whole timm model without its last, classifying layer; raises as :func:`pyramid` does."""
+def backbone(name: str, *, pretrained: bool | str) -> nn.Module:
+    """A whole timm model without its last, classifying layer; raises as :func:`backbone_features` does."""
     return _create(name, pretrained, num_classes=0)
 
 

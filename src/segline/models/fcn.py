@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained
-from segline.models.blocks import on_padded
-from segline.models.encoders import trunk
+from segline.models.blocks import pad_to_stride
+from segline.models.encoders import backbone
 
 POOL3, POOL4 = 17, 24
 """Layers of timm's VGG-16 up to these poolings, with them."""
@@ -38,7 +38,7 @@ class FCN32s(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         _, _, fc7 = self.encoder(images)
@@ -58,7 +58,7 @@ class FCN16s(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         _, pool4, fc7 = self.encoder(images)
@@ -81,7 +81,7 @@ class FCN8s(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         pool3, pool4, fc7 = self.encoder(images)
@@ -95,7 +95,7 @@ class ConvolutionalVGG16(nn.Module):
 
     def __init__(self, pretrained: bool | str) -> None:
         super().__init__()
-        vgg: Any = trunk("vgg16", pretrained=pretrained)
+        vgg: Any = backbone("vgg16", pretrained=pretrained)
         self.to_pool3 = vgg.features[:POOL3]
         self.to_pool4 = vgg.features[POOL3:POOL4]
         self.to_pool5 = vgg.features[POOL4:]

@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained
-from segline.models.blocks import ConvUnit, on_padded
-from segline.models.encoders import trunk
+from segline.models.blocks import ConvBNReLU, pad_to_stride
+from segline.models.encoders import backbone
 
 DECODER = ((512, 512, 512, 512), (512, 512, 512, 256), (256, 256, 256, 128), (128, 128, 64), (64, 64))
 """Channels into and out of the convolution units of every decoder stage, deepest first."""
@@ -27,14 +27,16 @@ class SegNet(nn.Module):
 
     def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
         super().__init__()
-        vgg: Any = trunk("vgg16_bn", pretrained=pretrained)
+        vgg: Any = backbone("vgg16_bn", pretrained=pretrained)
         self.encoder = nn.ModuleList(between_poolings(vgg.features))
-        self.decoder = nn.ModuleList(nn.Sequential(*map(ConvUnit, channels[:-1], channels[1:])) for channels in DECODER)
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*map(ConvBNReLU, channels[:-1], channels[1:])) for channels in DECODER
+        )
         self.head = nn.Conv2d(DECODER[-1][-1], classes, kernel_size=3, padding=1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, features: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         places = []

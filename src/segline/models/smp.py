@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, suggestion
 from segline.errors import TrainingError
-from segline.models.blocks import BatchNorm, cell_means, on_padded
-from segline.models.encoders import pyramid, read_weights, renormalising, told, trunk
+from segline.models.blocks import BatchNorm, adaptive_avg_pool, pad_to_stride
+from segline.models.encoders import backbone, backbone_features, read_weights, renormalising, told
 
 STRIDES = {"pan": 64}
 """What sides are padded to multiples of, where it is not 32: the smallest maps of PAN are pooled three times more."""
@@ -56,7 +56,7 @@ class Smp(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self.network, images, self.stride)
+        return pad_to_stride(self.network, images, self.stride)
 
 
 def _create(architecture: str, encoder: str, classes: int, *, hub: bool) -> Any:
@@ -83,7 +83,7 @@ def _load(encoder: nn.Module, name: str, file: str) -> None:
         encoder.load_state_dict(read_weights(file, encoder.state_dict(), name), strict=False)
         return
     own, timms = encoder.get_submodule("model"), name.removeprefix(OF_TIMM)
-    for donor in (trunk(timms, pretrained=file), pyramid(timms, pretrained=file)[0]):
+    for donor in (backbone(timms, pretrained=file), backbone_features(timms, pretrained=file)[0]):
         weights = {key.removeprefix("1."): value for key, value in donor.state_dict().items()}
         if own.state_dict().keys() <= weights.keys():
             own.load_state_dict(weights, strict=False)
@@ -112,4 +112,4 @@ class CellMeans(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c n n"]:
         """The averages of the cells."""
-        return cell_means(features, self.cells)
+        return adaptive_avg_pool(features, self.cells)

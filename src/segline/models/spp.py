@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, Range
-from segline.models.blocks import ConvUnit, PyramidPooling, on_padded
-from segline.models.encoders import pyramid
+from segline.models.blocks import ConvBNReLU, PyramidPooling, pad_to_stride
+from segline.models.encoders import backbone_features
 
 WIDTH = 512
 
@@ -31,16 +31,16 @@ class Spp(nn.Module):
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, channels = pyramid("resnet101", pretrained=pretrained, output_stride=output_stride)
+        self.encoder, channels = backbone_features("resnet101", pretrained=pretrained, output_stride=output_stride)
         self.pool = PyramidPooling(channels[-1])
-        self.fuse = ConvUnit(2 * channels[-1], WIDTH)
+        self.fuse = ConvBNReLU(2 * channels[-1], WIDTH)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(WIDTH, classes, kernel_size=1)
         self.stride = output_stride
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, self.stride)
+        return pad_to_stride(self._segment, images, self.stride)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         features = self.encoder(images)[-1]

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, Range
-from segline.models.blocks import ConvUnit, DoubleConv, PyramidPooling, join, on_padded
-from segline.models.encoders import pyramid
+from segline.models.blocks import ConvBNReLU, DoubleConv, PyramidPooling, join, pad_to_stride
+from segline.models.encoders import backbone_features
 
 WIDTH = 512
 DECODER = (512, 256, 64, 64, 32)
@@ -31,9 +31,9 @@ class SppUNet(nn.Module):
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, (*shallow, deepest) = pyramid("resnet101", pretrained=pretrained)
+        self.encoder, (*shallow, deepest) = backbone_features("resnet101", pretrained=pretrained)
         self.pool = PyramidPooling(deepest)
-        self.fuse = ConvUnit(2 * deepest, WIDTH)
+        self.fuse = ConvBNReLU(2 * deepest, WIDTH)
         self.dropout = nn.Dropout(dropout)
         below, beside = [WIDTH, *DECODER[:-1]], [*reversed(shallow), 0]
         self.decoder = nn.ModuleList(
@@ -43,7 +43,7 @@ class SppUNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         *skips, features = self.encoder(images)

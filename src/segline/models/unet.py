@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Range
-from segline.models.blocks import DoubleConv, join, on_padded
+from segline.models.blocks import DoubleConv, join, pad_to_stride
 
 
 class UNet(nn.Module):
@@ -39,7 +39,7 @@ class UNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, self.stride)
+        return pad_to_stride(self._segment, images, self.stride)
 
     def _segment(self, features: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         skips = []

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained
-from segline.models.blocks import DoubleConv, join, on_padded, on_plain_cpu
-from segline.models.encoders import pyramid
+from segline.models.blocks import DoubleConv, join, on_plain_cpu, pad_to_stride
+from segline.models.encoders import backbone_features
 
 DECODER = (256, 128, 64, 32, 16)
 STRIDE = 32
@@ -30,7 +30,7 @@ class UNetResNet34(nn.Module):
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, channels = pyramid("resnet34", pretrained=pretrained)
+        self.encoder, channels = backbone_features("resnet34", pretrained=pretrained)
         deep = [channels[-1], *DECODER[:-1]]
         skips = [*channels[-2::-1], 0]
         self.decoder = nn.ModuleList(
@@ -40,7 +40,7 @@ class UNetResNet34(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         *skips, features = self.encoder(images)

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained
-from segline.models.blocks import DoubleConv, join, on_padded
-from segline.models.encoders import pyramid
+from segline.models.blocks import DoubleConv, join, pad_to_stride
+from segline.models.encoders import backbone_features
 
 FROZEN = ("conv1", "bn1", "layer1", "layer2", "layer3")
 DECODER = (512, 256, 64, 64, 32)
@@ -38,7 +38,7 @@ class UNetResNet50(nn.Module):
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, (*shallow, deepest) = pyramid("resnet50", pretrained=pretrained)
+        self.encoder, (*shallow, deepest) = backbone_features("resnet50", pretrained=pretrained)
         summed = skips == "sum"
         self.bridge = nn.Conv2d(deepest, shallow[-1], kernel_size=1) if summed else nn.Identity()
         below = [shallow[-1] if summed else deepest, *DECODER[:-1]]
@@ -62,7 +62,7 @@ class UNetResNet50(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Logits of the input's size."""
-        return on_padded(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         *skips, features = self.encoder(images)

@@ -16,7 +16,7 @@ from typing import Any
 
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import tree_hash, write_text
-from segline.progress import say
+from segline.progress import log
 
 Record = dict[str, Any]
 SCHEMES = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
@@ -178,7 +178,7 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
             task(outcome, tracking_uri=tracking_uri, webhook=webhook)
         except (StageError, TrackingError) as error:
             faults.append(str(error))
-    say(f"outcome: run {run} {outcome['state']}" + (f": {outcome['error']}" if outcome["error"] else ""))
+    log(f"outcome: run {run} {outcome['state']}" + (f": {outcome['error']}" if outcome["error"] else ""))
     if faults:
         raise StageError("; ".join(faults))
 

@@ -27,14 +27,14 @@ from typing import Any
 
 import yaml
 
-from segline.config.params import Choice, Params, Train, as_json
+from segline.config.params import ComponentSpec, Params, Train, as_json
 from segline.config.spaces import Space
-from segline.data.shards import read_description
+from segline.data.shards import read_dataset_info
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError
 from segline.files import s3 as storage
 from segline.files.atomic import MARK, writing
 from segline.parallel import GROWS
-from segline.progress import say
+from segline.progress import log
 from segline.training.lease import FOLLOWED, renewing
 
 PERMISSIONS = {"rayjobs": ("create", "delete", "get", "list", "watch"), "pods": ("list",), "pods/log": ("get",)}
@@ -101,7 +101,7 @@ def train(
     """
     template, image = _template(), _variable("SEGLINE_IMAGE", "the image of train")
     check_room(template, params.train)
-    key = _fingerprint(params, read_description(dataset_dir).content_hash, image)
+    key = _fingerprint(params, read_dataset_info(dataset_dir).content_hash, image)
     place = f"{_variable('SEGLINE_STORE', 's3://bucket/prefix').rstrip('/')}/{key}"
     name = _name(run or key)
     job = make(template, params, name=name, run=run, place=place, image=image, tracking_uri=tracking_uri)
@@ -120,7 +120,7 @@ def train(
         cluster.delete(name)
     if failure:
         raise failure
-    say(f"train: candidates in {out}, from {place}")
+    log(f"train: candidates in {out}, from {place}")
 
 
 def delete(run: str) -> None:
@@ -228,7 +228,7 @@ def entrypoint(params: Params, *, place: str, tracking_uri: str) -> str:
 
 def _plain(value: Any) -> Any:
     """A section as ``params.yaml`` has it."""
-    if isinstance(value, Choice):
+    if isinstance(value, ComponentSpec):
         weight = {} if value.weight == 1.0 else {"weight": value.weight}
         return {value.name: _plain(value.options) | weight}
     if isinstance(value, Space):
@@ -243,7 +243,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _sum(terms: tuple[Choice, ...]) -> Json:
+def _sum(terms: tuple[ComponentSpec, ...]) -> Json:
     """Several losses as one entry."""
     return {name: options for term in terms for name, options in _plain(term).items()}
 
@@ -314,19 +314,19 @@ def _fetch(url: str, out: Path) -> None:
 
 def _follow(cluster: "_Cluster", name: str) -> SeglineError | None:
     """Show log and state until the job is over; returns why it failed, if it did."""
-    shown, log = "", _Log(cluster, name)
+    shown, output = "", _Log(cluster, name)
     try:
         for job in cluster.states(name):
             status = job.get("status") or {}
             state = " ".join(filter(None, (status.get("jobDeploymentStatus"), status.get("jobStatus"))))
             if state and state != shown:
-                say(f"train: RayJob {name}: {state}")
+                log(f"train: RayJob {name}: {state}")
                 shown = state
             if status.get("jobDeploymentStatus") in ENDS:
-                log.finish()
-                return _failure(name, status, list(log.kept)) if _has_failed(status) else None
+                output.finish()
+                return _failure(name, status, list(output.kept)) if _has_failed(status) else None
     finally:
-        log.stop()
+        output.stop()
     return TrainingError(f"RayJob {name} was deleted by somebody else; the same command begins it again")
 
 
@@ -398,7 +398,7 @@ class _Cluster:
         deadline = time.monotonic() + DELETION_S
         while time.monotonic() < deadline:
             if self._try_to_create(job):
-                say(f"train: RayJob {name} created in {self.namespace}")
+                log(f"train: RayJob {name} created in {self.namespace}")
                 return
             there = self._get(name)
             meta, status = there.get("metadata", {}), there.get("status") or {}
@@ -408,7 +408,7 @@ class _Cluster:
                         f"RayJob {name} in {self.namespace} does something else; delete it, or give another --run"
                     )
                 if not _has_failed(status):
-                    say(f"train: RayJob {name} is there already; following it")
+                    log(f"train: RayJob {name} is there already; following it")
                     return
                 self.delete(name)
             time.sleep(FIRST_PAUSE_S)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from segline.config.params import Params, need_edges
 from segline.data.edges import NETWORK
-from segline.data.shards import open_split, read_description
+from segline.data.shards import open_split, read_dataset_info
 from segline.files.atomic import write_json, writing
-from segline.progress import bar, say
+from segline.progress import bar, log
 
 
 def run(params: Params, *, dataset_dir: Path, out: Path) -> None:
@@ -23,14 +23,14 @@ def run(params: Params, *, dataset_dir: Path, out: Path) -> None:
             _train(params, dataset_dir, work)
         else:
             write_json(work / "edges.json", {"trained": False})
-            say("edges: no loss of train.losses is semeda; nothing to train")
+            log("edges: no loss of train.losses is semeda; nothing to train")
 
 
 def _train(params: Params, dataset_dir: Path, work: Path) -> None:
     from segline.training.edges import train_edges  # torch, which takes seconds, only where it is needed
 
     train, val = (open_split(dataset_dir, name) for name in ("train", "val"))
-    classes = len(read_description(dataset_dir).classes)
+    classes = len(read_dataset_info(dataset_dir).classes)
     with bar("training the edge network", params.edges.steps) as advance:
         found = train_edges(
             train,
@@ -44,6 +44,6 @@ def _train(params: Params, dataset_dir: Path, work: Path) -> None:
         )
     write_json(work / "edges.json", {"trained": True, **found})
     told = f"edges: accuracy {found['accuracy']:.4f} on {len(val)} held-out label maps after {found['steps']} steps"
-    say(f"{told} (no edges at all: {found['base_accuracy']:.4f}; F1 of the edges: {found['f1']:.4f})")
+    log(f"{told} (no edges at all: {found['base_accuracy']:.4f}; F1 of the edges: {found['f1']:.4f})")
     if found["accuracy"] < params.edges.min_accuracy:
-        say(f"edges: warning: below edges.min_accuracy, {params.edges.min_accuracy:g}; raise edges.steps")
+        log(f"edges: warning: below edges.min_accuracy, {params.edges.min_accuracy:g}; raise edges.steps")

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.config.params import Ensemble, Params
-from segline.data.shards import Split, open_split, read_description
+from segline.data.shards import Split, open_split, read_dataset_info
 from segline.files.atomic import write_json, writing
 from segline.inference.bundle import load_models, read_bundle, write_bundle
 from segline.inference.predict import count_split, predict_split
 from segline.metrics.confusion import Counts, confusion, mean_iou, scores
-from segline.progress import bar, say
+from segline.progress import bar, log
 from segline.stages.evaluate import read_leaderboard, write_counts
 
 SCRATCH = "probabilities"
@@ -27,7 +27,7 @@ Probabilities = NDArray[np.float16]
 
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_dir: Path, out: Path) -> None:
     """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop."""
-    description = read_description(dataset_dir)
+    description = read_dataset_info(dataset_dir)
     classes, size = len(description.classes), params.evaluate.batch_size
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with writing(out) as work:
@@ -49,7 +49,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
             "test_images": len(test),
         }
         write_json(work / "metrics.json", metrics)
-    say(f"ensemble: {' + '.join(chosen)}, test mIoU {metrics['test']['miou']:.3f}")
+    log(f"ensemble: {' + '.join(chosen)}, test mIoU {metrics['test']['miou']:.3f}")
 
 
 def select(

@@ -19,14 +19,14 @@ from torch import nn
 from segline.artifacts.history import HISTORY
 from segline.config.params import Evaluate, Params
 from segline.data.boxes import Box
-from segline.data.shards import Description, Split, open_split, read_description
+from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_info
 from segline.errors import StageError
 from segline.files.atomic import write_file, write_json, writing
 from segline.inference.audit import Suspect, find_unlabelled
 from segline.inference.bundle import FILE, load_models, read_bundle
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
-from segline.progress import bar, say
+from segline.progress import bar, log
 from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect
 
 UNLABELLED = "unlabelled.csv"
@@ -69,7 +69,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     Raises:
         StageError: there are no candidates.
     """
-    description = read_description(dataset_dir)
+    description = read_dataset_info(dataset_dir)
     split = open_split(dataset_dir, "val")
     pictured = np.unique(np.linspace(0, len(split) - 1, params.evaluate.pictures).round().astype(int))
     folders = candidate_folders(candidates_dir)
@@ -89,9 +89,9 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
         _write_pictures(seen, split, pictured, description, work / "pictures")
         best = board.iloc[0]
         suspects = _audit(candidates_dir / best["candidate"], dataset_dir, description, params.evaluate, work)
-    say(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/pictures")
+    log(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/pictures")
     if suspects:
-        say(f"evaluate: {suspects} objects may be unlabelled, see {out}/{UNLABELLED} and {out}/unlabelled")
+        log(f"evaluate: {suspects} objects may be unlabelled, see {out}/{UNLABELLED} and {out}/unlabelled")
 
 
 def candidate_folders(candidates_dir: Path) -> list[Path]:
@@ -144,7 +144,7 @@ def write_counts(path: Path, counts: Counts, split: Split) -> None:
 def _look(
     folder: Path,
     split: Split,
-    description: Description,
+    description: DatasetInfo,
     pictured: NDArray[np.integer],
     batch_size: int,
     advance: Callable[[int], None],
@@ -166,7 +166,7 @@ def _write_curves(folders: list[Path], work: Path) -> None:
     draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / "curves.png")
 
 
-def _audit(folder: Path, dataset_dir: Path, description: Description, settings: Evaluate, work: Path) -> int:
+def _audit(folder: Path, dataset_dir: Path, description: DatasetInfo, settings: Evaluate, work: Path) -> int:
     """Write the list of what is probably unlabelled, and pictures of the surest; returns how many are listed."""
     models = load_models(folder, read_bundle(folder))
     names = [name for name in description.pixels if not (name == "test" and description.test_is_val)]
@@ -190,7 +190,7 @@ def _audit(folder: Path, dataset_dir: Path, description: Description, settings: 
 
 
 def _suspects(
-    models: list[nn.Module], split: Split, description: Description, settings: Evaluate, advance: Callable[[int], None]
+    models: list[nn.Module], split: Split, description: DatasetInfo, settings: Evaluate, advance: Callable[[int], None]
 ) -> Iterator[list[Suspect]]:
     """The suspects of every crop of a split, in order."""
     limits = settings.audit
@@ -208,7 +208,7 @@ def _suspects(
         advance(len(labels))
 
 
-def _draw_suspect(found: Found, models: list[nn.Module], description: Description, path: Path) -> None:
+def _draw_suspect(found: Found, models: list[nn.Module], description: DatasetInfo, path: Path) -> None:
     images, labels = found.split.take([found.position])
     predicted = probabilities(models, images).argmax(1)[0].cpu().numpy()
     row, suspect = found.row, found.suspect
@@ -218,7 +218,7 @@ def _draw_suspect(found: Found, models: list[nn.Module], description: Descriptio
 
 
 def _write_pictures(
-    seen: dict[str, Seen], split: Split, pictured: NDArray[np.integer], description: Description, folder: Path
+    seen: dict[str, Seen], split: Split, pictured: NDArray[np.integer], description: DatasetInfo, folder: Path
 ) -> None:
     """Image, label and every candidate side by side, for crops spread evenly over the split."""
     folder.mkdir()

@@ -15,12 +15,12 @@ import pandas as pd
 from segline.config.params import Ingest, Params
 from segline.data.layouts import LAYOUTS, Layout, Pair
 from segline.data.manifest import COLUMNS, NAME, Manifest, Origin, read_manifest, write_manifest
-from segline.data.sources import Opened, open_source
+from segline.data.sources import ResolvedSource, open_source
 from segline.errors import DataError, SourceError, StageError
 from segline.files.atomic import locked, write_file
 from segline.files.s3 import FILES
 from segline.files.trees import Tree
-from segline.progress import bar, say
+from segline.progress import bar, log
 
 CHECKSUMS = "checksums.parquet"
 BLOCK = 256
@@ -47,18 +47,18 @@ def _ingest(settings: Ingest, seed: int, out: Path) -> None:
     checksums = _checksums(pairs, layout, opened.tree, out)
     manifest = Manifest(rows=_rows(pairs, layout, opened.tree, checksums), origin=origin)
     if _same(out, manifest):
-        say(f"ingest: nothing changed in {settings.source} ({len(pairs)} pairs)")
+        log(f"ingest: nothing changed in {settings.source} ({len(pairs)} pairs)")
         return
     write_manifest(out, manifest)
     groups = manifest.rows["group"].nunique()
     half = sum(not pair.image or not pair.label for pair in pairs)
     note = f", {half} of them without image or label" if half else ""
-    say(
+    log(
         f"ingest: {len(pairs)} pairs in {groups} groups from {settings.source}{note}, data {manifest.content_hash[:12]}"
     )
 
 
-def _origin(settings: Ingest, layout: Layout, opened: Opened) -> Origin:
+def _origin(settings: Ingest, layout: Layout, opened: ResolvedSource) -> Origin:
     legend = ""
     if layout.legend_file:
         if layout.legend_file not in opened.tree.files:

@@ -20,17 +20,17 @@ from segline.data.crops import tiles
 from segline.data.decoding import keep_memory
 from segline.data.distances import channels
 from segline.data.exclusions import Exclusions, read_exclusions
-from segline.data.layouts import Legend
+from segline.data.layouts import LabelSpec
 from segline.data.manifest import Manifest, checked, read_manifest
 from segline.data.sampling import Sampler
-from segline.data.shards import Description, join_shards, open_split, part_file, write_shard
+from segline.data.shards import DatasetInfo, join_shards, open_split, part_file, write_shard
 from segline.data.splits import SPLITS, assign
 from segline.data.statistics import read_statistics, write_statistics
 from segline.errors import DataError
 from segline.files.atomic import source_hash, write_json, writing
 from segline.files.s3 import open_tree
 from segline.files.trees import Tree, reading_ahead
-from segline.progress import bar, say
+from segline.progress import bar, log
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Shard:
     number: int
     manifest: Manifest
     tree: Tree
-    legend: Legend
+    legend: LabelSpec
     settings: Label
     exclusions: Exclusions
     seed: int
@@ -102,7 +102,7 @@ def _read_exclusions(path: Path | None, manifest: Manifest) -> Exclusions:
     excluded = read_exclusions(path)
     unknown = excluded.unknown(manifest.rows["key"])
     if unknown:
-        say(f"label: warning: {path} names {len(unknown)} images not in the data, the first is {unknown[0]!r}")
+        log(f"label: warning: {path} names {len(unknown)} images not in the data, the first is {unknown[0]!r}")
     return excluded
 
 
@@ -148,17 +148,17 @@ def _make(shards: list[Shard], workers: int) -> None:
     """Make the shards that are not whole yet."""
     missing = [shard for shard in shards if not part_file(shard.folder, shard.number).is_file()]
     if len(missing) < len(shards):
-        say(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
+        log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
     with bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
         cluster.for_each(missing, make_shard, advance, workers=workers)
 
 
 def _describe(
     whole: Shard, splits: dict[str, list[int]], joined: dict[str, tuple[NDArray[np.int64], str]]
-) -> Description:
+) -> DatasetInfo:
     digests = "".join(f"{split} {joined[split][1]}\n" for split in SPLITS)
     origin = whole.manifest.origin
-    return Description(
+    return DatasetInfo(
         classes=whole.legend.classes,
         background=whole.legend.background,
         side=whole.settings.crop,
@@ -172,14 +172,14 @@ def _describe(
 
 
 def _report(
-    description: Description, manifest: Manifest, splits: dict[str, list[int]], excluded: Exclusions, out: Path
+    description: DatasetInfo, manifest: Manifest, splits: dict[str, list[int]], excluded: Exclusions, out: Path
 ) -> None:
     sizes = ", ".join(f"{len(open_split(out, split))} {split}" for split in SPLITS)
     note = " (test is the validation split: the layout has no other)" if description.test_is_val else ""
-    say(f"label: {sizes} crops of {description.side} px, {len(description.classes)} classes{note}")
+    log(f"label: {sizes} crops of {description.side} px, {len(description.classes)} classes{note}")
     tested = [key for key in manifest.rows["key"].iloc[splits["test"]] if excluded.boxes(key)]
     if tested:
-        say(
+        log(
             f"label: warning: exclusions ignore parts of {len(tested)} test images, the first is {tested[0]!r}; look at"
             " each: a model must not choose what it is tested on"
         )

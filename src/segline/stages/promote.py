@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from segline.config.params import Params, as_json
-from segline.data.shards import Description, open_split, read_description
+from segline.data.shards import DatasetInfo, open_split, read_dataset_info
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import source_hash, write_json, writing
 from segline.inference.bundle import bundle_hash, load_models, read_bundle
 from segline.inference.predict import count_split
 from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
-from segline.progress import say
+from segline.progress import log
 from segline.reporting.report import sentence, write_report
 from segline.tracking import runs as tracking
 
@@ -60,7 +60,7 @@ def run(
     Raises:
         TrackingError: the registry cannot be reached, or its champion has other classes.
     """
-    description = read_description(dataset_dir)
+    description = read_dataset_info(dataset_dir)
     tested = _test_metrics(ensemble_dir)
     if tested["dataset"] != description.content_hash:
         raise StageError(f"{ensemble_dir} was tested on other data than {dataset_dir}; run `segline ensemble` again")
@@ -83,11 +83,11 @@ def run(
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
         write_json(work / "decision.json", record)
         write_report(work / "report.html", evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
-    say(f"promote: {sentence(record)}; see `segline summary`")
+    log(f"promote: {sentence(record)}; see `segline summary`")
 
 
 def _register(
-    tracker: tracking.Tracker, bundle: Path, description: Description, dataset_dir: Path, test: dict[str, Any]
+    tracker: tracking.Tracker, bundle: Path, description: DatasetInfo, dataset_dir: Path, test: dict[str, Any]
 ) -> tracking.Version:
     """The registered version of this bundle, with a run of its own.
 
@@ -107,7 +107,7 @@ def _register(
 
 
 def _settled(
-    tracker: tracking.Tracker, version: tracking.Version, description: Description, params: Params
+    tracker: tracking.Tracker, version: tracking.Version, description: DatasetInfo, params: Params
 ) -> Decision | None:
     """The decision that an earlier run made of this version, if nothing has changed since."""
     if DECISION not in version.tags:
@@ -132,7 +132,7 @@ def _settings(params: Params) -> str:
 def _decide(
     tracker: tracking.Tracker,
     version: tracking.Version,
-    description: Description,
+    description: DatasetInfo,
     dataset_dir: Path,
     ensemble_dir: Path,
     params: Params,
@@ -183,7 +183,7 @@ def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, dataset_d
 
 
 def _count_champion(
-    tracker: tracking.Tracker, champion: tracking.Version, description: Description, dataset_dir: Path, params: Params
+    tracker: tracking.Tracker, champion: tracking.Version, description: DatasetInfo, dataset_dir: Path, params: Params
 ) -> Counts:
     """The champion's counts on today's test images."""
     folder = tracker.fetch(champion)

@@ -18,12 +18,12 @@ from typing import Any
 from segline.artifacts.history import HISTORY, TRIAL, read_history, read_params
 from segline.config.params import Params, Train, as_json, need_edges
 from segline.data.edges import NETWORK
-from segline.data.shards import Description, read_description, shard_bytes, verify
+from segline.data.shards import DatasetInfo, read_dataset_info, shard_bytes, verify
 from segline.errors import StageError, StoppedError, TrainingError
 from segline.files.atomic import file_hash, source_hash, write_text, writing
 from segline.files.s3 import local_file
-from segline.parallel import connected
-from segline.progress import GridDisplay, Standing, bar, say, watching_grid
+from segline.parallel import ray_session
+from segline.progress import GridDisplay, Standing, bar, log, watching_grid
 from segline.tracking import runs as tracking
 from segline.tracking.recorder import Recorder
 from segline.training.checkpoints import CHECKPOINT, STOP, WEIGHTS, Mirror, Origins
@@ -34,7 +34,7 @@ from segline.training.ray_tune import LOST, Asha, Watch, run_trials
 from segline.training.search import decisions, grid, plan
 from segline.training.search import optuna as proposals
 from segline.training.search.decisions import Decisions
-from segline.training.search.grid import Cell
+from segline.training.search.grid import TrialConfig
 
 CODE = (
     "segline.models",
@@ -66,7 +66,7 @@ ELIMINATED = "eliminated"
 class Trial:
     """A cell of the grid and all that its process needs to know; it trains until an epoch, for now."""
 
-    cell: Cell
+    cell: TrialConfig
     dataset_dir: Path
     edge_network: Path | None
     encoders: dict[str, Path]
@@ -116,9 +116,9 @@ class Trial:
         """Mark it as stopped by the scheduler."""
         write_text(self.folder / ELIMINATED, "")
         self.mirror.put(self.folder, (ELIMINATED,))
-        self.let_go()
+        self.delete_checkpoints()
 
-    def let_go(self) -> None:
+    def delete_checkpoints(self) -> None:
         """Remove what only a continued training needs."""
         for name in (CHECKPOINT, WEIGHTS):
             (self.folder / name).unlink(missing_ok=True)
@@ -158,7 +158,7 @@ class Grid:
         """Of a trial so far; one that failed is the worst."""
         return -1.0 if trial.name in self.failed else trial.score
 
-    def trial(self, cell: Cell, until: int) -> Trial:
+    def trial(self, cell: TrialConfig, until: int) -> Trial:
         """A cell, to be trained until an epoch."""
         folder = (self.work / cell.name).resolve()
         read = (self.dataset_dir.resolve(), self.edge_network, self.encoders)
@@ -192,7 +192,7 @@ def run(
     """
     if params.train.search.searcher == "optuna":
         proposals.check_installed()
-    description = read_description(dataset_dir)
+    description = read_dataset_info(dataset_dir)
     encoders = _fetch_encoders(params.train, out)
     network = _find_network(params.train, edged_dir)
     _rehearse(params.train, description, dataset_dir, encoders, network)
@@ -214,11 +214,11 @@ def run(
         mirror.open(work)
         found = Grid(params, dataset_dir, network, encoders, work, mirror, origins, recorder, key, tags, display)
         followed = watching(os.environ.get(FOLLOWED, ""), partial(mirror.tell, work))
-        with connected(), mirror.stopping(work), followed:
+        with ray_session(), mirror.stopping(work), followed:
             _search(found)
         _conclude(found)
         names = [trial.name for trial in found.trials.values() if trial.is_finished]
-    say(f"train: {len(names)} candidates in {out}: {', '.join(names)}")
+    log(f"train: {len(names)} candidates in {out}: {', '.join(names)}")
 
 
 def _kept_in(settings: Train, key: str) -> str:
@@ -228,7 +228,7 @@ def _kept_in(settings: Train, key: str) -> str:
     return f"{place}/{key[:16]}" if place else ""
 
 
-def fingerprint(params: Params, description: Description, weights: list[Path]) -> str:
+def fingerprint(params: Params, description: DatasetInfo, weights: list[Path]) -> str:
     """What the candidates depend on: parameters, seed, data, the weights they start from, code and libraries."""
     settings = asdict(params.train)
     del settings["checkpoint_minutes"], settings["checkpoints"], settings["search"]["max_failed"]
@@ -240,13 +240,13 @@ def fingerprint(params: Params, description: Description, weights: list[Path]) -
 def _search(found: Grid) -> None:
     """Train all trials as far as the scheduler lets them, then the best ones again with other seeds."""
     settings = found.params.train
-    left: list[Cell] = []
+    left: list[TrialConfig] = []
     for batch in range(len(grid.batch_sizes(settings, found.params.seed))):
         left += _train_batch(found, batch)
     _train(found, [found.trial(cell, settings.epochs) for cell in _finalists(found, left)])
 
 
-def _train_batch(found: Grid, batch: int) -> Sequence[Cell]:
+def _train_batch(found: Grid, batch: int) -> Sequence[TrialConfig]:
     """Train trials that begin together from rung to rung, and return those that came to the end."""
     settings, cells = found.params.train, _batch(found, batch)
     for rung, until in enumerate(grid.rungs(settings.search, settings.epochs), 1):
@@ -260,7 +260,7 @@ def _train_batch(found: Grid, batch: int) -> Sequence[Cell]:
     return cells
 
 
-def _batch(found: Grid, batch: int) -> Sequence[Cell]:
+def _batch(found: Grid, batch: int) -> Sequence[TrialConfig]:
     """The first trials, or those that Optuna proposes by the results of all before."""
     settings, seed = found.params.train, found.params.seed
     if not batch:
@@ -278,7 +278,7 @@ def _decide(found: Grid, trials: Sequence[Trial], rung: int) -> dict[str, Any]:
     """Who goes on after a rung: the best, or all but those whose place an heir takes; and who had failed by then."""
     search = found.params.train.search
     failed = {trial.name: found.failed[trial.name] for trial in trials if trial.name in found.failed}
-    heirs: dict[str, Cell] = {}
+    heirs: dict[str, TrialConfig] = {}
     if search.scheduler == "pbt":
         scores = {trial.name: -1.0 if trial.name in failed else trial.latest for trial in trials}
         heirs = grid.heirs([trial.cell for trial in trials], scores, search, rung)
@@ -289,7 +289,7 @@ def _decide(found: Grid, trials: Sequence[Trial], rung: int) -> dict[str, Any]:
     return {"kept": kept, "heirs": told, "failed": failed}
 
 
-def _carry_out(found: Grid, trials: Sequence[Trial], decision: dict[str, Any]) -> list[Cell]:
+def _carry_out(found: Grid, trials: Sequence[Trial], decision: dict[str, Any]) -> list[TrialConfig]:
     """Make the heirs, end those that do not go on, and return those that do."""
     settings, seed = found.params.train, found.params.seed
     heirs = [grid.drawn_cell(settings, seed, **heir) for heir in decision["heirs"].values()]
@@ -304,7 +304,7 @@ def _carry_out(found: Grid, trials: Sequence[Trial], decision: dict[str, Any]) -
     return [trial.cell for trial in trials if trial.name in decision["kept"]] + heirs
 
 
-def _bequeath(found: Grid, heir: Cell) -> None:
+def _bequeath(found: Grid, heir: TrialConfig) -> None:
     """Give an heir what its parent has come to, unless it was done before; whole at once, and in the bucket first."""
     made, names = found.work / decisions.FOLDER / heir.name, (WEIGHTS, CHECKPOINT, HISTORY)
     if not (found.work / heir.name).is_dir():
@@ -324,7 +324,7 @@ def _eliminate(found: Grid, trial: Trial) -> None:
     _close(found, trial)
 
 
-def _finalists(found: Grid, cells: Sequence[Cell]) -> list[Cell]:
+def _finalists(found: Grid, cells: Sequence[TrialConfig]) -> list[TrialConfig]:
     """The best trials again, with the seeds that follow."""
     search, seed = found.params.train.search, found.params.seed
     scores = {cell.name: found.trials[cell.name].score for cell in cells if found.trials[cell.name].is_finished}
@@ -374,12 +374,12 @@ def _plan(params: Params, dataset_dir: Path, *places: Any) -> None:
     """Measure a few steps of each kind of trial, and print what the grid would take."""
     cells = grid.cells(params.train, params.seed)
     cost = partial(_measure, dataset_dir.resolve(), places)
-    with connected() as there, bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
+    with ray_session() as there, bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
         costs = plan.measure(cells, cost, advance)
     plan.show(cells, costs, params.train, there)
 
 
-def _measure(dataset_dir: Path, places: tuple[Any, ...], cell: Cell) -> plan.Cost:
+def _measure(dataset_dir: Path, places: tuple[Any, ...], cell: TrialConfig) -> plan.Cost:
     from segline.training.trial import measure_cost
 
     network, encoders, origins = places
@@ -446,7 +446,7 @@ def _conclude(found: Grid) -> None:
     write_leaderboard(found.work, rows)
     for trial in found.trials.values():
         if not trial.is_finished:
-            trial.let_go()
+            trial.delete_checkpoints()
 
 
 def _status(found: Grid, trial: Trial) -> str:
@@ -476,9 +476,9 @@ def _find_network(settings: Train, edged_dir: Path) -> Path | None:
 
 def _rehearse(*words: Any) -> None:
     """Torch is imported when it is needed: what was refused before needed none."""
-    from segline.training.trial import rehearse
+    from segline.training.trial import preflight
 
-    rehearse(*words)
+    preflight(*words)
 
 
 def _train_trial(trial: Trial) -> Records:
@@ -488,7 +488,7 @@ def _train_trial(trial: Trial) -> Records:
     yield from train_trial(trial)
 
 
-def _facts(description: Description) -> dict[str, str]:
+def _facts(description: DatasetInfo) -> dict[str, str]:
     return {
         "segline.dataset": description.content_hash,
         "segline.source": description.source,

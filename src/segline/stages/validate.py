@@ -27,7 +27,7 @@ from segline.errors import DataError, StageError, TrackingError
 from segline.files.atomic import MARK, source_hash, write_json, write_text, writing
 from segline.files.s3 import open_tree
 from segline.files.trees import Tree
-from segline.progress import bar, say
+from segline.progress import bar, log
 
 PIECES = "pieces"
 SHOWN_PAIRS = 5
@@ -72,7 +72,7 @@ def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> 
         table = _table(manifest, statistics, settings)
         drifted = _drift(params, table, tracking_uri)
         if drifted.unchecked and settings.severity.drift == "warn":
-            say(f"validate: warning: {drifted.note}")
+            log(f"validate: warning: {drifted.note}")
         judged, section = table.drop(columns=["classes", "class_pixels"]), _drift_section(drifted, settings)
         outcomes, page = check(judged, rules(settings), key="key", appendix=section)
         outcomes.append(_drift_outcome(drifted, settings))
@@ -285,14 +285,14 @@ def _report(outcomes: Sequence[Outcome], told: dict[str, list[str]], pairs: int,
     line = f"validate: {pairs - len(bad)} of {pairs} pairs are whole"
     if len(bad):
         line += f", {len(bad)} quarantined, see {out}/quarantine.csv and quarantine.jpg"
-    say(line)
+    log(line)
     for said in bad["reasons"][:SHOWN_PAIRS]:
-        say(f"  {said}")
+        log(f"  {said}")
     for outcome in outcomes:
         if outcome.rule.severity == "warn" and not outcome.success:
             count = len(outcome.failing)
             more = f"; and {count - 1} more, see {out}/docs/index.html" if count > 1 else ""
-            say(f"  warning: {outcome.rule.slug}: {told[outcome.rule.slug][0]}{more}")
+            log(f"  warning: {outcome.rule.slug}: {told[outcome.rule.slug][0]}{more}")
 
 
 def _write_sheet(path: Path, table: pd.DataFrame, bad: pd.DataFrame, manifest: Manifest, tree: Tree) -> None:

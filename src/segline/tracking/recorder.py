@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from segline.errors import TrackingError
-from segline.progress import say
+from segline.progress import log
 from segline.tracking import runs as tracking
 from segline.tracking.runs import Tracker
 
@@ -302,4 +302,4 @@ class Recorder:
 def _say(text: str) -> None:
     """A console that is gone is no reason to stop."""
     with suppress(OSError):
-        say(f"train: {text}")
+        log(f"train: {text}")

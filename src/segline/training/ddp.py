@@ -35,7 +35,7 @@ def rows(images: int) -> tuple[slice, float]:
     return (slice(rank(), None, count()), own * count() / images) if own else (slice(1), 0.0)
 
 
-def share_gradients(model: nn.Module, device: torch.device) -> nn.Module:
+def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     """The network to call in training, whose gradients are averaged over all processes."""
     if count() == 1:
         return model
@@ -44,7 +44,7 @@ def share_gradients(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
 
 
-def with_common_statistics(model: Network, device: torch.device) -> Network:
+def convert_sync_batchnorm(model: Network, device: torch.device) -> Network:
     """Batch normalisation over the whole batch: PyTorch can on GPUs; on CPUs each process normalises its own rows."""
     if count() == 1 or device.type != "cuda":
         return model
@@ -53,7 +53,7 @@ def with_common_statistics(model: Network, device: torch.device) -> Network:
 
 
 @contextmanager
-def gradients_apart(network: nn.Module, *, apart: bool) -> Iterator[None]:
+def no_sync(network: nn.Module, *, apart: bool) -> Iterator[None]:
     """While ``apart``, each process keeps its gradients: only the last pass of a step averages them."""
     inner = getattr(network, "_orig_mod", network)
     if apart and isinstance(inner, DistributedDataParallel):
@@ -70,7 +70,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def greatest(values: list[float]) -> list[float]:
+def all_reduce_max(values: list[float]) -> list[float]:
     """The greatest of each value in all processes: of flags, whether it is up in some process."""
     if count() == 1:
         return values
@@ -82,10 +82,10 @@ def greatest(values: list[float]) -> list[float]:
 def are_same(values: list[float]) -> bool:
     """Whether all processes have these values; all of them get the same answer."""
     signed = [*values, *(-value for value in values)]
-    return not any(greatest([float(greatest(signed) != signed)]))
+    return not any(all_reduce_max([float(all_reduce_max(signed) != signed)]))
 
 
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give all processes the first one's buffers, such as the statistics of batch normalisation."""
     if count() > 1:
         for buffer in model.buffers():
@@ -94,4 +94,4 @@ def share_buffers(model: nn.Module) -> None:
 
 def wait() -> None:
     """Until all processes are here."""
-    greatest([0.0])
+    all_reduce_max([0.0])

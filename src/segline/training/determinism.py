@@ -5,7 +5,7 @@ import os
 import torch
 
 
-def make_repeatable(seed: int) -> None:
+def set_deterministic(seed: int) -> None:
     """Seed this process, and let it choose deterministic algorithms alone."""
     # A product of matrices is deterministic on a GPU only in workspaces of a set size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -16,7 +16,7 @@ from segline.data.shards import Split
 from segline.files.atomic import write_file
 from segline.losses.edge_network import EdgeNetwork
 from segline.losses.masking import mean_over_valid, one_hot
-from segline.training.determinism import make_repeatable
+from segline.training.determinism import set_deterministic
 
 STEPS_BETWEEN_LOOKS = 50
 
@@ -41,7 +41,7 @@ def train_edges(
         of the edges ``precision``, ``recall`` and ``f1``.
     """
     torch.set_num_threads(threads)
-    make_repeatable(seed)
+    set_deterministic(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = EdgeNetwork(classes).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)

@@ -75,13 +75,13 @@ class Run:
     def __post_init__(self) -> None:
         settings = self.settings
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.model = workers.with_common_statistics(self.model, self.device)
+        self.model = workers.convert_sync_batchnorm(self.model, self.device)
         self.loss.to(self.device)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), weight_decay=settings.weight_decay, eps=settings.epsilon, fused=True
         )
         self.judged = copy.deepcopy(self.model) if settings.ema_decay else self.model
-        network = workers.share_gradients(self.model, self.device)
+        network = workers.wrap_ddp(self.model, self.device)
         self.network = cast(nn.Module, torch.compile(network)) if settings.compile else network
         self.history: list[Epoch] = []
         self.place = Place()
@@ -233,7 +233,7 @@ def _train_epoch(run: Run, number: int, folder: Path) -> float:
         losses.add(before + index, batches, _step(run, batches, before + index))
         now = time.monotonic()
         run.place.step = index + 1
-        stopped, due, run.place.seconds = workers.greatest([run.stop(), _is_due(run, now - saved), now - began])
+        stopped, due, run.place.seconds = workers.all_reduce_max([run.stop(), _is_due(run, now - saved), now - began])
         if stopped or due:
             losses.settle()
             _save(run, folder)
@@ -323,7 +323,7 @@ def _pass(run: Run, batch: Batch, generator: torch.Generator, *, is_last: bool) 
     """Forward and backward; the gradients are averaged over the processes in the last pass of a step."""
     amounts = draw(batch.of, run.settings.augment, generator).take(batch.rows).to(run.device)
     inputs, target, distances = augment(batch.images, batch.labels, amounts, batch.distances)
-    with workers.gradients_apart(run.network, apart=not is_last):
+    with workers.no_sync(run.network, apart=not is_last):
         loss: Tensor = run.loss(_forward(run, run.network, normalise(inputs)), target, distances)
         torch.autograd.backward(loss * batch.share)
     return loss.detach()
@@ -351,7 +351,7 @@ def _forward(
 def _validate(run: Run) -> tuple[float, float, float]:
     """Loss, mIoU and pixel accuracy on the validation split; each process takes some of the batches."""
     run.judged.eval()
-    workers.share_buffers(run.judged)
+    workers.broadcast_buffers(run.judged)
     lost, counts = 0.0, np.zeros((run.classes, run.classes), np.int64)
     for positions in list(run.val.ranges(run.settings.batch_size))[workers.rank() :: workers.count()]:
         loss, found = _judge(run, positions)

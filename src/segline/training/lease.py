@@ -14,7 +14,7 @@ from pathlib import Path
 
 from segline.errors import SourceError
 from segline.files.s3 import Bucket
-from segline.progress import say
+from segline.progress import log
 
 FOLLOWED = "SEGLINE_FOLLOWED"
 """The variable that names the object, ``s3://bucket/key``."""
@@ -71,7 +71,7 @@ def _watch(place: str, on_lapse: Callable[[], None], ended: threading.Event) -> 
             unchanged = unchanged + 1 if found == last else 0
             last = found
     if not ended.is_set():
-        say(f"train: nobody has followed this for {LOOKS * LOOK_S / 60:.0f} minutes; it saves itself and ends")
+        log(f"train: nobody has followed this for {LOOKS * LOOK_S / 60:.0f} minutes; it saves itself and ends")
         on_lapse()
 
 

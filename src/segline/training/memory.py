@@ -8,7 +8,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 MOST = 2**31 - 1
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Let the process keep what it frees: a training step asks for the same blocks again.
 
     glibc gives large blocks back to the system and has them cleared anew page by page, which takes a tenth of a step

@@ -99,7 +99,7 @@ def _work(run: Callable[[Trial], Records], trial: Trial, relay: Any) -> None:
 
     for record in run(trial):
         goes_on = workers.rank() > 0 or ray.get(relay.tell.remote(record))
-        if any(workers.greatest([not goes_on])):
+        if any(workers.all_reduce_max([not goes_on])):
             return
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
-from segline.config.params import Choice, Train
-from segline.data.shards import Description, Split, open_split, read_description
+from segline.config.params import ComponentSpec, Train
+from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_info
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.files.atomic import file_hash, write_json
 from segline.inference.bundle import FILE, Bundle, Member
@@ -26,8 +26,8 @@ from segline.stages.train import Trial
 from segline.training import ddp as workers
 from segline.training import engine
 from segline.training.checkpoints import STOP
-from segline.training.determinism import make_repeatable
-from segline.training.memory import keep_freed_memory
+from segline.training.determinism import set_deterministic
+from segline.training.memory import tune_malloc
 from segline.training.search.plan import Cost
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -53,9 +53,9 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
 def _train(trial: Trial, hears_stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     settings = trial.cell.settings
     torch.set_num_threads(settings.cpus_per_worker)
-    make_repeatable(trial.cell.seed)
-    keep_freed_memory()
-    description = read_description(trial.dataset_dir)
+    set_deterministic(trial.cell.seed)
+    tune_malloc()
+    description = read_dataset_info(trial.dataset_dir)
     history: list[dict[str, float]] = []
     with _named(trial), _in_memory(settings):
         run = _engine_run(trial, description)
@@ -79,7 +79,7 @@ def _train(trial: Trial, hears_stop: Callable[[], bool]) -> Iterator[dict[str, A
             raise
 
 
-def _keep(trial: Trial, description: Description, history: list[dict[str, float]], *, is_over: bool) -> None:
+def _keep(trial: Trial, description: DatasetInfo, history: list[dict[str, float]], *, is_over: bool) -> None:
     """What the first worker leaves beside the checkpoint of an epoch; at the end, the candidate's description."""
     if workers.rank():
         return
@@ -99,10 +99,10 @@ def measure_cost(trial: Trial) -> Cost:
     """What a trial costs, from a few steps on real crops after one to warm up."""
     trial.origins.bring()
     torch.set_num_threads(trial.cell.settings.cpus_per_worker)
-    make_repeatable(trial.cell.seed)
-    keep_freed_memory()
+    set_deterministic(trial.cell.seed)
+    tune_malloc()
     with _named(trial), _in_memory(trial.cell.settings):
-        run = _engine_run(trial, read_description(trial.dataset_dir))
+        run = _engine_run(trial, read_dataset_info(trial.dataset_dir))
         seconds = engine.seconds_of_epoch(run)
     memory = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else _most_memory()
     return Cost(seconds, memory, sum(parameter.numel() for parameter in run.model.parameters()))
@@ -134,14 +134,14 @@ def _in_memory(settings: Train) -> Iterator[None]:
         if not isinstance(error, MemoryError) and not any(said in str(error).lower() for said in OUT_OF_MEMORY):
             raise
         half = max(1, settings.batch_size // 2)
-        again = f"try train.batch_size: {half} with train.gradient_accumulation_steps: {2 * settings.accumulate}"
+        again = f"try train.batch_size: {half} with train.gradient_accumulation_steps: {2 * settings.gradient_accumulation_steps}"
         if settings.batch_size == 1:
             again = "try a smaller label.crop or model"
         raise TrainingError(f"out of memory at train.batch_size {settings.batch_size}; {again}") from None
 
 
-def rehearse(
-    settings: Train, description: Description, dataset_dir: Path, encoders: dict[str, Path], edge_network: Path | None
+def preflight(
+    settings: Train, description: DatasetInfo, dataset_dir: Path, encoders: dict[str, Path], edge_network: Path | None
 ) -> None:
     """Make what shows its faults only when it is made, before the first trial begins: each model and loss once.
 
@@ -163,12 +163,14 @@ def rehearse(
         raise TrainingError("; ".join(faults))
 
 
-def _try_loss(terms: tuple[Choice, ...], description: Description, edge_network: Path | None, train: Split) -> None:
+def _try_loss(
+    terms: tuple[ComponentSpec, ...], description: DatasetInfo, edge_network: Path | None, train: Split
+) -> None:
     """Make a loss, and take the distance maps that it needs."""
     train.take_distances(_loss(terms, description, edge_network).distances, [0])
 
 
-def _may_fail(model: Choice) -> bool:
+def _may_fail(model: ComponentSpec) -> bool:
     """Whether a model depends on more than its options: on weights, or on another library's encoders."""
     return model.name.startswith("smp/") or bool(model.options.get("pretrained"))
 
@@ -186,7 +188,7 @@ def _named(trial: Trial) -> Iterator[None]:
         raise TrainingError(f"{trial.name}: {error.filename}: {error.strerror}") from None
 
 
-def _engine_run(trial: Trial, description: Description) -> engine.Run:
+def _engine_run(trial: Trial, description: DatasetInfo) -> engine.Run:
     cell = trial.cell
     return engine.Run(
         model=_model(cell.model, description, trial.encoders),
@@ -220,25 +222,25 @@ def _device(settings: Train) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
 
 
-def _model(choice: Choice, description: Description, encoders: dict[str, Path]) -> nn.Module:
+def _model(choice: ComponentSpec, description: DatasetInfo, encoders: dict[str, Path]) -> nn.Module:
     """A model that starts from weights where they lie on this machine."""
     options = choice.options
     here = encoders.get(str(options.get("pretrained")))
     return MODELS[choice.name](len(description.classes), **(options | ({"pretrained": str(here)} if here else {})))
 
 
-def _loss(terms: tuple[Choice, ...], description: Description, edge_network: Path | None) -> WeightedSum:
+def _loss(terms: tuple[ComponentSpec, ...], description: DatasetInfo, edge_network: Path | None) -> WeightedSum:
     task = Task(names=tuple(description.names), background=description.background, edge_network=edge_network)
     return WeightedSum([(term.weight, LOSSES[term.name](task, **term.options)) for term in terms])
 
 
-def _write_candidate(trial: Trial, description: Description) -> None:
+def _write_candidate(trial: Trial, description: DatasetInfo) -> None:
     member = Member(trial.name, trial.cell.model.name, trial.cell.model.options, engine.WEIGHTS)
     (trial.folder / engine.CHECKPOINT).unlink()
     write_json(trial.folder / FILE, asdict(Bundle(description.classes, description.background, (member,))))
 
 
-def _options(entry: Callable[..., Any], choice: Choice) -> dict[str, Any]:
+def _options(entry: Callable[..., Any], choice: ComponentSpec) -> dict[str, Any]:
     """All options of a choice, those left at their default too: a run says that it started from random weights."""
     known = signature(entry).parameters.values()
     return {option.name: option.default for option in known if option.kind is option.KEYWORD_ONLY} | choice.options

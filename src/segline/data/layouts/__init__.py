@@ -10,7 +10,7 @@ from segline.data.layouts.camvid import camvid
 from segline.data.layouts.cityscapes import cityscapes
 from segline.data.layouts.folders import folders
 from segline.data.layouts.helen import helen
-from segline.data.layouts.layout import UNKNOWN, Layout, Legend, Pair
+from segline.data.layouts.layout import UNKNOWN, LabelSpec, Layout, Pair
 from segline.data.layouts.lyft import lyft
 from segline.data.layouts.segthor import segthor
 from segline.data.layouts.voc import voc
@@ -28,4 +28,4 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "wad": wad,
 }
 
-__all__ = ["LAYOUTS", "UNKNOWN", "Layout", "Legend", "Pair"]
+__all__ = ["LAYOUTS", "UNKNOWN", "Layout", "LabelSpec", "Pair"]

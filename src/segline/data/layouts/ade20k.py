@@ -7,7 +7,7 @@ official ones, but for the skyscraper, which is as grey as the road there.
 """
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import Layout, Legend, Pair, by_name, match, prefix_of, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, prefix_of, under, value_table
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -169,7 +169,7 @@ PARTS = {"training": "train", "validation": "val"}
 def ade20k() -> Layout:
     """The layout of ADE20K's scene parsing set."""
     table = value_table([(0, IGNORED), *((index + 1, index) for index in range(len(CLASSES)))])
-    return Layout(find=find_pairs, legend=lambda _: Legend(CLASSES, None, table))
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, table))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

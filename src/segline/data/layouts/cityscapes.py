@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import Layout, Legend, Pair, by_name, match, prefix_of, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, prefix_of, under, value_table
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -49,7 +49,7 @@ def cityscapes(
 ) -> Layout:
     """The layout of Cityscapes."""
     table = _train_table() if labels == "labelTrainIds" else _id_table()
-    return Layout(find=lambda tree: find_pairs(tree, labels), legend=lambda _: Legend(CLASSES, None, table))
+    return Layout(find=lambda tree: find_pairs(tree, labels), legend=lambda _: LabelSpec(CLASSES, None, table))
 
 
 def find_pairs(tree: Tree, labels: str) -> list[Pair]:

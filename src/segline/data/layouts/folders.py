@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from segline.classes import IGNORED, LabelClass
 from segline.config.fields import suggestion
 from segline.data.decoding import decode_image, decode_label
-from segline.data.layouts.layout import UNKNOWN, Layout, Legend, Pair, by_name, flat, match, under, value_table
+from segline.data.layouts.layout import UNKNOWN, LabelSpec, Layout, Pair, by_name, flat, match, under, value_table
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -115,7 +115,7 @@ def pack(rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return (wide[..., 0] + 41 * wide[..., 1] + 41 * 41 * wide[..., 2]).astype(np.uint16)
 
 
-def read_legend(text: str, colours: bool) -> Legend:
+def read_legend(text: str, colours: bool) -> LabelSpec:
     """The legend that ``classes.yaml`` describes.
 
     Raises:
@@ -141,7 +141,7 @@ def read_legend(text: str, colours: bool) -> Legend:
     ]
     table = [(value, IGNORED) for value in ignored]
     table += [(value, index) for index, (values, _) in enumerate(entries.values()) for value in values]
-    return Legend(tuple(classes), list(entries).index(background) if background else None, value_table(table))
+    return LabelSpec(tuple(classes), list(entries).index(background) if background else None, value_table(table))
 
 
 class _Loader(yaml.SafeLoader):

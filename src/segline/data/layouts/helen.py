@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from segline.classes import LabelClass
 from segline.data.decoding import decode_label
 from segline.data.layouts.layout import (
+    LabelSpec,
     Layout,
-    Legend,
     Pair,
     by_name,
     from_lists,
@@ -47,7 +47,7 @@ def helen() -> Layout:
     table = value_table((index, index) for index in range(len(CLASSES)))
     return Layout(
         find=find_pairs,
-        legend=lambda _: Legend(CLASSES, 0, table),
+        legend=lambda _: LabelSpec(CLASSES, 0, table),
         read_label=read_likeliest,
         label_files=label_files,
     )

@@ -38,7 +38,7 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Legend:
+class LabelSpec:
     """What raw label values mean.
 
     Attributes:
@@ -97,7 +97,7 @@ class Layout:
     """
 
     find: Callable[[Tree], list[Pair]]
-    legend: Callable[[str], Legend]
+    legend: Callable[[str], LabelSpec]
     legend_file: str = ""
     read_image: ImageReader = read_image
     read_label: Callable[[Tree, str, int], NDArray[np.integer]] = read_label

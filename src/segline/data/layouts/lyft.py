@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.data.decoding import decode_image
-from segline.data.layouts.layout import Layout, Legend, Pair, by_name, flat, match, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, flat, match, under, value_table
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -41,7 +41,7 @@ FRAMES_IN_A_ROW = 100
 def lyft() -> Layout:
     """The layout of the Lyft-Udacity challenge."""
     table = value_table((index, index) for index in range(len(CLASSES)))
-    return Layout(find=find_pairs, legend=lambda _: Legend(CLASSES, 0, table), read_label=read_red)
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, table), read_label=read_red)
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

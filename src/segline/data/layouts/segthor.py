@@ -20,7 +20,7 @@ from PIL import Image
 from segline.classes import LabelClass
 from segline.config.fields import Range, Unit
 from segline.data.boxes import Box
-from segline.data.layouts.layout import Layout, Legend, Pair, by_name, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, under, value_table
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -65,7 +65,7 @@ def segthor(
 
     table = value_table((index, index) for index in range(len(CLASSES)))
     return Layout(
-        find=find_pairs, legend=lambda _: Legend(CLASSES, 0, table), read_image=read_image, read_label=read_label
+        find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, table), read_image=read_image, read_label=read_label
     )
 
 

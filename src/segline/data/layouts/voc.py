@@ -14,8 +14,8 @@ from typing import Annotated
 
 from segline.classes import IGNORED, LabelClass
 from segline.data.layouts.layout import (
+    LabelSpec,
     Layout,
-    Legend,
     Pair,
     by_name,
     from_lists,
@@ -56,7 +56,7 @@ LISTS = "ImageSets/Segmentation/"
 def voc(*, augmented: Annotated[bool, "train on the labels in SegmentationClassAug too"] = False) -> Layout:
     """The layout of PASCAL VOC."""
     table = value_table([*((index, index) for index in range(len(CLASSES))), (255, IGNORED)])
-    return Layout(find=lambda tree: find_pairs(tree, augmented), legend=lambda _: Legend(CLASSES, 0, table))
+    return Layout(find=lambda tree: find_pairs(tree, augmented), legend=lambda _: LabelSpec(CLASSES, 0, table))
 
 
 def find_pairs(tree: Tree, augmented: bool) -> list[Pair]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import LabelClass
-from segline.data.layouts.layout import Layout, Legend, Pair, by_name, match, read_lines, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, read_lines, under, value_table
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -36,7 +36,7 @@ LABEL_SUFFIX = "_instanceIds.png"
 
 def wad() -> Layout:
     """The layout of the WAD 2018 segmentation data."""
-    return Layout(find=find_pairs, legend=lambda _: Legend(CLASSES, 0, _table()))
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, _table()))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

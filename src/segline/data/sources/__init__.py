@@ -15,22 +15,22 @@ from segline.data.sources.bucket import open_bucket
 from segline.data.sources.dvc import open_dvc
 from segline.data.sources.folder import open_path
 from segline.data.sources.kept import no_room, remove_kept
-from segline.data.sources.opened import Opened
+from segline.data.sources.opened import ResolvedSource
 from segline.data.sources.synthetic import open_synthetic
 from segline.data.sources.web import open_web
 from segline.errors import SourceError
 
-SOURCES: dict[str, Callable[[Ingest, int, Path], Opened]] = {
+SOURCES: dict[str, Callable[[Ingest, int, Path], ResolvedSource]] = {
     "dvc://": open_dvc,
     "http://": open_web,
     "https://": open_web,
     "s3://": open_bucket,
     "synthetic:": open_synthetic,
 }
-__all__ = ["SOURCES", "Opened", "open_source"]
+__all__ = ["SOURCES", "ResolvedSource", "open_source"]
 
 
-def open_source(settings: Ingest, seed: int, files: Path) -> Opened:
+def open_source(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
     """Bring the source within reach; files that cannot be read in place are put into ``files``.
 
     Raises:

@@ -22,7 +22,7 @@ from typing import IO, Literal
 
 from segline.config.params import Ingest
 from segline.data.sources.kept import forget_manifest, kept_from, no_room, refuse_too_big
-from segline.data.sources.opened import Opened
+from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
 from segline.files.atomic import MARK, file_hash, write_text, writing
 from segline.files.s3 import one_line
@@ -63,13 +63,13 @@ class Member:
         return self.kind in ("file", "link") and not any(part[0] == "." or part == "__MACOSX" for part in self.parts)
 
 
-def open_archive(settings: Ingest, files: Path) -> Opened:
+def open_archive(settings: Ingest, files: Path) -> ResolvedSource:
     """An archive of this machine, unpacked into ``files`` unless it is there already."""
     archive = Path(settings.source)
     digest = checked_hash(archive, settings.source, settings.sha256)
     if not kept_from(files).startswith(f"{mark_of(digest)}\n"):
         unpack(archive, settings.source, files, f"{mark_of(digest)}\n")
-    return Opened(Folder(files), root="", revision=f"sha256:{digest}")
+    return ResolvedSource(Folder(files), root="", revision=f"sha256:{digest}")
 
 
 def mark_of(digest: str) -> str:

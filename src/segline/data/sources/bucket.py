@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from segline.config.params import Ingest
-from segline.data.sources.opened import Opened
+from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
 from segline.files.s3 import SCHEME, Bucket
 
 
-def open_bucket(settings: Ingest, seed: int, files: Path) -> Opened:
+def open_bucket(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
     """The objects below the prefix; nothing is copied."""
     source = settings.source
     if not source.removeprefix(SCHEME).partition("/")[0]:
@@ -16,4 +16,4 @@ def open_bucket(settings: Ingest, seed: int, files: Path) -> Opened:
     tree = Bucket(source)
     if not tree.files:
         raise SourceError(f"ingest.source: {source} holds no objects; check the prefix, it ends at a '/'")
-    return Opened(tree, root=source, revision="")
+    return ResolvedSource(tree, root=source, revision="")

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from segline.config.params import Ingest
 from segline.data.sources.kept import forget_manifest, keep_files, no_room
-from segline.data.sources.opened import Opened
+from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
 from segline.files.atomic import write_file
 from segline.files.s3 import ATTEMPTS, one_line, pauses
@@ -40,7 +40,7 @@ class _Remote:
     md5: str
 
 
-def open_dvc(settings: Ingest, seed: int, files: Path) -> Opened:
+def open_dvc(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
     """The folder at the revision, copied into ``files``."""
     repository = _repository(settings.source.removeprefix(SCHEME))
     wanted = settings.dvc
@@ -56,7 +56,7 @@ def open_dvc(settings: Ingest, seed: int, files: Path) -> Opened:
         finally:
             _remove_torn(files)
         revision = system.repo.get_rev()
-    return Opened(Folder(files), root="", revision=f"git:{revision}")
+    return ResolvedSource(Folder(files), root="", revision=f"git:{revision}")
 
 
 def _repository(address: str) -> str:

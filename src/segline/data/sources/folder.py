@@ -6,12 +6,12 @@ import yaml
 
 from segline.config.params import Ingest
 from segline.data.sources.archive import open_archive
-from segline.data.sources.opened import Opened
+from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
 from segline.files.trees import Folder
 
 
-def open_path(settings: Ingest, files: Path) -> Opened:
+def open_path(settings: Ingest, files: Path) -> ResolvedSource:
     """A folder in place, or an archive unpacked into ``files``."""
     source = settings.source
     root = Path(source)
@@ -28,11 +28,11 @@ def open_path(settings: Ingest, files: Path) -> Opened:
     )
 
 
-def _open_folder(source: str) -> Opened:
+def _open_folder(source: str) -> ResolvedSource:
     tree = Folder(Path(source))
     if not tree.files:
         raise SourceError(f"ingest.source: {source} is empty; put the data there or give another folder")
-    return Opened(tree, root=source, revision=_tracked(Path(source)))
+    return ResolvedSource(tree, root=source, revision=_tracked(Path(source)))
 
 
 def _tracked(root: Path) -> str:

@@ -6,7 +6,7 @@ from segline.files.trees import Tree
 
 
 @dataclass(frozen=True)
-class Opened:
+class ResolvedSource:
     """A source within reach, with what the manifest's origin records of it.
 
     Attributes:

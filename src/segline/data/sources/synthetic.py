@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segline.config.params import Ingest, as_json
 from segline.data.sources.kept import keep_files
-from segline.data.sources.opened import Opened
+from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
 from segline.files.atomic import source_hash
 from segline.files.trees import Folder
@@ -14,7 +14,7 @@ from segline.progress import bar
 from streets import write_streets
 
 
-def open_synthetic(settings: Ingest, seed: int, files: Path) -> Opened:
+def open_synthetic(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
     """Draw the scenes that are not there yet; files of another recipe or source are removed first."""
     if settings.source != "synthetic:":
         raise SourceError(
@@ -33,4 +33,4 @@ def open_synthetic(settings: Ingest, seed: int, files: Path) -> Opened:
     finally:
         for torn in files.rglob(".*.partial"):
             torn.unlink()
-    return Opened(Folder(files), root="", revision="")
+    return ResolvedSource(Folder(files), root="", revision="")

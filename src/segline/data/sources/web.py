@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 from segline.config.params import Ingest
 from segline.data.sources.archive import checked_hash, mark_of, unpack
 from segline.data.sources.kept import NoRoomError, kept_from, no_room, refuse_too_big
-from segline.data.sources.opened import Opened
+from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
 from segline.files.atomic import MARK, write_text
 from segline.files.s3 import ATTEMPTS, one_line, pauses
 from segline.files.trees import Folder
-from segline.progress import bar, say
+from segline.progress import bar, log
 
 PIECE = 64 * 1024
 MEBIBYTE = 1024 * 1024
@@ -58,7 +58,7 @@ class _CutError(Exception):
     """The server did not answer, or not to the end; it may do better."""
 
 
-def open_web(settings: Ingest, seed: int, files: Path) -> Opened:
+def open_web(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
     """The archive at a URL, unpacked into ``files`` unless it is there already."""
     url, wanted = settings.source, settings.sha256.lower()
     if not _host(url):
@@ -69,7 +69,7 @@ def open_web(settings: Ingest, seed: int, files: Path) -> Opened:
     if not (wanted and kept.startswith(f"{mark_of(wanted)}\n")):
         kept = _fetch(settings, files, kept)
     digest = kept.partition("\n")[0].removeprefix(mark_of(""))
-    return Opened(Folder(files), root="", revision=f"sha256:{digest}")
+    return ResolvedSource(Folder(files), root="", revision=f"sha256:{digest}")
 
 
 def _fetch(settings: Ingest, files: Path, kept: str) -> str:
@@ -85,7 +85,7 @@ def _fetch(settings: Ingest, files: Path, kept: str) -> str:
     try:
         digest = checked_hash(archive, url, settings.sha256)
         if not settings.sha256:
-            say(f"ingest: {url} was not checked against a SHA-256; to have it checked, set ingest.sha256 to {digest}")
+            log(f"ingest: {url} was not checked against a SHA-256; to have it checked, set ingest.sha256 to {digest}")
         mark = f"{mark_of(digest)}\n{download.version}"
         unpack(archive, url, files, mark)
     except SourceError as error:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segline.classes import IGNORED
-from segline.data.layouts import UNKNOWN, Legend
+from segline.data.layouts import UNKNOWN, LabelSpec
 from segline.files.atomic import write_file
 
 WIDTH, HEIGHT, GAP = 190, 140, 10
@@ -37,7 +37,7 @@ class Tile:
     label: NDArray[np.uint8] | None
 
 
-def colour(raw: NDArray[np.integer], legend: Legend) -> NDArray[np.uint8]:
+def colour(raw: NDArray[np.integer], legend: LabelSpec) -> NDArray[np.uint8]:
     """A label map of about the size of a tile: its classes' colours, grey where ignored, magenta where unknown."""
     colours = np.full((256, 3), UNKNOWN_COLOUR, np.uint8)
     colours[: len(legend.classes)] = [entry.colour for entry in legend.classes]

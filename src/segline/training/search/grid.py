@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from segline.config.params import Choice, Search, Train
+from segline.config.params import ComponentSpec, Search, Train
 from segline.config.spaces import Space
 from segline.training.search.optuna import propose
 
@@ -17,7 +17,7 @@ RESAMPLED = 1 / 4
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrialConfig:
     """One training: an architecture with a loss, its settings and its seed.
 
     Attributes:
@@ -32,15 +32,15 @@ class Cell:
     """
 
     name: str
-    model: Choice
-    loss: tuple[Choice, ...]
+    model: ComponentSpec
+    loss: tuple[ComponentSpec, ...]
     settings: Train
     seed: int
     drawn: dict[str, Any] = field(default_factory=dict)
     parent: str = ""
 
 
-def cells(settings: Train, seed: int) -> list[Cell]:
+def cells(settings: Train, seed: int) -> list[TrialConfig]:
     """Every model x loss, each as often as hyperparameters are drawn for it.
 
     The n-th draw is the same in all cells, so that they are compared fairly, and the draws of a hyperparameter are
@@ -58,14 +58,16 @@ def batch_sizes(settings: Train, seed: int) -> list[int]:
     return [len(named) - drawing + sizes[0], *sizes[1:]]
 
 
-def first_cells(settings: Train, seed: int) -> list[Cell]:
+def first_cells(settings: Train, seed: int) -> list[TrialConfig]:
     """The trials of the first batch: of a random search all, of Optuna's ``at_once`` draws of each model x loss."""
     search = settings.search
     first = search.num_samples if search.searcher == "random" else min(search.trials_per_round, search.num_samples)
     return cells(replace(settings, search=replace(search, num_samples=first)), seed)
 
 
-def propose_cells(settings: Train, seed: int, batch: int, tried: Sequence[tuple[Cell, float]]) -> list[Cell]:
+def propose_cells(
+    settings: Train, seed: int, batch: int, tried: Sequence[tuple[TrialConfig, float]]
+) -> list[TrialConfig]:
     """The trials of a later batch, by Optuna.
 
     Args:
@@ -79,7 +81,9 @@ def propose_cells(settings: Train, seed: int, batch: int, tried: Sequence[tuple[
     return [trial for cell in _named(settings, seed) for trial in _proposed(cell, search, numbers, tried)]
 
 
-def _proposed(cell: Cell, search: Search, numbers: range, tried: Sequence[tuple[Cell, float]]) -> list[Cell]:
+def _proposed(
+    cell: TrialConfig, search: Search, numbers: range, tried: Sequence[tuple[TrialConfig, float]]
+) -> list[TrialConfig]:
     spaces = _spaces(cell, search)
     if not spaces:
         return []
@@ -88,13 +92,15 @@ def _proposed(cell: Cell, search: Search, numbers: range, tried: Sequence[tuple[
     return [_with(cell, f"-draw{number + 1}", drawn) for number, drawn in zip(numbers, proposals, strict=False)]
 
 
-def drawn_cell(settings: Train, seed: int, name: str, drawn: dict[str, Any], parent: str = "") -> Cell:
+def drawn_cell(settings: Train, seed: int, name: str, drawn: dict[str, Any], parent: str = "") -> TrialConfig:
     """The cell of a name with what was drawn for it."""
     [cell] = [cell for cell in _named(settings, seed) if cell.name == _family(name)]
     return replace(_with(cell, "", drawn), name=name, parent=parent)
 
 
-def heirs(cells: Sequence[Cell], scores: Mapping[str, float], search: Search, rung: int) -> dict[str, Cell]:
+def heirs(
+    cells: Sequence[TrialConfig], scores: Mapping[str, float], search: Search, rung: int
+) -> dict[str, TrialConfig]:
     """Whom population-based training puts in place of the worst quarter of each model x loss (Jaderberg et al. 2017).
 
     An heir goes on with the weights of one of the best quarter and with its hyperparameters, each moved to a value
@@ -109,7 +115,7 @@ def heirs(cells: Sequence[Cell], scores: Mapping[str, float], search: Search, ru
     Returns:
         The name of the one that ends -> the heir.
     """
-    populations: dict[str, dict[str, Cell]] = {}
+    populations: dict[str, dict[str, TrialConfig]] = {}
     for cell in cells:
         populations.setdefault(_family(cell.name), {})[cell.name] = cell
     found = {}
@@ -122,7 +128,7 @@ def heirs(cells: Sequence[Cell], scores: Mapping[str, float], search: Search, ru
     return found
 
 
-def _heir(parent: Cell, name: str, search: Search) -> Cell:
+def _heir(parent: TrialConfig, name: str, search: Search) -> TrialConfig:
     drawn = {}
     for key, value in parent.drawn.items():
         random, space = Random(f"{parent.seed}/{name}/{key}"), search.spaces[key]
@@ -136,19 +142,19 @@ def _family(name: str) -> str:
     return name.partition("-draw")[0]
 
 
-def _named(settings: Train, seed: int) -> list[Cell]:
+def _named(settings: Train, seed: int) -> list[TrialConfig]:
     """Every model x loss."""
-    named: dict[str, Cell] = {}
+    named: dict[str, TrialConfig] = {}
     for model in settings.models:
         for loss in settings.losses:
             name = f"{model.name}-{'+'.join(term.name for term in loss)}".replace("/", "_")
             twins = sum(known.partition(".")[0] == name for known in named)
             name = f"{name}.{twins + 1}" if twins else name
-            named[name] = Cell(name, model, loss, settings, seed)
+            named[name] = TrialConfig(name, model, loss, settings, seed)
     return list(named.values())
 
 
-def with_seed(cell: Cell, seed: int) -> Cell:
+def with_seed(cell: TrialConfig, seed: int) -> TrialConfig:
     """The same training with another seed."""
     return replace(cell, name=f"{cell.name}-seed{seed}", seed=seed)
 
@@ -189,7 +195,7 @@ def best(scores: Mapping[str, float], count: int) -> list[str]:
     return sorted(scores, key=lambda name: (-scores[name], name))[:count]
 
 
-def _draws(cell: Cell, search: Search) -> list[Cell]:
+def _draws(cell: TrialConfig, search: Search) -> list[TrialConfig]:
     spaces = _spaces(cell, search)
     if not spaces:
         return [cell]
@@ -200,7 +206,7 @@ def _draws(cell: Cell, search: Search) -> list[Cell]:
     ]
 
 
-def _spaces(cell: Cell, search: Search) -> dict[str, Space]:
+def _spaces(cell: TrialConfig, search: Search) -> dict[str, Space]:
     """What is drawn for a cell."""
     return {key: search.spaces[key] for key in sorted(search.spaces) if _applies(key, cell)}
 
@@ -212,13 +218,13 @@ def _shares(seed: str, count: int) -> list[float]:
     return sorted(points, key=lambda point: random.random())
 
 
-def _applies(key: str, cell: Cell) -> bool:
+def _applies(key: str, cell: TrialConfig) -> bool:
     """Whether a cell has this hyperparameter: those of train always, an option if its model or loss is there."""
     owner, _, option = key.rpartition(".")
     return not option or owner in ("", "augment", cell.model.name, *(term.name for term in cell.loss))
 
 
-def _with(cell: Cell, suffix: str, drawn: dict[str, Any]) -> Cell:
+def _with(cell: TrialConfig, suffix: str, drawn: dict[str, Any]) -> TrialConfig:
     """The cell with values for some hyperparameters."""
     model, loss, settings = cell.model, cell.loss, cell.settings
     for key, value in drawn.items():
@@ -230,10 +236,10 @@ def _with(cell: Cell, suffix: str, drawn: dict[str, Any]) -> Cell:
         else:
             model = _set(model, owner, option, value)
             loss = tuple(_set(term, owner, option, value) for term in loss)
-    return Cell(cell.name + suffix, model, loss, settings, cell.seed, drawn)
+    return TrialConfig(cell.name + suffix, model, loss, settings, cell.seed, drawn)
 
 
-def _set(choice: Choice, owner: str, option: str, value: Any) -> Choice:
+def _set(choice: ComponentSpec, owner: str, option: str, value: Any) -> ComponentSpec:
     if choice.name != owner:
         return choice
     return (

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segline.config.params import Train
-from segline.training.search.grid import Cell, batch_sizes, rungs
+from segline.training.search.grid import TrialConfig, batch_sizes, rungs
 
 WIDTH = 120
 """Of the table where there is no terminal, in characters."""
@@ -33,7 +33,7 @@ class Cost:
     parameters: int
 
 
-def kind(cell: Cell) -> Kind:
+def kind(cell: TrialConfig) -> Kind:
     """What decides the cost of a trial: the architecture, the loss and the batch."""
     return (
         str(cell.model),
@@ -42,7 +42,9 @@ def kind(cell: Cell) -> Kind:
     )
 
 
-def measure(cells: Sequence[Cell], cost: Callable[[Cell], Cost], progress: Callable[[int], None]) -> dict[Kind, Cost]:
+def measure(
+    cells: Sequence[TrialConfig], cost: Callable[[TrialConfig], Cost], progress: Callable[[int], None]
+) -> dict[Kind, Cost]:
     """The cost of every kind of trial, each measured in a process of its own, whose memory is then its own."""
     found: dict[Kind, Cost] = {}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -75,7 +77,7 @@ def _epochs_of_batch(trials: int, settings: Train) -> tuple[int, int]:
     return trials, total
 
 
-def show(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]) -> None:
+def show(cells: Sequence[TrialConfig], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]) -> None:
     """Print the trials, their memory, and the time that all take on a machine or cluster with so many CPUs and GPUs."""
     table = Table(title=f"{len(cells)} trials of up to {settings.epochs} epochs")
     for heading in ("trials", "architecture", "loss", "images a step", "parameters", "an epoch", "memory"):
@@ -89,7 +91,9 @@ def show(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there:
         print(line)
 
 
-def summary(cells: Sequence[Cell], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]) -> Iterable[str]:
+def summary(
+    cells: Sequence[TrialConfig], costs: dict[Kind, Cost], settings: Train, there: dict[str, float]
+) -> Iterable[str]:
     """The time of the whole, in words."""
     sizes = batch_sizes(settings, cells[0].seed)
     slots = min(at_once(settings, there), max(sizes))

@@ -31,8 +31,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
+from segline.artifacts.dataset import read_dataset_info
 from segline.config.params import Edges, Train
-from segline.data.shards import open_split, read_dataset_info
+from segline.data.shards import open_split
 from segline.files.atomic import write_json
 from segline.inference.predict import predict_split
 from segline.losses import LOSSES, WeightedSum

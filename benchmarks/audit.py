@@ -33,9 +33,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from segline.artifacts.dataset import read_dataset_info
 from segline.cli import main as segline
 from segline.data.boxes import Box
-from segline.data.shards import read_dataset_info
 from segline.progress import log
 from streets import write_streets
 

@@ -17,9 +17,11 @@ from machine import stamp
 from rich.console import Console
 from rich.table import Table
 
+from segline.artifacts.bundle import read_bundle
+from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
-from segline.data.shards import Split, open_split, read_dataset_info
-from segline.inference.bundle import load_models, read_bundle
+from segline.data.shards import Split, open_split
+from segline.inference.bundle import load_models
 from segline.inference.predict import count_split
 from segline.metrics.confusion import Counts, confusion, scores
 

@@ -24,9 +24,10 @@ from machine import stamp
 from rich.console import Console
 from rich.table import Table
 
-from segline.data.manifest import read_manifest, write_manifest
-from segline.data.statistics import measure, write_statistics
-from segline.files.s3 import open_tree
+from segline.artifacts.manifest import read_manifest, write_manifest
+from segline.artifacts.validation import write_statistics
+from segline.data.pairs import open_tree
+from segline.data.statistics import measure
 from streets import write_streets
 
 SEGLINE = "import sys; from segline.cli import main; sys.exit(main())"

@@ -29,12 +29,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.params import Edges
 from segline.data.augment import normalise, to_unit
 from segline.data.distances import DISTANCES
 from segline.data.edges import edge_map
-from segline.data.shards import Split, open_split, read_dataset_info
+from segline.data.shards import Split, open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion, pixel_accuracy

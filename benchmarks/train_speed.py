@@ -44,10 +44,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.params import Augment, Train
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Split, open_split, read_dataset_info
+from segline.data.shards import Split, open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion, mean_iou

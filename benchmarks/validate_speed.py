@@ -21,9 +21,10 @@ from machine import stamp
 from rich.console import Console
 from rich.table import Table
 
+from segline.artifacts.manifest import COLUMNS, Manifest, Origin
 from segline.data.decoding import decode_image, decode_label
 from segline.data.layouts import LAYOUTS
-from segline.data.manifest import COLUMNS, Manifest, Origin
+from segline.data.pairs import label_spec_of, layout_of
 from segline.data.statistics import examine
 from segline.files.trees import Folder
 from streets import write_streets
@@ -41,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="segline-validate-") as folder:
         tree, manifest = draw(Path(folder), arguments.pairs, arguments.height, arguments.width)
         pairs = manifest.rows.to_dict("records")
-        layout, legend = manifest.layout, manifest.legend
+        layout, legend = layout_of(manifest.origin), label_spec_of(manifest.origin)
 
         def decode(pair: dict) -> None:
             decode_image(tree.read(pair["image"]))

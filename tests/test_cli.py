@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from segline import __version__, cli
-from segline.cli import FOLDERS, INPUTS, STAGES, main
+from segline.cli import FOLDERS, STAGES, WRITERS, main
 from segline.config.params import ComponentSpec, Params
 from segline.errors import DataError, ParamsError, SeglineError, SourceError, StageError, TrackingError, TrainingError
 
@@ -109,7 +109,7 @@ def test_help_of_a_stage_lists_its_folders_with_their_defaults(stage, capsys):
     assert "(default: params.yaml)" in shown
     assert f"--out DIR folder to write (default: {FOLDERS[stage]})" in shown
     for name in STAGES[stage].inputs:
-        assert f"--{name} DIR folder that `segline {INPUTS[name]}` wrote (default: {FOLDERS[INPUTS[name]]})" in shown
+        assert f"--{name} DIR folder that `segline {WRITERS[name]}` wrote (default: {FOLDERS[WRITERS[name]]})" in shown
     assert ("--tracking-uri" in shown) == STAGES[stage].tracked
 
 
@@ -133,14 +133,19 @@ def test_folders_and_parameters_reach_the_stage(stage, monkeypatch, tmp_path):
     words += [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     assert main([stage, "--params", '{"seed": 3}', *words, "--out", str(tmp_path / "out")]) == 0
     more |= {"plan_only": False} if STAGES[stage].planned else {}
-    assert called == [(Params(seed=3), {**folders, **more, "out": tmp_path / "out"})]
+    assert called == [
+        (
+            Params(seed=3),
+            {**{f"{name}_dir": folder for name, folder in folders.items()}, **more, "out": tmp_path / "out"},
+        )
+    ]
 
 
 MISSING = [(stage, name) for stage in STAGES for name in STAGES[stage].inputs]
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [*MISSING, *(("summary", name) for name in ("evaluated", "ensembled", "promoted"))]
+    ("command", "name"), [*MISSING, *(("summary", name) for name in ("evaluation", "ensemble", "promotion"))]
 )
 def test_a_missing_input_folder_is_one_line(command, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -150,7 +155,7 @@ def test_a_missing_input_folder_is_one_line(command, name, tmp_path, monkeypatch
     assert main([command, f"--{name}", "nowhere"]) == 5
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"segline {command}: --{name} nowhere")
-    assert f"`segline {INPUTS[name]}`" in line
+    assert f"`segline {WRITERS[name]}`" in line
 
 
 @pytest.mark.parametrize("out", ["data", "data/ingest", "data/validate", "data/label/../validate"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segline.data.manifest import read_manifest
+from segline.artifacts.manifest import read_manifest
 
 BLOCKS = 8
 """Of 1024 bytes: fewer than what any of the stages writes at least once."""

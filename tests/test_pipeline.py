@@ -2,20 +2,19 @@
 
 import ast
 import shlex
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
 from segline import cli
+from segline.artifacts.code import dvc_dependencies
+from segline.artifacts.table import ARTIFACTS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-# What runs inside a stage; a change there must run the stage again. The rest carries paths and messages.
-CODE = ("stages", "data", "models", "losses", "metrics", "training", "inference")
 STAGE = pytest.mark.parametrize("stage", PIPELINE)
 
 
@@ -39,37 +38,6 @@ def module_file(name):
     """The file of a module or package of segline; None when there is no such module."""
     base = SOURCE.joinpath(*name.split("."))
     return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
-
-
-@cache
-def imports(file):
-    """The files of segline that a file imports itself, also within functions, with the packages around them."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: a relative import"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = [name.split(".") for name in names if name.split(".")[0] == "segline"]
-    around = {".".join(words[: length + 1]) for words in parts for length in range(len(words))}
-    return {found for name in around if (found := module_file(name))}
-
-
-def code_of(stage):
-    """The files of ``CODE`` that a stage imports, directly or not, relative to the root."""
-    seen, waiting = set(), {module_file(f"segline.stages.{stage}")}
-    while waiting:
-        file = waiting.pop()
-        seen.add(file)
-        waiting |= imports(file) - seen
-    relevant = (SOURCE / "segline" / part for part in CODE)
-    files = {file for folder in relevant for file in seen if contains(folder, file)}
-    return {file.relative_to(ROOT) for file in files if not holds_only_a_docstring(file)}
-
-
-def holds_only_a_docstring(file):
-    return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
 
 
 def parameters_of(stage):
@@ -96,9 +64,9 @@ def test_a_command_is_one_the_command_line_knows(stage):
     assert arguments.command == stage
     assert arguments.params == "params.yaml"
     assert {name: getattr(arguments, name).as_posix() for name in cli.STAGES[stage].inputs} == {
-        name: cli.FOLDERS[cli.INPUTS[name]] for name in cli.STAGES[stage].inputs
+        name: cli.FOLDERS[cli.WRITERS[name]].as_posix() for name in cli.STAGES[stage].inputs
     }
-    assert arguments.out.as_posix() == cli.FOLDERS[stage]
+    assert arguments.out.as_posix() == cli.FOLDERS[stage].as_posix()
 
 
 @STAGE
@@ -106,7 +74,7 @@ def test_the_folders_a_command_reads_are_those_it_depends_on(stage):
     arguments = arguments_of(stage)
     read = {getattr(arguments, name) for name in cli.STAGES[stage].inputs}
     listed = [path for path in paths(stage, "deps") if path.parts[0] != "src"]
-    assert {folder for folder in map(Path, cli.FOLDERS.values()) for path in listed if contains(folder, path)} == read
+    assert {folder for folder in cli.FOLDERS.values() for path in listed if contains(folder, path)} == read
 
 
 @STAGE
@@ -133,18 +101,14 @@ def test_no_file_is_written_by_two_stages():
 
 
 @pytest.mark.parametrize("stage", [name for name, entry in PIPELINE.items() if not entry.get("always_changed")])
-def test_a_change_of_the_code_that_a_stage_runs_runs_it_again(stage):
-    listed = paths(stage, "deps")
-    missing = [file for file in code_of(stage) if not any(contains(folder, file) for folder in listed)]
-    assert sorted(map(str, missing)) == []
+def test_a_stage_depends_on_the_code_that_its_artifact_declares(stage):
+    listed = [path.as_posix() for path in paths(stage, "deps") if path.parts[0] == "src"]
+    assert listed == list(dvc_dependencies(ARTIFACTS[stage].code))
 
 
-@pytest.mark.parametrize("stage", [name for name, entry in PIPELINE.items() if not entry.get("always_changed")])
-def test_a_stage_depends_on_no_code_that_it_does_not_run(stage):
-    listed = [
-        path for path in paths(stage, "deps") if any(contains(SOURCE / "segline" / part, ROOT / path) for part in CODE)
-    ]
-    assert [str(folder) for folder in listed if not any(contains(folder, file) for file in code_of(stage))] == []
+@STAGE
+def test_an_artifact_has_the_name_and_the_stage_that_the_command_line_says(stage):
+    assert (ARTIFACTS[stage].stage, ARTIFACTS[stage].name) == (stage, cli.STAGES[stage].artifact)
 
 
 @STAGE

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from servers import git_over_http, serving
 
+from segline.artifacts.manifest import read_manifest
 from segline.cli import main
-from segline.data.manifest import read_manifest
 
 # The page's blocks, in its order. Each begins in the folder that holds the data set `wad` and the clone of segline.
 BEGIN = """

@@ -22,24 +22,22 @@ from segline.config import params, tables
 from segline.config.fields import describe
 from segline.errors import SeglineError, StageError
 
-# The folder that an argument names, and the stage that writes it.
-INPUTS = {
-    "manifest": "ingest",
-    "validation": "validate",
-    "dataset": "label",
-    "edged": "edges",
-    "candidates": "train",
-    "evaluation": "evaluate",
-    "ensemble": "ensemble",
-    "promotion": "promote",
-}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage's line in the help, the folders it reads, whether it talks to MLflow, takes exclusions, has a plan."""
+    """A stage as the command line knows it.
+
+    Attributes:
+        help: The stage's line in the help.
+        artifact: The name of the artifact that it leaves, which is the word for its folder (``--dataset``).
+        inputs: The names of the artifacts that it reads.
+        tracked: Whether it talks to MLflow.
+        excludes: Whether it takes a list of exclusions.
+        planned: Whether it can only plan its work.
+    """
 
     help: str
+    artifact: str
     inputs: tuple[str, ...] = ()
     tracked: bool = False
     excludes: bool = False
@@ -47,20 +45,50 @@ class Stage:
 
 
 STAGES = {
-    "ingest": Stage("pair images with label maps and write their manifest"),
-    "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("manifest",), tracked=True),
-    "label": Stage("class ids, crops and splits as memory-mapped shards", ("manifest", "validation"), excludes=True),
-    "edges": Stage("train the edge network that the loss semeda needs", ("dataset",)),
-    "train": Stage("train every architecture x loss with Ray Tune", ("dataset", "edged"), tracked=True, planned=True),
-    "evaluate": Stage("metrics, pictures and curves of every candidate", ("dataset", "candidates")),
-    "ensemble": Stage("average the best candidates, chosen on validation", ("dataset", "candidates", "evaluation")),
+    "ingest": Stage(help="pair images with label maps and write their manifest", artifact="manifest"),
+    "validate": Stage(
+        help="check every pair, quarantine the bad ones, write Data Docs",
+        artifact="validation",
+        inputs=("manifest",),
+        tracked=True,
+    ),
+    "label": Stage(
+        help="write class ids, crops and splits as memory-mapped shards",
+        artifact="dataset",
+        inputs=("manifest", "validation"),
+        excludes=True,
+    ),
+    "edges": Stage(help="train the edge network that the loss semeda needs", artifact="edged", inputs=("dataset",)),
+    "train": Stage(
+        help="train every architecture x loss with Ray Tune",
+        artifact="candidates",
+        inputs=("dataset", "edged"),
+        tracked=True,
+        planned=True,
+    ),
+    "evaluate": Stage(
+        help="write metrics, pictures and curves of every candidate",
+        artifact="evaluation",
+        inputs=("dataset", "candidates"),
+    ),
+    "ensemble": Stage(
+        help="average the best candidates, chosen on validation",
+        artifact="ensemble",
+        inputs=("dataset", "candidates", "evaluation"),
+    ),
     "promote": Stage(
-        "make the winner champion if it is better on the same test images",
-        ("dataset", "evaluation", "ensemble"),
+        help="make the winner champion if it is better on the same test images",
+        artifact="promotion",
+        inputs=("dataset", "evaluation", "ensemble"),
         tracked=True,
     ),
 }
-FOLDERS = {name: f"data/{name}" for name in STAGES}
+FOLDERS = {name: Path("data", name) for name in STAGES}
+"""The folder that each stage writes unless another is given."""
+WRITERS = {stage.artifact: name for name, stage in STAGES.items()}
+"""The stage that writes each artifact."""
+SHOWN = ("evaluation", "ensemble", "promotion")
+"""The artifacts that the summary reads."""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -107,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, stage in STAGES.items():
         _add_stage(commands, name, stage)
     summary = commands.add_parser("summary", help="the candidates, the champion, and where to see more")
-    for name in ("evaluation", "ensemble", "promotion"):
+    for name in SHOWN:
         _add_input(summary, name)
     summary.set_defaults(run=_run_summary)
     outcome = commands.add_parser("outcome", help="what a Kubeflow run came to: clean up, tag its runs, tell a webhook")
@@ -134,12 +162,12 @@ def _add_tracking(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_input(parser: argparse.ArgumentParser, name: str) -> None:
-    writer = INPUTS[name]
+    writer = WRITERS[name]
     parser.add_argument(
         f"--{name}",
         type=_place,
         metavar="DIR",
-        default=Path(FOLDERS[writer]),
+        default=FOLDERS[writer],
         help=f"folder that `segline {writer}` wrote (default: {FOLDERS[writer]}), or s3://bucket/prefix",
     )
 
@@ -173,7 +201,7 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         "--out",
         type=_place,
         metavar="DIR",
-        default=Path(FOLDERS[name]),
+        default=FOLDERS[name],
         help=f"folder to write (default: {FOLDERS[name]}), or s3://bucket/prefix",
     )
     if stage.tracked:
@@ -183,7 +211,7 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
             "--exclusions",
             metavar="FILE",
             default="",
-            help="CSV of images and of boxes in them to leave out, such as evaluate's unlabelled.csv; a path, or "
+            help="CSV of images and of boxes in them to leave out, such as evaluate's missing_labels.csv; a path, or "
             "s3://bucket/key (default: none)",
         )
     if stage.planned:
@@ -269,7 +297,7 @@ def _run_outcome(arguments: argparse.Namespace) -> None:
 
 
 def _run_summary(arguments: argparse.Namespace) -> None:
-    folders = _fetched({name: getattr(arguments, name) for name in ("evaluation", "ensemble", "promotion")})
+    folders = _fetched({name: getattr(arguments, name) for name in SHOWN})
     _require(folders)
     import_module("segline.reporting.report").print_summary(**_arguments(folders))
 
@@ -277,7 +305,7 @@ def _run_summary(arguments: argparse.Namespace) -> None:
 def _require(folders: dict[str, Path]) -> None:
     for name, folder in folders.items():
         if not folder.is_dir():
-            raise StageError(f"--{name} {folder} is not there; run `segline {INPUTS[name]}` or `dvc repro` first")
+            raise StageError(f"--{name} {folder} is not there; run `segline {WRITERS[name]}` or `dvc repro` first")
 
 
 def _spare(places: dict[str, Path | str], out: Path | str) -> None:

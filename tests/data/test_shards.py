@@ -8,21 +8,18 @@ import numpy as np
 import pytest
 from shard_files import write_split
 
-from segline.classes import LabelClass
-from segline.data.shards import (
-    Crop,
+from segline.artifacts.dataset import (
+    DATASET,
     DatasetInfo,
-    Split,
-    join_shards,
-    open_split,
     part_file,
     read_dataset_info,
     shard_bytes,
     verify,
-    write_shard,
+    write_dataset_info,
 )
+from segline.classes import LabelClass
+from segline.data.shards import Crop, Split, join_shards, open_split, write_shard
 from segline.errors import StageError
-from segline.files.atomic import write_json
 
 SIDE = 4
 DESCRIPTION = DatasetInfo(
@@ -220,13 +217,14 @@ def test_the_hash_sees_every_change_and_not_the_place(tmp_path):
 
 
 def test_a_description_is_read_as_it_was_written(tmp_path):
-    write_json(tmp_path / "dataset.json", DESCRIPTION.to_dict())
+    write_dataset_info(tmp_path, DESCRIPTION)
     assert read_dataset_info(tmp_path) == DESCRIPTION
     assert read_dataset_info(tmp_path).names == ["sky", "car"]
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", "null", '{"classes": 1}', "\xff"])
 def test_a_missing_or_broken_description_is_one_line(tmp_path, content):
+    DATASET.write_mark(tmp_path)
     if content is not None:
         (tmp_path / "dataset.json").write_bytes(content.encode("latin1"))
     with pytest.raises(StageError, match=r"missing or broken; run `segline label` again"):

@@ -11,23 +11,14 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
+from segline.artifacts.manifest import COLUMNS, Manifest, Origin
+from segline.artifacts.validation import read_statistics, write_statistics
 from segline.classes import IGNORED, LabelClass
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
 from segline.data.layouts.layout import value_table
-from segline.data.manifest import COLUMNS, Manifest, Origin
-from segline.data.statistics import (
-    look,
-    look_alikes,
-    measure,
-    of_image,
-    of_label,
-    read_statistics,
-    reduction,
-    relate,
-    sharpness,
-    write_statistics,
-)
+from segline.data.pairs import layout_of
+from segline.data.statistics import look, look_alikes, measure, of_image, of_label, reduction, relate, sharpness
 from segline.errors import StageError
 from segline.files.trees import Folder
 
@@ -245,7 +236,9 @@ def test_a_layout_that_reads_for_itself_needs_no_header(data, tmp_path):
     def read(tree, path, plane, *, box=None, reduce=1):
         return noise(plane, (30, 20))
 
-    layout = replace(manifest.layout, read_image=read, read_label=lambda tree, path, plane: np.full((30, 20), plane))
+    layout = replace(
+        layout_of(manifest.origin), read_image=read, read_label=lambda tree, path, plane: np.full((30, 20), plane)
+    )
     row = statistics.examine({"key": "a", "image": "v", "label": "w", "plane": 7}, layout, LEGEND, tree)
     assert (row["height"], row["width"], row["mode"], row["class_pixels"]) == (30, 20, "", [0, 600, 0])
     assert row["looks"] == of_image(noise(7, (30, 20)))["looks"]

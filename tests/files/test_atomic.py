@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from segline.errors import StageError
 from segline.files import atomic as outputs
-from segline.files.atomic import file_hash, source_hash, write_file, write_json, write_text, writing
+from segline.files.atomic import file_hash, write_file, write_json, write_text, writing
 
 HOLDER = """
 import sys, time
@@ -239,53 +238,6 @@ def test_a_file_hash_is_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-4, the example "abc".
     assert file_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A small package in segline's place."""
-    for name in ("outputs.py", "tracking.py", "models/__init__.py", "models/unet.py", "models/deep/block.py"):
-        write_text(tmp_path / name, f"# {name}\n")
-    monkeypatch.setattr(outputs, "__file__", str(tmp_path / "outputs.py"))
-    return tmp_path
-
-
-def change(package):
-    (package / "models" / "deep" / "block.py").write_text("# another\n")
-
-
-def add(package):
-    (package / "models" / "deep" / "new.py").touch()
-
-
-def rename(package):
-    os.rename(package / "models" / "unet.py", package / "models" / "vnet.py")
-
-
-def remove(package):
-    (package / "models" / "unet.py").unlink()
-
-
-@pytest.mark.parametrize("edit", [change, add, rename, remove])
-def test_a_source_hash_changes_with_any_source_file_of_its_part(package, edit):
-    before, other = source_hash("models", "tracking"), source_hash("tracking")
-    assert source_hash("models", "tracking") == before
-    edit(package)
-    assert source_hash("models", "tracking") != before
-    assert source_hash("tracking") == other
-
-
-def test_a_source_hash_does_not_see_other_files(package):
-    before = source_hash("models.deep", "tracking")
-    (package / "models" / "deep" / "block.pyc").write_bytes(b"1")
-    (package / "models" / "unet.py").write_text("# another\n")
-    assert source_hash("models.deep", "tracking") == before
-    assert source_hash("models.deep.block") != source_hash("models.unet")
-
-
-def test_an_unknown_part_has_no_source_hash():
-    with pytest.raises(FileNotFoundError):
-        source_hash("model")
 
 
 def test_the_hash_of_a_folder_is_that_of_its_files(tmp_path):

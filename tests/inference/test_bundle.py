@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from segline.artifacts.bundle import Bundle, Member, bundle_hash, join_bundles, read_bundle
 from segline.classes import LabelClass
 from segline.errors import StageError
-from segline.inference import bundle as bundles
-from segline.inference.bundle import Bundle, Member, bundle_hash, load_models, read_bundle, write_bundle
+from segline.inference.bundle import load_models
 from segline.models import MODELS
 
 CLASSES = (LabelClass("road", (128, 64, 128)), LabelClass("car", (0, 0, 142)), LabelClass("person", (220, 20, 60)))
@@ -34,7 +34,7 @@ def joined(tmp_path):
         write_candidate(tmp_path / name, name, seed=width, width=width, depth=1)
         for name, width in (("unet-dice", 2), ("unet-dice.2", 3))
     )
-    write_bundle(tmp_path / "model", [first[:2], second[:2]])
+    join_bundles(tmp_path / "model", [first[:2], second[:2]])
     return tmp_path / "model", [first[2], second[2]]
 
 
@@ -58,7 +58,7 @@ def test_members_are_read_as_they_were_written(joined):
 def test_bundles_of_several_members_join_too(joined, tmp_path):
     folder, networks = joined
     third, bundle, network = write_candidate(tmp_path / "third", "third", width=1, depth=2)
-    whole = write_bundle(tmp_path / "all", [(folder, read_bundle(folder)), (third, bundle)])
+    whole = join_bundles(tmp_path / "all", [(folder, read_bundle(folder)), (third, bundle)])
     assert [member.candidate for member in whole.members] == ["unet-dice", "unet-dice.2", "third"]
     images = torch.randn(1, 3, 8, 8)
     with torch.inference_mode():
@@ -120,6 +120,6 @@ def test_the_hash_does_not_depend_on_the_place(joined, tmp_path):
 @pytest.mark.parametrize("content", [None, "", "not json", "[]", "{}", json.dumps({"classes": [], "members": []})])
 def test_a_wrong_folder_is_named(tmp_path, content):
     if content is not None:
-        (tmp_path / bundles.FILE).write_text(content)
+        (tmp_path / "model.json").write_text(content)
     with pytest.raises(StageError, match=r"model\.json is missing or broken; run the stage that writes it again"):
         read_bundle(tmp_path)

@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from segline.artifacts.bundle import Bundle, Member, join_bundles, read_bundle
 from segline.classes import LabelClass
-from segline.inference.bundle import Bundle, Member, load_models, read_bundle, write_bundle
+from segline.inference.bundle import load_models
 from segline.inference.predict import probabilities
 from segline.models.unet import UNet
 
@@ -22,7 +23,7 @@ def folder(tmp_path):
         save_file(UNet(3, width=width, depth=1).state_dict(), place / "weights.safetensors")
         member = Member(f"unet{width}", "unet", {"width": width, "depth": 1}, "weights.safetensors")
         parts.append((place, Bundle(classes, None, (member,))))
-    write_bundle(tmp_path / "model", parts)
+    join_bundles(tmp_path / "model", parts)
     return tmp_path / "model"
 
 

@@ -124,7 +124,7 @@ def test_it_ends_with_the_champion_of_the_command_line(in_containers, params, tm
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for stage, about in cli.STAGES.items():
         words = [stage, "--params", str(params), "--out", str(tmp_path / stage)]
-        words += [word for name in about.inputs for word in (f"--{name}", str(tmp_path / cli.INPUTS[name]))]
+        words += [word for name in about.inputs for word in (f"--{name}", str(tmp_path / cli.WRITERS[name]))]
         assert cli.main(words + (["--tracking-uri", uri] if about.tracked else [])) == 0
     decision = json.loads((tmp_path / "promote" / "decision.json").read_text())
     assert results(in_containers)[:2] == [

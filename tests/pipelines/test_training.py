@@ -98,7 +98,7 @@ def test_a_command_has_the_words_of_dvc(stage):
 def test_the_edges_are_those_of_dvc(stage):
     pipeline, _ = compiled()
     _, words = dvc_words(stage)
-    folders = {Path(folder): name for name, folder in cli.FOLDERS.items()}
+    folders = {folder: name for name, folder in cli.FOLDERS.items()}
     expected = {
         option.removeprefix("--"): (folders[Path(value)], "out")
         for option, value in words.items()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from servers import serving
 
+from segline.artifacts.manifest import read_manifest
 from segline.cli import main
-from segline.data.manifest import read_manifest
 from segline.errors import StageError
 from segline.files.atomic import tree_hash
 from segline.platforms import kubeflow, rayjob

@@ -8,13 +8,14 @@ import pytest
 from safetensors.torch import save_file
 from test_promote import CLASSES, cutting
 
+from segline.artifacts.bundle import Bundle, Member, join_bundles
+from segline.artifacts.candidates import CANDIDATES
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.artifacts.history import HISTORY
 from segline.config.params import Audit, Evaluate, Params
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
-from segline.data.shards import Crop, DatasetInfo, join_shards, write_shard
-from segline.files.atomic import write_json
-from segline.inference.bundle import Bundle, Member, write_bundle
+from segline.data.shards import Crop, join_shards, write_shard
 from segline.stages import evaluate
 
 THRESHOLD = 128
@@ -54,16 +55,17 @@ def run(tmp_path):
         pixels = {split: [1, 1] for split in ("train", "val", "test")}
         facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}
         description = DatasetInfo(classes=CLASSES, background=0, side=16, test_is_val=test_is_val, **facts)
-        write_json(dataset_dir / "dataset.json", description.to_dict())
+        write_dataset_info(dataset_dir, description)
         # The poor one does not see the bar, so that the good one is first on the leaderboard.
         for name, threshold in (("good", THRESHOLD), ("a_poor_one", 255)):
             part = tmp_path / name
             part.mkdir()
             save_file(cutting(threshold), part / "weights.safetensors")
             member = Member(name, "unet", {"width": 1, "depth": 1}, "weights.safetensors")
-            write_bundle(candidates_dir / name, [(part, Bundle(CLASSES, 0, (member,)))])
+            join_bundles(candidates_dir / name, [(part, Bundle(CLASSES, 0, (member,)))])
             history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_miou": [0.5]})
             history.to_csv(candidates_dir / name / HISTORY, index=False)
+        CANDIDATES.write_mark(candidates_dir)
         params = Params(evaluate=Evaluate(batch_size=2, pictures=1, audit=settings))
         evaluate.run(params, dataset_dir=dataset_dir, candidates_dir=candidates_dir, out=out)
         return out
@@ -72,7 +74,7 @@ def run(tmp_path):
 
 
 def test_the_list_has_the_unlabelled_places_in_the_source_image_the_surest_first(run):
-    listed = pd.read_csv(run() / "unlabelled.csv")
+    listed = pd.read_csv(run() / "missing_labels.csv")
     sure = listed.pop("confidence")
     assert listed.to_dict("split")["columns"] == ["key", "top", "left", "height", "width", "class", "pixels", "split"]
     assert listed.to_numpy().tolist() == [
@@ -84,25 +86,25 @@ def test_the_list_has_the_unlabelled_places_in_the_source_image_the_surest_first
 
 
 def test_the_surest_are_pictured(run):
-    assert sorted(path.name for path in (run() / "unlabelled").iterdir()) == ["001-a.png", "002-c.png"]
+    assert sorted(path.name for path in (run() / "missing_labels").iterdir()) == ["001-a.png", "002-c.png"]
 
 
 def test_a_test_split_that_is_the_validation_split_is_looked_at_once(run):
-    assert pd.read_csv(run(test_is_val=True) / "unlabelled.csv")["split"].tolist() == ["train", "val"]
+    assert pd.read_csv(run(test_is_val=True) / "missing_labels.csv")["split"].tolist() == ["train", "val"]
 
 
 def test_the_list_can_be_taken_as_exclusions_as_it_is(run):
-    found = read_exclusions(run() / "unlabelled.csv")
+    found = read_exclusions(run() / "missing_labels.csv")
     assert found.keys == set()
     assert [found.boxes(key) for key in "abcd"] == [((104, 206, 8, 10),), ((5, 7, 3, 4),), ((1, 3, 5, 5),), ()]
 
 
 def test_a_list_without_objects_has_its_heading_and_excludes_nothing(run, capsys):
     out = run(settings=Audit(min_pixels=1000))
-    assert len(pd.read_csv(out / "unlabelled.csv")) == 0
-    assert list((out / "unlabelled").iterdir()) == []
-    assert read_exclusions(out / "unlabelled.csv").hash == read_exclusions(_empty(out)).hash
-    assert "unlabelled" not in capsys.readouterr().out
+    assert len(pd.read_csv(out / "missing_labels.csv")) == 0
+    assert list((out / "missing_labels").iterdir()) == []
+    assert read_exclusions(out / "missing_labels.csv").hash == read_exclusions(_empty(out)).hash
+    assert "lack a label" not in capsys.readouterr().out
 
 
 def _empty(out):

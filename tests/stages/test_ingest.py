@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from segline.artifacts.manifest import COLUMNS, read_manifest
 from segline.cli import main
-from segline.data.manifest import COLUMNS, read_manifest
-from segline.files.s3 import open_tree
+from segline.data.pairs import open_tree
 
 
 @pytest.fixture

@@ -8,14 +8,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from segline.artifacts.dataset import part_file
+from segline.artifacts.manifest import FILE, read_manifest, write_manifest
+from segline.artifacts.validation import STATISTICS as STATISTICS
+from segline.artifacts.validation import read_statistics, write_statistics
 from segline.cli import main
 from segline.config.params import STREET_CLASSES
-from segline.data.manifest import NAME, read_manifest, write_manifest
-from segline.data.shards import open_split, part_file
-from segline.data.statistics import NAME as STATISTICS
-from segline.data.statistics import measure, read_statistics, write_statistics
+from segline.data.pairs import open_tree
+from segline.data.shards import open_split
+from segline.data.statistics import measure
 from segline.errors import StageError
-from segline.files.s3 import open_tree
 from segline.stages import label as stage
 
 SPLITS = ("train", "val", "test")
@@ -385,7 +387,7 @@ def test_too_few_drives_are_one_line(manifest_dir, capsys):
     assert "group" in line
 
 
-@pytest.mark.parametrize("name", [NAME, STATISTICS])
+@pytest.mark.parametrize("name", [FILE, STATISTICS])
 def test_a_missing_manifest_or_statistics_is_one_line(manifest_dir, capsys, name):
     (manifest_dir.with_name("validate") / name).unlink()
     assert label(manifest_dir)[0] == 5

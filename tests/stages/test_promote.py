@@ -15,19 +15,23 @@ from PIL import Image
 from safetensors.torch import save_file
 from shard_files import write_split
 
+from segline.artifacts.bundle import Bundle, Member, join_bundles
+from segline.artifacts.dataset import DatasetInfo, read_dataset_info, write_dataset_info
+from segline.artifacts.ensemble import ENSEMBLE
+from segline.artifacts.evaluation import EVALUATION, write_counts
 from segline.classes import LabelClass
 from segline.config.params import Params
 from segline.config.params import Promote as Settings
 from segline.data.augment import MEAN, STD
-from segline.data.shards import DatasetInfo, open_split, read_dataset_info
+from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import write_json
-from segline.inference.bundle import Bundle, Member, load_models, write_bundle
+from segline.inference.bundle import load_models
 from segline.inference.predict import count_split
 from segline.metrics.confusion import scores
 from segline.models.unet import UNet
 from segline.stages import promote
-from segline.stages.evaluate import leaderboard, write_counts
+from segline.stages.evaluate import leaderboard
 from segline.tracking.runs import CHALLENGER, CHAMPION, STATISTICS, Tracker, champion_statistics
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
@@ -39,8 +43,18 @@ def write_labelled(folder, seed=0, classes=CLASSES):
     """Ten test crops of noise; what is brighter than 128 is bright."""
     images = np.random.default_rng(seed).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
     _, digest = write_split(folder / "test", images, (images[..., 0] >= BEST).astype(np.uint8))
-    description = DatasetInfo(classes, 0, 16, digest, "here", "source", "", {"test": [1, 1]}, False)
-    write_json(folder / "dataset.json", description.to_dict())
+    description = DatasetInfo(
+        classes=classes,
+        background=0,
+        side=16,
+        content_hash=digest,
+        source="here",
+        source_hash="source",
+        source_revision="",
+        pixels={"test": [1, 1]},
+        test_is_val=False,
+    )
+    write_dataset_info(folder, description)
     return folder
 
 
@@ -66,13 +80,14 @@ def write_ensembled(folder, dataset_dir, threshold):
     part.mkdir(parents=True)
     save_file(cutting(threshold), part / "weights.safetensors")
     member = Member(f"cut{threshold}", "unet", {"width": 1, "depth": 1}, "weights.safetensors")
-    bundle = write_bundle(folder / "model", [(part, Bundle(CLASSES, 0, (member,)))])
+    bundle = join_bundles(folder / "model", [(part, Bundle(CLASSES, 0, (member,)))])
     split = open_split(dataset_dir, "test")
     counts = count_split(load_models(folder / "model", bundle), split, classes=2, batch_size=4)
-    write_counts(folder / "test_counts.npz", counts, split)
+    write_counts(folder / "test_counts.npz", counts, split.index)
     test = scores(counts.sum(0), [entry.name for entry in CLASSES])
     metrics = {"members": [member.candidate], "test": test, "test_is_val": False, "test_images": len(split)}
     write_json(folder / "metrics.json", metrics | {"dataset": read_dataset_info(dataset_dir).content_hash})
+    ENSEMBLE.write_mark(folder)
     return folder
 
 
@@ -93,9 +108,10 @@ def evaluation_dir(tmp_path):
     (folder / "pictures").mkdir(parents=True)
     board = leaderboard({"cut": {"miou": 0.5, "mean_dice": 0.6, "pixel_accuracy": 0.7}})
     board.to_csv(folder / "leaderboard.csv", index=False)
-    (folder / "unlabelled.csv").write_text("key\n")
+    (folder / "missing_labels.csv").write_text("key\n")
     for name in ("curves.png", "pictures/crop0.png"):
         Image.new("RGB", (4, 4)).save(folder / name)
+    EVALUATION.write_mark(folder)
     return folder
 
 
@@ -171,6 +187,7 @@ def test_the_first_becomes_champion(promoting, tracker, dataset_dir, tmp_path, t
     assert record.data.metrics["test_miou"] == pytest.approx(plain_miou(dataset_dir, GOOD))
     assert sorted(path.name for path in (tmp_path / "promote").iterdir()) == [
         ".segline",
+        "artifact.json",
         "decision.json",
         "report.html",
     ]
@@ -361,7 +378,7 @@ def test_the_version_knows_its_data(promoting, tracker, dataset_dir, tracking_ur
     """With its statistics validate compares new data."""
     (dataset_dir / STATISTICS).write_bytes(b"of the training pairs")
     description = replace(read_dataset_info(dataset_dir), source_revision="dvc:abc")
-    write_json(dataset_dir / "dataset.json", description.to_dict())
+    write_dataset_info(dataset_dir, description)
     for _ in range(2):
         promoting(GOOD)
     number, file = champion_statistics(tracking_uri, PARAMS.name, tmp_path)

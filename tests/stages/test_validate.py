@@ -19,12 +19,12 @@ from PIL import Image, ImageFilter
 
 import segline
 from segline import cli
+from segline.artifacts.manifest import Manifest, read_manifest, write_manifest
+from segline.artifacts.validation import read_statistics
 from segline.config.params import ComponentSpec, Ingest, Params, Severities, load
 from segline.config.params import Validate as Settings
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS
-from segline.data.manifest import Manifest, read_manifest, write_manifest
-from segline.data.statistics import read_statistics
 from segline.data.validation import drift, expectations
 from segline.data.validation.contact_sheet import IGNORED_COLOUR, UNKNOWN_COLOUR, colour
 from segline.errors import DataError, ParamsError, StageError, TrackingError

@@ -7,12 +7,12 @@ import pytest
 import torch
 from shard_files import write_split
 
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import IGNORED, LabelClass
 from segline.config.params import Edges, load
 from segline.data.edges import NETWORK, edge_map
-from segline.data.shards import DatasetInfo, Split
+from segline.data.shards import Split
 from segline.errors import StageError
-from segline.files.atomic import write_json
 from segline.losses.edge_network import read
 from segline.losses.masking import one_hot
 from segline.stages import edges, train
@@ -41,7 +41,20 @@ def dataset_dir(tmp_path_factory):
         labels = blobs(images, number)
         write_split(folder / split, np.zeros((*labels.shape, 3), np.uint8), labels, size=5)
     classes = tuple(LabelClass(f"class{number}", (number, 0, 0)) for number in range(CLASSES))
-    write_json(folder / "dataset.json", DatasetInfo(classes, 0, 48, "c", "here", "s", "", {}, False).to_dict())
+    write_dataset_info(
+        folder,
+        DatasetInfo(
+            classes=classes,
+            background=0,
+            side=48,
+            content_hash="c",
+            source="here",
+            source_hash="s",
+            source_revision="",
+            pixels={},
+            test_is_val=False,
+        ),
+    )
     return folder
 
 

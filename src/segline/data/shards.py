@@ -7,19 +7,19 @@ A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-000
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.classes import LabelClass
+from segline.artifacts.dataset import IMAGES, INDEX, LABELS, SUMS, part_file, shard_file
 from segline.errors import StageError
 from segline.files.atomic import file_hash, naming, write_json
 
@@ -53,9 +53,7 @@ class Crop:
     distances: Mapping[str, Distances] = field(default_factory=dict)
 
 
-SUMS = "sums.json"
-"""The file of a split with the SHA-256 of each of its shards."""
-INDEX = ("key", "group", "top", "left", "scale")
+INDEX_COLUMNS = ("key", "group", "top", "left", "scale")
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,15 @@ class Split:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row per crop: key, group, top, left (px of the source image), scale (its px for one of the crop)."""
-        return pd.read_csv(self.folder / "index.csv", dtype={"key": str, "group": str}, keep_default_na=False)
+        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str}, keep_default_na=False)
 
     @cached_property
     def _maps(self) -> list[tuple[Images, Labels]]:
-        names = sorted(self.folder.glob("images-*.npy"))
+        names = sorted(self.folder.glob(f"{IMAGES}-*.npy"))
         return [
             (
                 np.load(name, mmap_mode="r"),
-                np.load(name.with_name(name.name.replace("images", "labels")), mmap_mode="r"),
+                np.load(name.with_name(name.name.replace(IMAGES, LABELS)), mmap_mode="r"),
             )
             for name in names
         ]
@@ -86,7 +84,7 @@ class Split:
         found: dict[str, list[Distances]] = {}
         for path in sorted(self.folder.glob("*-*.npy")):
             kind, _, _ = path.name.rpartition("-")
-            if kind not in ("images", "labels"):
+            if kind not in (IMAGES, LABELS):
                 found.setdefault(kind, []).append(np.load(path, mmap_mode="r"))
         return found
 
@@ -137,48 +135,6 @@ class Split:
         return list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What a labelled data set is.
-
-    Attributes:
-        classes: in the order of their ids.
-        background: the id that is not foreground, or None.
-        side: of the crops, in px.
-        content_hash: SHA-256 over all shards; equal data and parameters, equal hash.
-        source: of the images, as the user gave it.
-        source_hash: the content hash of the manifest that it was made from.
-        source_revision: of the source in version control; empty when it is in none.
-        pixels: split -> labelled pixels of each class.
-        test_is_val: the layout has no test split, so the validation split is tested on.
-    """
-
-    classes: tuple[LabelClass, ...]
-    background: int | None
-    side: int
-    content_hash: str
-    source: str
-    source_hash: str
-    source_revision: str
-    pixels: dict[str, list[int]]
-    test_is_val: bool
-
-    @property
-    def names(self) -> list[str]:
-        """The class names, in the order of their ids."""
-        return [entry.name for entry in self.classes]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "DatasetInfo":
-        """The inverse of :meth:`to_dict`."""
-        classes = tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"])
-        return cls(**content | {"classes": classes})
-
-
 def write_shard(
     folder: Path,
     number: int,
@@ -197,11 +153,11 @@ def write_shard(
         distances: the kinds of distance maps that every crop has, and how many channels each has.
     """
     kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "labels": (np.uint8, shape),
-        "images": (np.uint8, (*shape, 3)),
+        LABELS: (np.uint8, shape),
+        IMAGES: (np.uint8, (*shape, 3)),
     }
     kinds |= {name: (np.float16, (count, *shape)) for name, count in distances.items()}
-    paths = {name: folder / f"{name}-{number:05d}.npy" for name in kinds}
+    paths = {name: shard_file(folder, name, number) for name in kinds}
     index, pixels = [], np.zeros(256, np.int64)
     folder.mkdir(parents=True, exist_ok=True)
     with naming(folder), ExitStack() as opened:
@@ -209,20 +165,15 @@ def write_shard(
         for name, (kind, item) in kinds.items():
             _write_head(streams[name], kind, (0, *item))
         for crop in crops:
-            for name, values in {"images": crop.image, "labels": crop.label, **crop.distances}.items():
+            for name, values in {IMAGES: crop.image, LABELS: crop.label, **crop.distances}.items():
                 streams[name].write(np.ascontiguousarray(values).data)
-            index.append([getattr(crop, name) for name in INDEX])
+            index.append([getattr(crop, name) for name in INDEX_COLUMNS])
             pixels += np.bincount(crop.label.ravel(), minlength=256)
         for name, (kind, item) in kinds.items():
             streams[name].seek(0)
             _write_head(streams[name], kind, (len(index), *item))
     sums = {path.name: file_hash(path) for path in paths.values()}
     write_json(part_file(folder, number), {"index": index, "pixels": pixels.tolist(), "sums": sums})
-
-
-def part_file(folder: Path, number: int) -> Path:
-    """What :func:`write_shard` writes last; :func:`join_shards` removes it."""
-    return folder / f"part-{number:05d}.json"
 
 
 def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
@@ -232,9 +183,9 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
         The pixels of each label value (256), and the SHA-256 over index and shards.
     """
     parts = [json.loads(part_file(folder, number).read_text()) for number in range(count)]
-    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX))
-    index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
-    digest = hashlib.sha256((folder / "index.csv").read_bytes())
+    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX_COLUMNS))
+    index.to_csv(folder / INDEX, index=False, lineterminator="\n")
+    digest = hashlib.sha256((folder / INDEX).read_bytes())
     sums = {name: value for part in parts for name, value in part["sums"].items()}
     for name in sorted(sums):
         digest.update(f"{name} {sums[name]}\n".encode())
@@ -244,53 +195,10 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
     return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()
 
 
-def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], None]) -> None:
-    """Compare the shards of some splits with the SHA-256 that label wrote beside them.
-
-    Args:
-        dataset_dir: what label wrote.
-        splits: their names.
-        progress: called with the bytes of each shard that is whole.
-
-    Raises:
-        StageError: a shard is not what label wrote.
-    """
-    for folder in (dataset_dir / name for name in splits):
-        try:
-            sums = json.loads((folder / SUMS).read_text())
-        except (OSError, ValueError):
-            raise StageError(f"{folder / SUMS} is missing or broken; run `segline label` again") from None
-        for name, expected in sums.items():
-            path = folder / name
-            if not path.is_file() or (found := file_hash(path)) != expected:
-                got = (
-                    f"has the SHA-256 {found[:12]}..., expected {expected[:12]}..." if path.is_file() else "is missing"
-                )
-                raise StageError(f"{path} {got}; the shard is damaged, run `segline label` again")
-            progress(path.stat().st_size)
-
-
-def shard_bytes(dataset_dir: Path, splits: Iterable[str]) -> int:
-    """The size of the shards of some splits."""
-    return sum(path.stat().st_size for name in splits for path in (dataset_dir / name).glob("*.npy"))
-
-
 def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:
     """The head of a .npy file; NumPy leaves room in it for the first number of the shape to grow."""
     head = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, head)
-
-
-def read_dataset_info(dataset_dir: Path) -> DatasetInfo:
-    """What label says of its shards.
-
-    Raises:
-        StageError: it is missing.
-    """
-    try:
-        return DatasetInfo.from_dict(json.loads((dataset_dir / "dataset.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise StageError(f"{dataset_dir / 'dataset.json'} is missing or broken; run `segline label` again") from None
 
 
 def open_split(dataset_dir: Path, name: str) -> Split:

@@ -16,62 +16,21 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from segline.artifacts.manifest import Manifest
+from segline.artifacts.validation import STATISTICS_COLUMNS
 from segline.classes import IGNORED
 from segline.data.decoding import decode_image, keep_memory, read_header
 from segline.data.layouts import UNKNOWN, LabelSpec, Layout
 from segline.data.layouts.layout import read_image
-from segline.data.manifest import Manifest
-from segline.errors import StageError
+from segline.data.pairs import label_spec_of, layout_of
 from segline.files.atomic import write_file
 from segline.files.trees import Tree
 
-NAME = "statistics.parquet"
 SIDE = 128
 SHOWN_VALUES = 5
 PIECE = 256
 """Pairs that are measured and kept at once."""
 BLOCK = 64
-# Numbers are missing where a file is, so they need types that can be.
-COLUMNS = {
-    "key": "str",
-    "image_error": "str",
-    "label_error": "str",
-    "height": "Int64",
-    "width": "Int64",
-    "mode": "str",
-    "bits": "Int64",
-    "orientation": "Int64",
-    "brightness": "Float64",
-    "contrast": "Float64",
-    "sharpness": "Float64",
-    "looks": "str",
-    "label_height": "Int64",
-    "label_width": "Int64",
-    "unknown_values": "str",
-    "labelled_pixels": "Int64",
-    "ignored_pixels": "Int64",
-    "foreground_share": "Float64",
-    "classes": "str",
-    "class_pixels": "object",
-}
-"""The columns of :func:`measure` and their types.
-
-======================================  =======================================================================
-``image_error``, ``label_error``        what is wrong with the file; the numbers of a broken file are missing
-``height``, ``width``                   of the image, px; ``label_height``, ``label_width`` of the label map
-``mode``, ``bits``                      the image's channels as Pillow names them, and the bits of each
-``orientation``                         by EXIF; 1 is upright
-``brightness``, ``contrast``            mean and standard deviation of the grey levels, 0 to 255
-``sharpness``                           :func:`sharpness`; a blurred image has little
-``looks``                               :func:`look`, 16 hex digits; empty for an image of one grey level
-``unknown_values``                      raw label values that the layout does not know; empty for none
-``labelled_pixels``, ``ignored_pixels`` of the label map
-``foreground_share``                    of the labelled pixels
-``classes``                             the layout's, as a JSON list: the same in every row
-``class_pixels``                        a list: the label map's pixels of each class
-======================================  =======================================================================
-"""
-
 Row = dict[str, Any]
 Read = TypeVar("Read")
 
@@ -79,7 +38,7 @@ Read = TypeVar("Read")
 def measure(
     manifest: Manifest, tree: Tree, *, pieces: Path, progress: Callable[[int], None] = lambda pairs: None
 ) -> pd.DataFrame:
-    """Decode every pair; one row each, in the manifest's order, with ``COLUMNS``.
+    """Decode every pair; one row each, in the manifest's order, with ``STATISTICS_COLUMNS``.
 
     Args:
         manifest: the pairs.
@@ -102,24 +61,7 @@ def measure(
             else:
                 progress(len(part))
             parts.append(part)
-    return pd.concat(parts, ignore_index=True).astype(COLUMNS)
-
-
-def write_statistics(folder: Path, table: pd.DataFrame) -> None:
-    """Write ``statistics.parquet`` into a folder, atomically."""
-    write_file(folder / NAME, partial(table[list(COLUMNS)].to_parquet, index=False))
-
-
-def read_statistics(folder: Path) -> pd.DataFrame:
-    """Read ``statistics.parquet`` from a folder.
-
-    Raises:
-        StageError: there is none, or it is not one of Segline's.
-    """
-    table = _kept(folder / NAME)
-    if table is None or not set(COLUMNS) <= set(table):
-        raise StageError(f"{folder / NAME} is missing or broken; run the stage that writes {folder} again")
-    return table
+    return pd.concat(parts, ignore_index=True).astype(STATISTICS_COLUMNS)
 
 
 def _kept(path: Path) -> pd.DataFrame | None:
@@ -137,13 +79,13 @@ def _measured(
     progress: Callable[[int], None],
 ) -> pd.DataFrame:
     def examined(pair: Row) -> Row:
-        return examine(pair, manifest.layout, manifest.legend, tree)
+        return examine(pair, layout_of(manifest.origin), label_spec_of(manifest.origin), tree)
 
     rows = []
     for row in pool.map(examined, manifest.rows.iloc[part].to_dict("records")):
         rows.append(row)
         progress(1)
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return pd.DataFrame(rows, columns=list(STATISTICS_COLUMNS)).astype(STATISTICS_COLUMNS)
 
 
 def examine(pair: Mapping[str, Any], layout: Layout, legend: LabelSpec, tree: Tree) -> Row:

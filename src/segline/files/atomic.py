@@ -108,17 +108,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def source_hash(*packages: str) -> str:
-    """The SHA-256 over the source files of the named modules and packages ("segline.models", "streets")."""
-    root = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for package in packages:
-        base = root.joinpath(*package.split("."))
-        for file in sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]:
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
 def _without_nan(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: _without_nan(value) for key, value in content.items()}

@@ -32,11 +32,9 @@ from typing import IO, Any, TypeVar
 
 from segline.errors import SourceError, StageError
 from segline.files.atomic import MARK, write_file, write_text
-from segline.files.trees import File, Folder, Tree
+from segline.files.trees import File
 
 SCHEME = "s3://"
-FILES = "files"
-"""The folder beside the manifest of ingest where files are kept that cannot be read in place."""
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
 PIECE = 64 * 1024
@@ -261,18 +259,6 @@ class Bucket:
                 f"{self.url}: access denied ({code}); check the credentials, and their permission to list and to read"
             ) from None
         raise SourceError(f"{self.url}: {one_line(error)}; check the URL and the configuration of AWS") from None
-
-
-def open_tree(root: str, manifest_dir: Path) -> Tree:
-    """The files that a manifest speaks of.
-
-    Args:
-        root: of the manifest's origin.
-        manifest_dir: the folder that ingest wrote.
-    """
-    if not root:
-        return Folder(manifest_dir / FILES)
-    return Bucket(root) if root.startswith(SCHEME) else Folder(Path(root))
 
 
 def local_file(place: str, keep: Path) -> Path:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segline.inference.bundle import load_models, read_bundle
+from segline.artifacts.bundle import read_bundle
+from segline.inference.bundle import load_models
 from segline.inference.predict import probabilities
 
 

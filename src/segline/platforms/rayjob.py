@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
+from segline.artifacts.dataset import read_dataset_info
 from segline.config.params import ComponentSpec, Params, Train, as_json
 from segline.config.spaces import Space
-from segline.data.shards import read_dataset_info
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError
 from segline.files import s3 as storage
 from segline.files.atomic import MARK, writing

@@ -2,18 +2,26 @@
 
 import base64
 import html
-import json
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from segline.errors import StageError
+from segline.artifacts.ensemble import read_metrics
+from segline.artifacts.evaluation import (
+    CURVES_PLOT,
+    MISSING_LABELS,
+    count_missing_labels,
+    missing_label_pictures,
+    pictures,
+    read_leaderboard,
+)
+from segline.artifacts.promotion import REPORT, read_decision
 
 Record = dict[str, Any]
 SUSPECTS_SHOWN = 4
@@ -34,15 +42,15 @@ img { max-width: 100%; display: block; margin: .6rem 0 } .note { color: #59636e 
 <h2>Ensemble on test: $members</h2>$test
 <h2>Curves</h2>$curves
 <h2>Pictures</h2>$pictures
-<h2>Probably unlabelled</h2>$unlabelled
+<h2>Probably missing labels</h2>$missing_labels
 </body></html>
 """)
 
 
 def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Path) -> None:
     """Print the candidates, the ensemble, the champion, and where to see more."""
-    board = _leaderboard(evaluation_dir)
-    metrics, decision = _read(ensemble_dir / "metrics.json"), _read(promotion_dir / "decision.json")
+    board = read_leaderboard(evaluation_dir)
+    metrics, decision = read_metrics(ensemble_dir), read_decision(promotion_dir)
     table = Table(title=f"{decision['model']}: candidates on validation")
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number else "left")
@@ -56,25 +64,24 @@ def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Pa
     print(f"{sentence(decision)}\n")
     uri = decision["tracking_uri"]
     print(f"runs and registry:  {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
-    print(f"report:             {promotion_dir / 'report.html'}")
+    print(f"report:             {promotion_dir / REPORT}")
 
 
 def write_report(path: Path, *, evaluation_dir: Path, ensemble_dir: Path, decision: Record) -> None:
     """Write the report: one HTML file that needs nothing beside it."""
-    metrics = _read(ensemble_dir / "metrics.json")
-    pictures = sorted((evaluation_dir / "pictures").glob("*.png"))
+    metrics = read_metrics(ensemble_dir)
     page = PAGE.substitute(
         model=html.escape(decision["model"]),
         version=decision["version"],
         sentence=html.escape(sentence(decision)),
         dataset=decision["dataset"][:12],
         test_note=_test_note(metrics),
-        leaderboard=_table(HEADINGS, _leaderboard(evaluation_dir).itertuples(index=False)),
+        leaderboard=_table(HEADINGS, read_leaderboard(evaluation_dir).itertuples(index=False)),
         members=html.escape(" + ".join(metrics["members"])),
         test=_table(("class", "IoU", "Dice"), _by_class(metrics["test"])),
-        curves=_image(evaluation_dir / "curves.png"),
-        pictures="".join(map(_image, pictures)),
-        unlabelled=_unlabelled(evaluation_dir),
+        curves=_image(evaluation_dir / CURVES_PLOT),
+        pictures="".join(map(_image, pictures(evaluation_dir))),
+        missing_labels=_missing_labels(evaluation_dir),
     )
     path.write_text(page)
 
@@ -97,20 +104,17 @@ def _test_note(metrics: Record) -> str:
     return f"The {images} were used for nothing else."
 
 
-def _unlabelled(evaluation_dir: Path) -> str:
-    """How many objects the labels probably lack, what to do about them, and pictures of the surest."""
-    path = evaluation_dir / "unlabelled.csv"
-    try:
-        count = len(pd.read_csv(path, usecols=["key"]))
-    except (OSError, ValueError):
-        raise StageError(f"{path} is missing or broken; run `segline evaluate` again") from None
+def _missing_labels(evaluation_dir: Path) -> str:
+    """Return how many objects probably lack a label, what to do about them, and pictures of the surest."""
+    count = count_missing_labels(evaluation_dir)
     if not count:
         return "<p>The best candidate on validation sees no object that the labels do not have.</p>"
-    pictures = sorted((evaluation_dir / "unlabelled").glob("*.png"))[:SUSPECTS_SHOWN]
+    shown = islice(missing_label_pictures(evaluation_dir), SUSPECTS_SHOWN)
     what = "1 object" if count == 1 else f"{count} objects"
     return (
         f"<p>The best candidate on validation sees {what} that the labels do not have, listed in "
-        f"<code>{html.escape(str(path))}</code>; those it is surest of:</p>{''.join(map(_image, pictures))}"
+        f"<code>{html.escape(str(evaluation_dir / MISSING_LABELS))}</code>; the surest are:</p>"
+        f"{''.join(map(_image, shown))}"
         "<p>Some are right and some are mistakes of the model. Copy the rows that are right to "
         "<code>exclusions.csv</code>, and <code>dvc repro</code> trains without these places.</p>"
     )
@@ -137,19 +141,3 @@ def _cell(value: Any) -> str:
 def _image(path: Path) -> str:
     content = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{content}">'
-
-
-def _leaderboard(evaluation_dir: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(evaluation_dir / "leaderboard.csv", dtype={"candidate": str})
-    except (OSError, ValueError):
-        raise StageError(
-            f"{evaluation_dir / 'leaderboard.csv'} is missing or broken; run `segline evaluate` again"
-        ) from None
-
-
-def _read(path: Path) -> Record:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        raise StageError(f"{path} is missing or broken; run the stage that writes it again") from None

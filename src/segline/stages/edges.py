@@ -6,9 +6,10 @@ grid there is nothing to do.
 
 from pathlib import Path
 
+from segline.artifacts.dataset import read_dataset_info
 from segline.config.params import Params, need_edges
 from segline.data.edges import NETWORK
-from segline.data.shards import open_split, read_dataset_info
+from segline.data.shards import open_split
 from segline.files.atomic import write_json, writing
 from segline.progress import bar, log
 

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segline.artifacts.bundle import join_bundles, read_bundle
+from segline.artifacts.dataset import read_dataset_info
+from segline.artifacts.ensemble import ENSEMBLE, METRICS, MODEL, TEST_COUNTS
+from segline.artifacts.evaluation import read_leaderboard, write_counts
 from segline.config.params import Ensemble, Params
-from segline.data.shards import Split, open_split, read_dataset_info
-from segline.files.atomic import write_json, writing
-from segline.inference.bundle import load_models, read_bundle, write_bundle
+from segline.data.shards import Split, open_split
+from segline.files.atomic import write_json
+from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split
 from segline.metrics.confusion import Counts, confusion, mean_iou, scores
 from segline.progress import bar, log
-from segline.stages.evaluate import read_leaderboard, write_counts
 
 SCRATCH = "probabilities"
 Probabilities = NDArray[np.float16]
@@ -30,16 +33,16 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
     description = read_dataset_info(dataset_dir)
     classes, size = len(description.classes), params.evaluate.batch_size
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
-    with writing(out) as work:
+    with ENSEMBLE.writing(out) as work:
         val = open_split(dataset_dir, "val")
         planes = _predict_all(pool, val, size, work / SCRATCH)
         chosen, gains = select(planes, val, params.ensemble, size)
         shutil.rmtree(work / SCRATCH)
         parts = [(candidates_dir / name, read_bundle(candidates_dir / name)) for name in chosen]
-        bundle = write_bundle(work / "model", parts)
+        bundle = join_bundles(work / MODEL, parts)
         test = open_split(dataset_dir, "test")
-        counts = count_split(load_models(work / "model", bundle), test, classes=classes, batch_size=size)
-        write_counts(work / "test_counts.npz", counts, test)
+        counts = count_split(load_models(work / MODEL, bundle), test, classes=classes, batch_size=size)
+        write_counts(work / TEST_COUNTS, counts, test.index)
         metrics: dict[str, Any] = {
             "members": chosen,
             "val_miou_by_size": gains,
@@ -48,7 +51,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
             "test_is_val": description.test_is_val,
             "test_images": len(test),
         }
-        write_json(work / "metrics.json", metrics)
+        write_json(work / METRICS, metrics)
     log(f"ensemble: {' + '.join(chosen)}, test mIoU {metrics['test']['miou']:.3f}")
 
 

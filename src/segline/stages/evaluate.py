@@ -16,26 +16,40 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
+from segline.artifacts.bundle import read_bundle
+from segline.artifacts.candidates import candidate_folders
+from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.artifacts.evaluation import (
+    CURVES,
+    CURVES_PLOT,
+    EVALUATION,
+    LEADERBOARD,
+    METRICS,
+    MISSING_LABELS,
+    MISSING_LABELS_PICTURES,
+    PICTURES,
+    counts_file,
+    write_counts,
+)
 from segline.artifacts.history import HISTORY
 from segline.config.params import Evaluate, Params
 from segline.data.boxes import Box
-from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_info
+from segline.data.shards import Split, open_split
 from segline.errors import StageError
-from segline.files.atomic import write_file, write_json, writing
+from segline.files.atomic import write_json
 from segline.inference.audit import Suspect, find_unlabelled
-from segline.inference.bundle import FILE, load_models, read_bundle
+from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
 from segline.progress import bar, log
 from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect
 
-UNLABELLED = "unlabelled.csv"
 # The first five are those of the exclusions, so that rows can be pasted there.
 COLUMNS = ("key", *Box._fields, "class", "pixels", "confidence", "split")
 
 
 @dataclass(frozen=True)
-class Seen:
+class CandidateResult:
     """What a candidate made of the split: its counts (n, k, k), and label maps of the pictured crops."""
 
     counts: Counts
@@ -43,7 +57,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """A suspect, and the split and the position of its crop."""
 
     suspect: Suspect
@@ -64,7 +78,7 @@ class Found:
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -> None:
     """Write ``metrics.json``, ``leaderboard.csv``, ``counts/``, ``curves/``, ``curves.png`` and ``pictures/``.
 
-    Also ``unlabelled.csv`` and ``unlabelled/``: the objects that are probably unlabelled, the surest first.
+    Also ``missing_labels.csv`` and ``missing_labels/``: the objects that probably have no label, the surest first.
 
     Raises:
         StageError: there are no candidates.
@@ -73,37 +87,26 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     split = open_split(dataset_dir, "val")
     pictured = np.unique(np.linspace(0, len(split) - 1, params.evaluate.pictures).round().astype(int))
     folders = candidate_folders(candidates_dir)
-    with writing(out) as work:
+    with EVALUATION.writing(out) as work:
         with bar("evaluating", len(folders) * len(split)) as advance:
             seen = {
                 folder.name: _look(folder, split, description, pictured, params.evaluate.batch_size, advance)
                 for folder in folders
             }
         for name, entry in seen.items():
-            write_counts(work / "counts" / f"{name}.npz", entry.counts, split)
+            write_counts(counts_file(work, name), entry.counts, split.index)
         metrics = {name: scores(entry.counts.sum(0), description.names) for name, entry in seen.items()}
-        write_json(work / "metrics.json", metrics)
+        write_json(work / METRICS, metrics)
         board = leaderboard(metrics)
-        board.to_csv(work / "leaderboard.csv", index=False, float_format="%.6f")
+        board.to_csv(work / LEADERBOARD, index=False, float_format="%.6f")
         _write_curves(folders, work)
-        _write_pictures(seen, split, pictured, description, work / "pictures")
+        _write_pictures(seen, split, pictured, description, work / PICTURES)
         best = board.iloc[0]
         suspects = _audit(candidates_dir / best["candidate"], dataset_dir, description, params.evaluate, work)
-    log(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/pictures")
+    log(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/{PICTURES}")
     if suspects:
-        log(f"evaluate: {suspects} objects may be unlabelled, see {out}/{UNLABELLED} and {out}/unlabelled")
-
-
-def candidate_folders(candidates_dir: Path) -> list[Path]:
-    """The folders of all candidates that train wrote, sorted by name.
-
-    Raises:
-        StageError: there is none.
-    """
-    folders = sorted(path.parent for path in candidates_dir.glob(f"*/{FILE}"))
-    if not folders:
-        raise StageError(f"{candidates_dir} holds no candidates; run `segline train` again")
-    return folders
+        where = f"{out}/{MISSING_LABELS} and {out}/{MISSING_LABELS_PICTURES}"
+        log(f"evaluate: {suspects} objects may lack a label, see {where}")
 
 
 def leaderboard(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -115,32 +118,6 @@ def leaderboard(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["miou", "candidate"], ascending=[False, True], ignore_index=True)
 
 
-def read_leaderboard(evaluation_dir: Path) -> pd.DataFrame:
-    """The leaderboard that evaluate wrote.
-
-    Raises:
-        StageError: it is missing.
-    """
-    path = evaluation_dir / "leaderboard.csv"
-    try:
-        return pd.read_csv(path, dtype={"candidate": str})
-    except (OSError, ValueError):
-        raise StageError(f"{path} is missing or broken; run `segline evaluate` again") from None
-
-
-def write_counts(path: Path, counts: Counts, split: Split) -> None:
-    """The confusion matrix of every crop, with its key and group."""
-    index = split.index
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.savez_compressed(
-                stream, counts=counts, key=index["key"].to_numpy(str), group=index["group"].to_numpy(str)
-            )
-
-    write_file(path, save)
-
-
 def _look(
     folder: Path,
     split: Split,
@@ -148,7 +125,7 @@ def _look(
     pictured: NDArray[np.integer],
     batch_size: int,
     advance: Callable[[int], None],
-) -> Seen:
+) -> CandidateResult:
     """Load one candidate, and let it go again when it has predicted the split."""
     bundle = read_bundle(folder)
     if [entry.name for entry in bundle.classes] != description.names:
@@ -156,14 +133,14 @@ def _look(
     models = load_models(folder, bundle)
     counts = count_split(models, split, classes=len(bundle.classes), batch_size=batch_size, progress=advance)
     images = (split.take([position])[0] for position in pictured)
-    return Seen(counts, [probabilities(models, image).argmax(1)[0].cpu().numpy() for image in images])
+    return CandidateResult(counts, [probabilities(models, image).argmax(1)[0].cpu().numpy() for image in images])
 
 
 def _write_curves(folders: list[Path], work: Path) -> None:
-    (work / "curves").mkdir()
+    (work / CURVES).mkdir()
     for folder in folders:
-        shutil.copyfile(folder / HISTORY, work / "curves" / f"{folder.name}.csv")
-    draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / "curves.png")
+        shutil.copyfile(folder / HISTORY, work / CURVES / f"{folder.name}.csv")
+    draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / CURVES_PLOT)
 
 
 def _audit(folder: Path, dataset_dir: Path, description: DatasetInfo, settings: Evaluate, work: Path) -> int:
@@ -173,7 +150,7 @@ def _audit(folder: Path, dataset_dir: Path, description: DatasetInfo, settings: 
     splits = [open_split(dataset_dir, name) for name in names]
     with bar("looking for what is unlabelled", sum(map(len, splits))) as advance:
         found = [
-            Found(suspect, split, position)
+            Finding(suspect, split, position)
             for split in splits
             for position, suspects in enumerate(_suspects(models, split, description, settings, advance))
             for suspect in suspects
@@ -181,10 +158,10 @@ def _audit(folder: Path, dataset_dir: Path, description: DatasetInfo, settings: 
     rows = [entry.row | {"class": description.names[entry.suspect.class_id]} for entry in found]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.sort_values(["confidence", *COLUMNS[:5]], ascending=[False, *[True] * 5], kind="stable")
-    table.to_csv(work / UNLABELLED, index=False, float_format="%.4f")
-    (work / "unlabelled").mkdir()
+    table.to_csv(work / MISSING_LABELS, index=False, float_format="%.4f")
+    (work / MISSING_LABELS_PICTURES).mkdir()
     for rank, number in enumerate(table.index[: settings.audit.pictures], start=1):
-        path = work / "unlabelled" / f"{rank:03d}-{rows[number]['key']}.png"
+        path = work / MISSING_LABELS_PICTURES / f"{rank:03d}-{rows[number]['key']}.png"
         _draw_suspect(found[number], models, description, path)
     return len(table)
 
@@ -208,7 +185,7 @@ def _suspects(
         advance(len(labels))
 
 
-def _draw_suspect(found: Found, models: list[nn.Module], description: DatasetInfo, path: Path) -> None:
+def _draw_suspect(found: Finding, models: list[nn.Module], description: DatasetInfo, path: Path) -> None:
     images, labels = found.split.take([found.position])
     predicted = probabilities(models, images).argmax(1)[0].cpu().numpy()
     row, suspect = found.row, found.suspect
@@ -218,7 +195,11 @@ def _draw_suspect(found: Found, models: list[nn.Module], description: DatasetInf
 
 
 def _write_pictures(
-    seen: dict[str, Seen], split: Split, pictured: NDArray[np.integer], description: DatasetInfo, folder: Path
+    seen: dict[str, CandidateResult],
+    split: Split,
+    pictured: NDArray[np.integer],
+    description: DatasetInfo,
+    folder: Path,
 ) -> None:
     """Image, label and every candidate side by side, for crops spread evenly over the split."""
     folder.mkdir()

@@ -12,17 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from segline.artifacts.manifest import CHECKSUMS, COLUMNS, FILE, FILES, Manifest, Origin, read_manifest, write_manifest
 from segline.config.params import Ingest, Params
 from segline.data.layouts import LAYOUTS, Layout, Pair
-from segline.data.manifest import COLUMNS, NAME, Manifest, Origin, read_manifest, write_manifest
 from segline.data.sources import ResolvedSource, open_source
 from segline.errors import DataError, SourceError, StageError
 from segline.files.atomic import locked, write_file
-from segline.files.s3 import FILES
 from segline.files.trees import Tree
 from segline.progress import bar, log
 
-CHECKSUMS = "checksums.parquet"
 BLOCK = 256
 
 
@@ -160,10 +158,11 @@ def _read_checksums(path: Path, tree: Tree) -> dict[str, tuple[int, str, str]]:
 
 
 def _same(out: Path, manifest: Manifest) -> bool:
-    if not (out / NAME).is_file():
+    if not (out / FILE).is_file():
         return False
     try:
         before = read_manifest(out)
     except StageError:
+        log(f"ingest: {out / FILE} is broken or of another version of segline; it is written anew")
         return False
     return before.origin == manifest.origin and before.rows.equals(manifest.rows)

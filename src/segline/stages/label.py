@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline import parallel as cluster
+from segline import parallel
+from segline.artifacts.dataset import DATASET, DatasetInfo, part_file, write_dataset_info
+from segline.artifacts.manifest import Manifest, read_manifest
+from segline.artifacts.validation import read_statistics, write_statistics
 from segline.config.params import Label, Params, as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
@@ -21,14 +24,11 @@ from segline.data.decoding import keep_memory
 from segline.data.distances import channels
 from segline.data.exclusions import Exclusions, read_exclusions
 from segline.data.layouts import LabelSpec
-from segline.data.manifest import Manifest, checked, read_manifest
+from segline.data.pairs import checked, label_spec_of, layout_of, open_tree
 from segline.data.sampling import Sampler
-from segline.data.shards import DatasetInfo, join_shards, open_split, part_file, write_shard
+from segline.data.shards import join_shards, open_split, write_shard
 from segline.data.splits import SPLITS, assign
-from segline.data.statistics import read_statistics, write_statistics
 from segline.errors import DataError
-from segline.files.atomic import source_hash, write_json, writing
-from segline.files.s3 import open_tree
 from segline.files.trees import Tree, reading_ahead
 from segline.progress import bar, log
 
@@ -65,19 +65,19 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
     excluded = _read_exclusions(exclusions, manifest)
     manifest, statistics = _leave_out(manifest, statistics, excluded)
     name = manifest.origin.layout
-    legend = merge(manifest.legend, settings.class_maps.get(name, {}), f"label.class_maps.{name}")
-    amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), manifest.legend, legend)
+    legend = merge(label_spec_of(manifest.origin), settings.class_maps.get(name, {}), f"label.class_maps.{name}")
+    amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), label_spec_of(manifest.origin), legend)
     splits = assign(manifest.rows, amounts, settings.split, params.seed)
     whole = Shard(
         out, 0, manifest, open_tree(manifest.origin.root, manifest_dir), legend, settings, excluded, params.seed
     )
-    with writing(out, fingerprint=_fingerprint(whole)) as work:
+    with DATASET.writing(out, depends_on=_content_key(whole)) as work:
         shards = _plan(whole, splits, statistics, work)
         _make([shard for part in shards.values() for shard in part], settings.workers)
         joined = {split: join_shards(work / split, len(part)) for split, part in shards.items()}
         write_statistics(work, statistics.iloc[splits["train"]])
         description = _describe(whole, splits, joined)
-        write_json(work / "dataset.json", description.to_dict())
+        write_dataset_info(work, description)
     _report(description, manifest, splits, excluded, out)
 
 
@@ -87,7 +87,8 @@ def make_shard(shard: Shard) -> int:
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
     with reading_ahead(checked(shard.tree, shard.manifest), paths) as tree:
-        sampler = Sampler(tree, shard.manifest.layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
+        layout = layout_of(shard.manifest.origin)
+        sampler = Sampler(tree, layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
         distances: dict[str, int] = {
             name: channels(name, len(shard.legend.classes)) for name in shard.settings.distances
@@ -114,12 +115,11 @@ def _leave_out(manifest: Manifest, statistics: pd.DataFrame, excluded: Exclusion
     return replace(manifest, rows=rows), statistics.set_index("key").loc[rows["key"]].reset_index()
 
 
-def _fingerprint(whole: Shard) -> str:
-    """What the shards depend on. Not on the number of workers: they make the same bytes."""
+def _content_key(whole: Shard) -> str:
+    """Return what the shards depend on beside the code. Any number of workers makes the same bytes."""
     settings = as_json(replace(whole.settings, workers=1))
     legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.table.tobytes()).hexdigest()
-    code = source_hash("segline.stages.label", "segline.data")
-    return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed} code {code}"
+    return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed}"
 
 
 def _plan(whole: Shard, splits: dict[str, list[int]], statistics: pd.DataFrame, work: Path) -> dict[str, list[Shard]]:
@@ -150,7 +150,7 @@ def _make(shards: list[Shard], workers: int) -> None:
     if len(missing) < len(shards):
         log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
     with bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
-        cluster.for_each(missing, make_shard, advance, workers=workers)
+        parallel.for_each(missing, make_shard, advance, workers=workers)
 
 
 def _describe(

@@ -5,19 +5,26 @@ decides the same when it is repeated.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from segline.artifacts.bundle import bundle_hash, read_bundle
+from segline.artifacts.code import code_hash
+from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, read_metrics
+from segline.artifacts.evaluation import read_counts
+from segline.artifacts.promotion import DECISION as DECISION_FILE
+from segline.artifacts.promotion import PROMOTION, REPORT, Decision
+from segline.artifacts.validation import STATISTICS
 from segline.config.params import Params, as_json
-from segline.data.shards import DatasetInfo, open_split, read_dataset_info
+from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
-from segline.files.atomic import source_hash, write_json, writing
-from segline.inference.bundle import bundle_hash, load_models, read_bundle
+from segline.files.atomic import write_json
+from segline.inference.bundle import load_models
 from segline.inference.predict import count_split
 from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
@@ -25,31 +32,10 @@ from segline.progress import log
 from segline.reporting.report import sentence, write_report
 from segline.tracking import runs as tracking
 
-CODE = ("segline.metrics", "segline.inference", "segline.stages.promote")
 DECISION = "segline.decision"
 IS_CHAMPION = "it is champion already"
 ROLLED_BACK = "segline.rolled_back"
 """The tag of a version that somebody has taken back, with any value: it is not promoted again."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided about a version, against which champion, and why.
-
-    ``seen_by_champion`` counts the test images that the champion was trained on, which happens when the split is made
-    anew: it has an advantage then.
-    """
-
-    promoted: bool
-    reason: str
-    version: int
-    against: int | None
-    test_miou: float
-    champion_test_miou: float | None
-    lower_bound: float | None
-    dataset: str
-    settings: str
-    seen_by_champion: int = 0
 
 
 def run(
@@ -61,12 +47,12 @@ def run(
         TrackingError: the registry cannot be reached, or its champion has other classes.
     """
     description = read_dataset_info(dataset_dir)
-    tested = _test_metrics(ensemble_dir)
+    tested = read_metrics(ensemble_dir)
     if tested["dataset"] != description.content_hash:
         raise StageError(f"{ensemble_dir} was tested on other data than {dataset_dir}; run `segline ensemble` again")
-    challenger = ensemble_dir / "model"
+    challenger = ensemble_dir / MODEL
     tracker = tracking.Tracker(tracking_uri, params.name)
-    with writing(out) as work:
+    with PROMOTION.writing(out) as work:
         version = _register(tracker, challenger, description, dataset_dir, tested["test"])
         decision = _settled(tracker, version, description, params) or _decide(
             tracker, version, description, dataset_dir, ensemble_dir, params
@@ -81,8 +67,8 @@ def run(
             )
         _move_aliases(tracker, version, decision)
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
-        write_json(work / "decision.json", record)
-        write_report(work / "report.html", evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
+        write_json(work / DECISION_FILE, record)
+        write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
     log(f"promote: {sentence(record)}; see `segline summary`")
 
 
@@ -101,8 +87,8 @@ def _register(
     record = tracker.begin(key, f"ensemble-{key[:8]}", {"members": members}, facts)
     with tracker.closing(record):
         tracker.log_scores(record, {f"test_{name}": test[name] for name in ("miou", "mean_dice", "pixel_accuracy")})
-        if (dataset_dir / tracking.STATISTICS).is_file():
-            tracker.attach(record, dataset_dir / tracking.STATISTICS)
+        if (dataset_dir / STATISTICS).is_file():
+            tracker.attach(record, dataset_dir / STATISTICS)
         return tracker.register(record, key, bundle, facts)
 
 
@@ -122,11 +108,7 @@ def _settled(
 
 def _settings(params: Params) -> str:
     """What a decision depends on beside the data and the models."""
-    return tracking.key(
-        as_json(params.promote),
-        params.seed,
-        source_hash("segline.metrics", "segline.inference", "segline.stages.promote"),
-    )
+    return tracking.key(as_json(params.promote), params.seed, code_hash(PROMOTION.code))
 
 
 def _decide(
@@ -137,13 +119,19 @@ def _decide(
     ensemble_dir: Path,
     params: Params,
 ) -> Decision:
-    mine = read_counts(ensemble_dir / "test_counts.npz")
+    mine = read_counts(ensemble_dir / TEST_COUNTS, ENSEMBLE)
     miou = float(scores(mine.sum(0), description.names)["miou"])
     champion = tracker.holder(tracking.CHAMPION)
     if champion is None or champion.number == version.number:
         reason = "it is the first" if champion is None else IS_CHAMPION
-        asked = (description.content_hash, _settings(params))
-        return Decision(True, reason, version.number, None, miou, None, None, *asked)
+        return Decision(
+            promoted=True,
+            reason=reason,
+            version=version.number,
+            test_miou=miou,
+            dataset=description.content_hash,
+            settings=_settings(params),
+        )
     theirs = _count_champion(tracker, champion, description, dataset_dir, params)
     settings = params.promote
     found = compare(mine, theirs, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
@@ -177,7 +165,7 @@ def _withheld(decision: Decision, why: str) -> Decision:
 def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, dataset_dir: Path) -> int:
     """Today's test crops of images that the champion was trained on, as far as that was kept with it."""
     with TemporaryDirectory() as folder:
-        file = tracker.attached(champion, tracking.STATISTICS, Path(folder))
+        file = tracker.attached(champion, STATISTICS, Path(folder))
         candidates_dir = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
     return int(open_split(dataset_dir, "test").index["key"].isin(candidates_dir).sum())
 
@@ -210,26 +198,3 @@ def _move_aliases(tracker: tracking.Tracker, version: tracking.Version, decision
         tracker.tag(version, {"segline.previous_champion": str(decision.against)})
     tracker.point(tracking.CHAMPION, version)
     tracker.drop(tracking.CHALLENGER)
-
-
-def read_counts(path: Path) -> Counts:
-    """The confusion matrices (n, k, k) that ensemble wrote.
-
-    Raises:
-        StageError: they are missing.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return np.asarray(content["counts"])
-    except (OSError, ValueError, KeyError):
-        raise StageError(f"{path} is missing or broken; run the stage that writes it again") from None
-
-
-def _test_metrics(ensemble_dir: Path) -> dict[str, Any]:
-    try:
-        metrics = dict(json.loads((ensemble_dir / "metrics.json").read_text()))
-        return {key: metrics[key] for key in ("test", "dataset")}
-    except (OSError, ValueError, KeyError):
-        raise StageError(
-            f"{ensemble_dir / 'metrics.json'} is missing or broken; run `segline ensemble` again"
-        ) from None

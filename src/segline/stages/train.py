@@ -15,12 +15,13 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from segline.artifacts.code import code_hash
+from segline.artifacts.dataset import DatasetInfo, read_dataset_info, shard_bytes, verify
 from segline.artifacts.history import HISTORY, TRIAL, read_history, read_params
 from segline.config.params import Params, Train, as_json, need_edges
 from segline.data.edges import NETWORK
-from segline.data.shards import DatasetInfo, read_dataset_info, shard_bytes, verify
 from segline.errors import StageError, StoppedError, TrainingError
-from segline.files.atomic import file_hash, source_hash, write_text, writing
+from segline.files.atomic import file_hash, write_text, writing
 from segline.files.s3 import local_file
 from segline.parallel import ray_session
 from segline.progress import GridDisplay, Standing, bar, log, watching_grid
@@ -232,7 +233,7 @@ def fingerprint(params: Params, description: DatasetInfo, weights: list[Path]) -
     """What the candidates depend on: parameters, seed, data, the weights they start from, code and libraries."""
     settings = asdict(params.train)
     del settings["checkpoint_minutes"], settings["checkpoints"], settings["search"]["max_failed"]
-    parts = (json.dumps(settings, sort_keys=True), params.seed, description.content_hash, source_hash(*CODE))
+    parts = (json.dumps(settings, sort_keys=True), params.seed, description.content_hash, code_hash(CODE))
     libraries = ["torch", *(["optuna"] if params.train.search.searcher == "optuna" else [])]
     return tracking.key(*parts, *map(version, libraries), *map(file_hash, weights))
 

@@ -16,20 +16,29 @@ from typing import Any
 
 import pandas as pd
 
+from segline.artifacts.manifest import Manifest, read_manifest, write_manifest
+from segline.artifacts.validation import (
+    PAGE,
+    PIECES,
+    QUARANTINE,
+    QUARANTINE_SHEET,
+    VALIDATION,
+    read_statistics,
+    write_report,
+    write_statistics,
+)
 from segline.config.params import Params, Validate
-from segline.data.manifest import Manifest, checked, read_manifest, write_manifest
-from segline.data.statistics import measure, read_statistics, reduction, relate, write_statistics
+from segline.data.pairs import checked, label_spec_of, layout_of, open_tree
+from segline.data.statistics import measure, reduction, relate
 from segline.data.validation import drift
 from segline.data.validation.contact_sheet import HEIGHT, Tile, colour, write_sheet
 from segline.data.validation.expectations import Outcome, Rule, check
 from segline.data.validation.rules import rules
 from segline.errors import DataError, StageError, TrackingError
-from segline.files.atomic import MARK, source_hash, write_json, write_text, writing
-from segline.files.s3 import open_tree
+from segline.files.atomic import MARK
 from segline.files.trees import Tree
 from segline.progress import bar, log
 
-PIECES = "pieces"
 SHOWN_PAIRS = 5
 NAMED_PAIRS = 3
 RECORDED_PAIRS = 10
@@ -66,7 +75,7 @@ def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> 
     settings, manifest = params.validate, read_manifest(manifest_dir)
     tree = checked(open_tree(manifest.origin.root, manifest_dir), manifest)
     rejected = out.with_name(f"{out.name}.rejected")
-    with writing(out, fingerprint=f"{manifest.content_hash} code {source_hash('segline.data')}") as work:
+    with VALIDATION.writing(out, depends_on=manifest.content_hash) as work:
         with bar("looking at pairs", len(manifest.rows)) as advance:
             statistics = measure(manifest, tree, pieces=work / PIECES, progress=advance)
         table = _table(manifest, statistics, settings)
@@ -81,15 +90,14 @@ def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> 
         refusal = _refusal(outcomes, told, len(table), bad, settings)
 
         def report(folder: Path) -> None:
-            write_text(folder / "docs" / "index.html", page)
-            write_text(folder / "quarantine.csv", bad.to_csv(index=False, lineterminator="\n"))
-            write_json(folder / "validation.json", _record(manifest, outcomes, told, len(bad), refusal, drifted))
-            _write_sheet(folder / "quarantine.jpg", table, bad, manifest, tree)
+            record = _record(manifest, outcomes, told, len(bad), refusal, drifted)
+            write_report(folder, page=page, record=record, quarantine=bad)
+            _write_sheet(folder / QUARANTINE_SHEET, table, bad, manifest, tree)
 
         if refusal:
-            with writing(rejected) as folder:
+            with VALIDATION.writing(rejected) as folder:
                 report(folder)
-            raise DataError(f"{refusal}; see {rejected}/docs/index.html and quarantine.csv")
+            raise DataError(f"{refusal}; see {rejected}/{PAGE} and {QUARANTINE}")
         report(work)
         whole = ~table["key"].isin(bad["key"])
         write_manifest(work, replace(manifest, rows=manifest.rows[whole.to_numpy()].reset_index(drop=True)))
@@ -284,14 +292,14 @@ def _record_of_rule(outcome: Outcome, told: list[str]) -> dict[str, object]:
 def _report(outcomes: Sequence[Outcome], told: dict[str, list[str]], pairs: int, bad: pd.DataFrame, out: Path) -> None:
     line = f"validate: {pairs - len(bad)} of {pairs} pairs are whole"
     if len(bad):
-        line += f", {len(bad)} quarantined, see {out}/quarantine.csv and quarantine.jpg"
+        line += f", {len(bad)} quarantined, see {out}/{QUARANTINE} and {QUARANTINE_SHEET}"
     log(line)
     for said in bad["reasons"][:SHOWN_PAIRS]:
         log(f"  {said}")
     for outcome in outcomes:
         if outcome.rule.severity == "warn" and not outcome.success:
             count = len(outcome.failing)
-            more = f"; and {count - 1} more, see {out}/docs/index.html" if count > 1 else ""
+            more = f"; and {count - 1} more, see {out}/{PAGE}" if count > 1 else ""
             log(f"  warning: {outcome.rule.slug}: {told[outcome.rule.slug][0]}{more}")
 
 
@@ -306,12 +314,12 @@ def _write_sheet(path: Path, table: pd.DataFrame, bad: pd.DataFrame, manifest: M
 
 def _tile(row: dict[str, Any], said: dict[str, str], manifest: Manifest, tree: Tree) -> Tile:
     """A pair as it can be shown: what could not be read is left out."""
-    layout, image, label = manifest.layout, None, None
+    layout, image, label = layout_of(manifest.origin), None, None
     with suppress(OSError):
         if pd.notna(row["shortest_side"]):
             reduce = reduction(row["shortest_side"], HEIGHT)
             image = layout.read_image(tree, row["image"], row["plane"], reduce=reduce)
     with suppress(OSError):
         if pd.notna(row["labelled_pixels"]):
-            label = colour(layout.read_label(tree, row["label"], row["plane"]), manifest.legend)
+            label = colour(layout.read_label(tree, row["label"], row["plane"]), label_spec_of(manifest.origin))
     return Tile(row["key"], said[row["key"]], image, label)

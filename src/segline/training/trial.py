@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from segline.artifacts.bundle import FILE, Bundle, Member
+from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
 from segline.config.params import ComponentSpec, Train
-from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_info
+from segline.data.shards import Split, open_split
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.files.atomic import file_hash, write_json
-from segline.inference.bundle import FILE, Bundle, Member
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS

@@ -13,8 +13,8 @@ import zipfile
 
 import pytest
 
+from segline.data.pairs import open_tree
 from segline.errors import StageError
-from segline.files.s3 import open_tree
 
 KINDS = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 MODES = {"tar": "w", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from servers import Refuse
 
+from segline.artifacts.manifest import read_manifest
 from segline.cli import main
-from segline.data.manifest import read_manifest
-from segline.files.s3 import open_tree
+from segline.data.pairs import layout_of, open_tree
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_bucket_is_read_in_place(bucket, wad, tmp_path, capsys, s3):
     tree = open_tree(manifest.origin.root, out)
     for image in manifest.rows["image"]:
         assert tree.read(image) == wad[f"data set/{image}"]
-    pixels = manifest.layout.read_image(tree, manifest.rows["image"][0], -1)
+    pixels = layout_of(manifest.origin).read_image(tree, manifest.rows["image"][0], -1)
     assert np.asarray(pixels).shape == (6, 8, 3)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from servers import git
 
+from segline.data.pairs import open_tree
 from segline.errors import SourceError
-from segline.files.s3 import open_tree
 from segline.files.trees import Folder
 
 

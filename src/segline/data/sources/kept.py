@@ -7,7 +7,7 @@ import errno
 from pathlib import Path
 from shutil import disk_usage, rmtree
 
-from segline.data.manifest import NAME
+from segline.artifacts.manifest import FILE
 from segline.errors import SourceError, StageError
 from segline.files.atomic import MARK, unwritable, write_text
 
@@ -46,7 +46,7 @@ def kept_from(files: Path) -> str:
 
 def forget_manifest(files: Path) -> None:
     """Remove the manifest beside ``files`` before they change, so that a kill never leaves one of other files."""
-    (files.parent / NAME).unlink(missing_ok=True)
+    (files.parent / FILE).unlink(missing_ok=True)
 
 
 def remove_kept(files: Path, root: str) -> None:

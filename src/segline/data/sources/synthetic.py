@@ -4,11 +4,11 @@ from dataclasses import asdict
 from os import cpu_count
 from pathlib import Path
 
+from segline.artifacts.code import code_hash
 from segline.config.params import Ingest, as_json
 from segline.data.sources.kept import keep_files
 from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
-from segline.files.atomic import source_hash
 from segline.files.trees import Folder
 from segline.progress import bar
 from streets import write_streets
@@ -26,7 +26,7 @@ def open_synthetic(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
             f"ingest.layout: got {settings.layout.name!r}, but synthetic: scenes have the layout 'wad'; say layout: wad"
         )
     wanted = settings.synthetic
-    keep_files(files, f"synthetic: {as_json(wanted)} seed {seed} code {source_hash('streets')}")
+    keep_files(files, f"synthetic: {as_json(wanted)} seed {seed} code {code_hash(('streets',))}")
     try:
         with bar("drawing street scenes", wanted.drives * wanted.frames_per_drive) as advance:
             write_streets(files, **asdict(wanted), seed=seed, workers=cpu_count() or 1, progress=advance)

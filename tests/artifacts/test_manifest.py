@@ -5,8 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from segline.artifacts.manifest import COLUMNS, FILE, Manifest, Origin, read_manifest, write_manifest
 from segline.data.layouts import LAYOUTS
-from segline.data.manifest import COLUMNS, NAME, Manifest, Origin, read_manifest, write_manifest
+from segline.data.pairs import label_spec_of
 from segline.errors import StageError
 
 
@@ -43,13 +44,13 @@ def test_what_is_written_is_read_again(manifest, tmp_path):
     pd.testing.assert_frame_equal(read.rows, manifest.rows)
     assert read.origin == manifest.origin
     assert read.content_hash == manifest.content_hash
-    assert read.legend.names == LAYOUTS["wad"]().legend("").names
+    assert label_spec_of(read.origin).names == LAYOUTS["wad"]().legend("").names
 
 
 def test_two_writes_are_the_same_bytes_and_further_columns_are_left_out(manifest, tmp_path):
     for folder, rows in (("a", manifest.rows), ("b", manifest.rows.assign(note="x"))):
         write_manifest(tmp_path / folder, replace(manifest, rows=rows))
-    assert (tmp_path / "a" / NAME).read_bytes() == (tmp_path / "b" / NAME).read_bytes()
+    assert (tmp_path / "a" / FILE).read_bytes() == (tmp_path / "b" / FILE).read_bytes()
 
 
 @pytest.mark.parametrize("column", ["key", "group", "split", "image_hash", "label_hash"])
@@ -84,9 +85,9 @@ def test_a_missing_broken_or_foreign_manifest_is_one_line(manifest, tmp_path):
         return str(caught.value)
 
     assert "missing" in refusal()
-    (tmp_path / NAME).write_bytes(b"no parquet")
+    (tmp_path / FILE).write_bytes(b"no parquet")
     assert "broken" in refusal()
-    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / NAME)
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / FILE)
     assert "ingest" in refusal()
     write_manifest(tmp_path, replace(manifest, origin=replace(manifest.origin, layout="of the future")))
     assert "ingest" in refusal()

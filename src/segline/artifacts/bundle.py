@@ -1,0 +1,82 @@
+"""A bundle: a folder that holds all that a prediction needs, as train and ensemble leave it and MLflow keeps it.
+
+``model.json`` names the classes and the members; each member is an architecture, its options and a ``.safetensors``
+file. One member is a single model, several are an ensemble whose probabilities are averaged.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segline.classes import LabelClass
+from segline.errors import StageError
+from segline.files.atomic import file_hash, write_json
+
+FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """An architecture with its options and weights; ``weights`` is relative to the bundle."""
+
+    candidate: str
+    model: str
+    options: dict[str, Any]
+    weights: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The classes in the order of their ids, and the members."""
+
+    classes: tuple[LabelClass, ...]
+    background: int | None
+    members: tuple[Member, ...]
+
+
+def write_description(folder: Path, bundle: Bundle) -> None:
+    """Write ``model.json``; the weights lie in the folder already."""
+    write_json(folder / FILE, asdict(bundle))
+
+
+def join_bundles(folder: Path, parts: Sequence[tuple[Path, Bundle]]) -> Bundle:
+    """Join bundles, each in its folder, into one that has all their members."""
+    folder.mkdir(parents=True)
+    members = []
+    for source, bundle in parts:
+        for member in bundle.members:
+            name = f"{member.candidate}.safetensors"
+            shutil.copyfile(source / member.weights, folder / name)
+            members.append(Member(member.candidate, member.model, member.options, name))
+    first = parts[0][1]
+    joined = Bundle(first.classes, first.background, tuple(members))
+    write_description(folder, joined)
+    return joined
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle's description.
+
+    Raises:
+        StageError: The description is missing or broken.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text())
+        return Bundle(
+            classes=tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"]),
+            background=content["background"],
+            members=tuple(Member(**member) for member in content["members"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StageError(f"{folder / FILE} is missing or broken; run the stage that writes it again") from None
+
+
+def bundle_hash(folder: Path) -> str:
+    """Return the SHA-256 over the names and bytes of a bundle's files."""
+    names = sorted(path.name for path in folder.iterdir())
+    text = "".join(f"{name} {file_hash(folder / name)}\n" for name in names)
+    return hashlib.sha256(text.encode()).hexdigest()

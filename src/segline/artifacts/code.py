@@ -1,0 +1,65 @@
+"""Which code an artifact depends on, and a hash of it.
+
+Every artifact's module declares ``CODE``, the modules and packages of ``src`` that its content depends on. DVC's
+dependencies and the fingerprints that decide whether unfinished work is continued both come from there. A test
+compares each declaration with the imports of the stage: what a stage imports is either declared or in ``LEFT_OUT``.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[2]
+"""The folder that holds the packages ``segline`` and ``streets``."""
+
+LEFT_OUT = {
+    "segline": "It holds the version, which changes with every release.",
+    "segline.artifacts.artifact": "It marks formats and words errors.",
+    "segline.artifacts.code": "It hashes code; the hashes are compared, not stored.",
+    "segline.cli": "It only passes paths and parameters on.",
+    "segline.config": "Its values reach a stage as parameters, which DVC and the fingerprints compare themselves.",
+    "segline.errors": "An error leaves no artifact.",
+    "segline.files": "It moves bytes; checksums tell whether they are the right ones.",
+    "segline.parallel": "It decides where work runs, and every piece of work has the same bytes everywhere.",
+    "segline.progress": "It only shows.",
+    "segline.tracking": "It tells MLflow about artifacts and changes none.",
+}
+"""The modules and packages that no artifact depends on, each with the reason."""
+
+LEFT_OUT_OF = {
+    "candidates": {
+        "segline.reporting": "A plot is drawn anew by the next training, and is not worth one.",
+        "segline.training.checkpoints": "It copies files.",
+        "segline.training.lease": "It stops a training that nobody follows, and a stopped training continues.",
+    },
+}
+"""The modules and packages that a single artifact does not depend on although its stage imports them."""
+
+
+def code_hash(names: Iterable[str]) -> str:
+    """Return the SHA-256 over the source files of modules and packages such as "segline.models"."""
+    digest = hashlib.sha256()
+    for file in sorted({file for name in names for file in source_files(name)}):
+        digest.update(file.relative_to(SOURCE).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def source_files(name: str) -> list[Path]:
+    """Return the source files of a module, or all of a package.
+
+    Raises:
+        FileNotFoundError: There is no such module.
+    """
+    base = SOURCE.joinpath(*name.split("."))
+    if base.is_dir():
+        return sorted(base.rglob("*.py"))
+    if not base.with_suffix(".py").is_file():
+        raise FileNotFoundError(f"{base}.py")
+    return [base.with_suffix(".py")]
+
+
+def dvc_dependencies(names: Iterable[str]) -> Iterator[str]:
+    """Yield the paths below the repository's root that ``dvc.yaml`` lists for these modules and packages."""
+    for name in sorted(names):
+        base = SOURCE.joinpath(*name.split("."))
+        yield f"src/{name.replace('.', '/')}{'' if base.is_dir() else '.py'}"

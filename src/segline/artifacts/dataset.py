@@ -1,0 +1,151 @@
+"""The data set, which label leaves: classes, and for each split shards of crops with their checksums."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segline.artifacts.artifact import Artifact, Facts
+from segline.classes import LabelClass
+from segline.errors import StageError
+from segline.files.atomic import file_hash, write_json
+
+INFO = "dataset.json"
+INDEX = "index.csv"
+"""The file of a split with the key, group, corner and scale of every crop."""
+SUMS = "sums.json"
+"""The file of a split with the SHA-256 of each of its shards."""
+IMAGES, LABELS = "images", "labels"
+"""The kinds of shard files that every split has; distance maps are further kinds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """The facts about a labelled data set.
+
+    Attributes:
+        classes: The classes, in the order of their ids.
+        background: The id that is not foreground, or None.
+        side: The side of the crops, in px.
+        content_hash: The SHA-256 over all shards; equal data and parameters give equal hashes.
+        source: The source of the images, as the user gave it.
+        source_hash: The content hash of the manifest that the data set was made from.
+        source_revision: The source's revision in version control; empty when it is in none.
+        pixels: The labelled pixels of each class, by split.
+        test_is_val: Whether the layout has no test split, so that the validation split is tested on.
+    """
+
+    classes: tuple[LabelClass, ...]
+    background: int | None
+    side: int
+    content_hash: str
+    source: str
+    source_hash: str
+    source_revision: str
+    pixels: dict[str, list[int]]
+    test_is_val: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The class names, in the order of their ids."""
+        return [entry.name for entry in self.classes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "DatasetInfo":
+        """Return the inverse of :meth:`to_dict`."""
+        classes = tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"])
+        return cls(**content | {"classes": classes})
+
+
+def write_dataset_info(folder: Path, info: DatasetInfo) -> None:
+    """Write ``dataset.json`` and the format's mark into a folder."""
+    write_json(folder / INFO, info.to_dict())
+    DATASET.write_mark(folder)
+
+
+def read_dataset_info(folder: Path) -> DatasetInfo:
+    """Read ``dataset.json`` from the folder of label.
+
+    Raises:
+        StageError: The file is missing or broken, or another version of Segline wrote it.
+    """
+    DATASET.check_format(folder)
+    with DATASET.reading(folder / INFO):
+        return DatasetInfo.from_dict(json.loads((folder / INFO).read_text()))
+
+
+def shard_file(split: Path, kind: str, number: int) -> Path:
+    """Return the path of a shard of a split, such as ``images-00000.npy``."""
+    return split / f"{kind}-{number:05d}.npy"
+
+
+def part_file(split: Path, number: int) -> Path:
+    """Return the path of the file that says that a shard is whole, until all shards of the split are."""
+    return split / f"part-{number:05d}.json"
+
+
+def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], None]) -> None:
+    """Compare the shards of some splits with the SHA-256 that label wrote beside them.
+
+    Args:
+        dataset_dir: The folder of label.
+        splits: The names of the splits.
+        progress: The function to call with the bytes of each shard that is whole.
+
+    Raises:
+        StageError: A shard is not what label wrote.
+    """
+    for folder in (dataset_dir / name for name in splits):
+        with DATASET.reading(folder / SUMS):
+            sums = json.loads((folder / SUMS).read_text())
+        for name, expected in sums.items():
+            path = folder / name
+            if not path.is_file():
+                raise StageError(f"{path} is missing; the shard is damaged, run `segline label` again")
+            if (got := file_hash(path)) != expected:
+                difference = f"has the SHA-256 {got[:12]}..., expected {expected[:12]}..."
+                raise StageError(f"{path} {difference}; the shard is damaged, run `segline label` again")
+            progress(path.stat().st_size)
+
+
+def shard_bytes(dataset_dir: Path, splits: Iterable[str]) -> int:
+    """Return the size of the shards of some splits, in bytes."""
+    return sum(path.stat().st_size for name in splits for path in (dataset_dir / name).glob("*.npy"))
+
+
+def _facts(folder: Path) -> Facts:
+    """Return the classes, the hashes and the origin of the data set."""
+    info = read_dataset_info(folder)
+    names = ("content_hash", "source", "source_hash", "source_revision", "side", "test_is_val")
+    return {"classes": ", ".join(info.names)} | {name: getattr(info, name) for name in names}
+
+
+DATASET = Artifact(
+    name="dataset",
+    stage="label",
+    format=2,
+    code=(
+        "segline.artifacts.dataset",
+        "segline.artifacts.manifest",
+        "segline.artifacts.validation",
+        "segline.classes",
+        "segline.data.boxes",
+        "segline.data.class_map",
+        "segline.data.crops",
+        "segline.data.decoding",
+        "segline.data.distances",
+        "segline.data.exclusions",
+        "segline.data.layouts",
+        "segline.data.pairs",
+        "segline.data.sampling",
+        "segline.data.shards",
+        "segline.data.splits",
+        "segline.stages.label",
+    ),
+    facts=_facts,
+)

@@ -1,0 +1,120 @@
+"""The evaluation, which evaluate leaves: metrics and pictures of every candidate, and a list of missing labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segline.artifacts.artifact import Artifact, Facts
+from segline.files.atomic import write_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+METRICS = "metrics.json"
+LEADERBOARD = "leaderboard.csv"
+COUNTS = "counts"
+CURVES = "curves"
+CURVES_PLOT = "curves.png"
+PICTURES = "pictures"
+MISSING_LABELS = "missing_labels.csv"
+"""The objects that probably have no label, the surest first."""
+MISSING_LABELS_PICTURES = "missing_labels"
+
+
+def read_leaderboard(folder: Path) -> "pd.DataFrame":
+    """Read the leaderboard: one row per candidate, the best validation mIoU first.
+
+    Raises:
+        StageError: The file is missing or broken, or another version of Segline wrote it.
+    """
+    import pandas as pd
+
+    EVALUATION.check_format(folder)
+    with EVALUATION.reading(folder / LEADERBOARD):
+        return pd.read_csv(folder / LEADERBOARD, dtype={"candidate": str})
+
+
+def counts_file(folder: Path, candidate: str) -> Path:
+    """Return the path of a candidate's counts."""
+    return folder / COUNTS / f"{candidate}.npz"
+
+
+def write_counts(path: Path, counts: "NDArray[np.int64]", index: "pd.DataFrame") -> None:
+    """Write the confusion matrix of every crop (n, k, k) with the crop's key and group."""
+    import numpy as np
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            np.savez_compressed(
+                stream, counts=counts, key=index["key"].to_numpy(str), group=index["group"].to_numpy(str)
+            )
+
+    write_file(path, save)
+
+
+def read_counts(path: Path, artifact: Artifact) -> "NDArray[np.int64]":
+    """Read the confusion matrices (n, k, k) of an artifact.
+
+    Raises:
+        StageError: The file is missing or broken.
+    """
+    import numpy as np
+
+    with artifact.reading(path), np.load(path, allow_pickle=False) as content:
+        return np.asarray(content["counts"])
+
+
+def count_missing_labels(folder: Path) -> int:
+    """Return how many objects the list of missing labels has.
+
+    Raises:
+        StageError: The file is missing or broken.
+    """
+    import pandas as pd
+
+    with EVALUATION.reading(folder / MISSING_LABELS):
+        return len(pd.read_csv(folder / MISSING_LABELS, usecols=["key"]))
+
+
+def pictures(folder: Path) -> Iterator[Path]:
+    """Yield the pictures that compare the candidates."""
+    yield from sorted((folder / PICTURES).glob("*.png"))
+
+
+def missing_label_pictures(folder: Path) -> Iterator[Path]:
+    """Yield the pictures of the missing labels, the surest first."""
+    yield from sorted((folder / MISSING_LABELS_PICTURES).glob("*.png"))
+
+
+def _scores(folder: Path) -> Facts:
+    """Return the validation mIoU of every candidate."""
+    metrics = EVALUATION.read_json(folder / METRICS)
+    return {f"{name}_val_miou": record["miou"] for name, record in metrics.items()}
+
+
+EVALUATION = Artifact(
+    name="evaluation",
+    stage="evaluate",
+    format=2,
+    code=(
+        "segline.artifacts.bundle",
+        "segline.artifacts.candidates",
+        "segline.artifacts.dataset",
+        "segline.artifacts.evaluation",
+        "segline.artifacts.history",
+        "segline.classes",
+        "segline.data.augment",
+        "segline.data.boxes",
+        "segline.data.shards",
+        "segline.inference.audit",
+        "segline.inference.bundle",
+        "segline.inference.predict",
+        "segline.metrics.confusion",
+        "segline.models",
+        "segline.reporting.figures",
+        "segline.stages.evaluate",
+    ),
+    scores=_scores,
+)

@@ -1,0 +1,139 @@
+"""The manifest, which ingest leaves: one row per pair of image and label map, with checksums and their origin."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segline.artifacts.artifact import Artifact, Facts
+from segline.config import tables
+from segline.errors import StageError
+from segline.files.atomic import write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "manifest.parquet"
+FILES = "files"
+"""The folder beside the manifest for files that cannot be read in place."""
+CHECKSUMS = "checksums.parquet"
+"""The checksums of the last run, so that ingest reads only files that changed."""
+COLUMNS = {
+    "key": "str",
+    "image": "str",
+    "label": "str",
+    "plane": "int64",
+    "group": "str",
+    "split": "str",
+    "image_bytes": "int64",
+    "label_bytes": "int64",
+    "image_hash": "str",
+    "label_hash": "str",
+}
+IDENTITY = ["key", "plane", "group", "split", "image_hash", "label_hash"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a manifest's rows come from.
+
+    Attributes:
+        source: The source as the user gave it.
+        layout: The layout's name in ``LAYOUTS``.
+        options: The layout's options, as JSON text.
+        legend: The text of the layout's legend file; empty for a layout that has none.
+        root: Where the rows' paths start: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside
+            the manifest, where files are kept that cannot be read in place.
+        revision: The data's revision in version control (``git:...``, ``dvc:...``); empty when they are in none.
+    """
+
+    source: str
+    layout: str
+    options: str = "{}"
+    legend: str = ""
+    root: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The pairs of a data set (columns as in ``COLUMNS``, sorted by key) and their origin."""
+
+    rows: "pd.DataFrame"
+    origin: Origin
+
+    @property
+    def content_hash(self) -> str:
+        """The SHA-256 over all that identifies a row and the way to read it: equal data have equal hashes."""
+        text = self.rows[IDENTITY].to_csv(index=False, lineterminator="\n")
+        reading = f"{self.origin.layout}\n{self.origin.options}\n{self.origin.legend}\n"
+        return hashlib.sha256(f"{reading}{text}".encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.parquet`` into a folder, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(manifest.rows[list(COLUMNS)], preserve_index=False)
+    facts = {f"segline.{key}": value for key, value in asdict(manifest.origin).items()}
+    table = table.replace_schema_metadata(facts | {"segline.format": str(MANIFEST.format)})
+    write_file(folder / FILE, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.parquet`` from the folder of ingest or of validate.
+
+    Raises:
+        StageError: The file is missing or broken, or another version of Segline wrote it.
+    """
+    import pyarrow.parquet as pq
+
+    path = folder / FILE
+    with MANIFEST.reading(path):
+        table = pq.read_table(path)
+    metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
+    _refuse_other_format(path, metadata)
+    origin = Origin(**{name: metadata[f"segline.{name}"] for name in Origin.__dataclass_fields__})
+    if set(COLUMNS) != set(table.column_names) or origin.layout not in tables.options("data.layouts"):
+        raise StageError(f"{path} has other columns, or a layout that is not known; run `segline ingest` again")
+    return Manifest(rows=table.to_pandas(), origin=origin)
+
+
+def _refuse_other_format(path: Path, metadata: Mapping[str, str]) -> None:
+    number = metadata.get("segline.format", "1" if "segline.source" in metadata else "none")
+    names = {f"segline.{name}" for name in Origin.__dataclass_fields__}
+    if number != str(MANIFEST.format) or not names <= metadata.keys():
+        raise StageError(f"{path} has format {number}, expected {MANIFEST.format}; run `segline ingest` again")
+
+
+def _facts(folder: Path) -> Facts:
+    """Return how many pairs there are and where they come from."""
+    manifest = read_manifest(folder)
+    origin = manifest.origin
+    return {
+        "content_hash": manifest.content_hash,
+        "pairs": len(manifest.rows),
+        "source": origin.source,
+        "layout": origin.layout,
+        "revision": origin.revision,
+    }
+
+
+MANIFEST = Artifact(
+    name="manifest",
+    stage="ingest",
+    format=2,
+    code=(
+        "segline.artifacts.manifest",
+        "segline.classes",
+        "segline.data.boxes",
+        "segline.data.decoding",
+        "segline.data.layouts",
+        "segline.data.sources",
+        "segline.stages.ingest",
+        "streets",
+    ),
+    facts=_facts,
+)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 
 PARAMS = {

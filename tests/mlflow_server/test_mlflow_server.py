@@ -384,9 +384,10 @@ def test_files_go_through_the_server(postgres, bucket, tmp_path):
     """A client may have no way to the bucket; MLflow's own would fetch them by signed addresses of it."""
     (tmp_path / "file").write_text("kept")
     code = (
-        "import sys; from pathlib import Path; from segline.tracking.runs import Tracker\n"
-        "tracker = Tracker(sys.argv[1], 'tiny'); run = tracker.begin('key', 'name', {}, {})\n"
-        "tracker.attach(run, Path('file')); print(tracker.client.download_artifacts(run, 'file', 'back'))\n"
+        "import sys; from pathlib import Path; from segline.tracking.client import Experiment\n"
+        "from segline.tracking.runs import log_artifact, start_run\n"
+        "experiment = Experiment(sys.argv[1], 'tiny'); run = start_run(experiment, 'key', 'name', {}, {})\n"
+        "log_artifact(experiment, run, Path('file')); experiment.client.download_artifacts(run, 'file', 'back')\n"
     )
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
     (tmp_path / "back").mkdir()

@@ -197,7 +197,7 @@ def test_the_one_that_is_named_comes_back_and_the_oldest_go(postgres, bucket):
     assert postgres.sql("SELECT count(*) FROM runs") == "5"
     code, _, complaint = backup(postgres, "restore", made[0])
     assert code == 1
-    assert f"no backup {made[0]}; there are {made[1]}, {made[2]}" in complaint
+    assert f"no backup {made[0]}; known are {made[1]}, {made[2]}" in complaint
 
 
 def test_a_dump_that_fails_leaves_no_backup_and_deletes_none(postgres, bucket):
@@ -231,7 +231,7 @@ def test_nothing_is_restored_under_a_running_server(postgres):
             time.sleep(0.05)
         code, _, complaint = backup(postgres, "restore")
         other.kill()
-    assert (code, complaint) == (1, "backup: 1 others use the database; stop the tracking server first")
+    assert (code, complaint) == (1, "backup: other connections to the database: 1; stop the tracking server first")
 
 
 def test_without_a_backup_nothing_is_restored(postgres):

@@ -26,8 +26,9 @@ DECISION = {
 @pytest.fixture
 def folders(tmp_path):
     """What evaluate, ensemble and promote wrote."""
-    evaluation_dir, ensemble_dir, promoted = (tmp_path / name for name in ("evaluated", "ensembled", "promoted"))
-    for folder in (evaluation_dir / "pictures", ensemble_dir, promoted):
+    names = ("evaluate", "ensemble", "promote")
+    evaluation_dir, ensemble_dir, promotion_dir = (tmp_path / name for name in names)
+    for folder in (evaluation_dir / "pictures", ensemble_dir, promotion_dir):
         folder.mkdir(parents=True)
     rows = [(LONG, 0.61234, 0.7, 0.9), ("unet-dice", 0.5, 0.6, 0.8)]
     board = pd.DataFrame(rows, columns=["candidate", "miou", "mean_dice", "pixel_accuracy"])
@@ -40,8 +41,8 @@ def folders(tmp_path):
     scores = {"miou": 0.375, "mean_dice": 0.45, "pixel_accuracy": 0.8, "iou": NAMES, "dice": NAMES}
     metrics = {"members": [LONG, "<script>"], "test": scores, "test_is_val": False, "test_images": 17}
     (ensemble_dir / "metrics.json").write_text(json.dumps(metrics))
-    (promoted / "decision.json").write_text(json.dumps(DECISION))
-    return {"evaluated": evaluation_dir, "ensembled": ensemble_dir, "promoted": promoted}
+    (promotion_dir / "decision.json").write_text(json.dumps(DECISION))
+    return {"evaluation_dir": evaluation_dir, "ensemble_dir": ensemble_dir, "promotion_dir": promotion_dir}
 
 
 class Page(HTMLParser):
@@ -66,7 +67,7 @@ def write(folders, tmp_path):
         path = tmp_path / "report.html"
         decision = DECISION | {"model": "<u>"}
         report.write_report(
-            path, evaluation_dir=folders["evaluated"], ensemble_dir=folders["ensembled"], decision=decision
+            path, evaluation_dir=folders["evaluation_dir"], ensemble_dir=folders["ensemble_dir"], decision=decision
         )
         return Page(path.read_text())
 
@@ -106,22 +107,22 @@ def test_scores_are_shown_and_an_absent_class_says_so(page):
 
 def test_what_is_probably_unlabelled_is_counted_and_the_surest_are_shown(page):
     shown = " ".join(page.texts)
-    assert "sees 7 objects that the labels do not have" in shown
+    assert "sees 7 objects without a label" in shown
     assert "unlabelled.csv" in shown
     assert "exclusions.csv" in shown
     suspects = [value for name, value in page.attributes if name == "alt" and value.endswith("-frame")]
     assert suspects == ["001-frame", "002-frame", "003-frame", "004-frame"]
 
 
-@pytest.mark.parametrize(("rows", "said"), [("", "sees no object that"), ("frame,car\n", "sees 1 object that")])
+@pytest.mark.parametrize(("rows", "said"), [("", "sees no object without"), ("frame,car\n", "sees 1 object without")])
 def test_one_or_no_unlabelled_object_is_a_sentence_too(folders, write, rows, said):
-    (folders["evaluated"] / "unlabelled.csv").write_text("key,class\n" + rows)
+    (folders["evaluation_dir"] / "unlabelled.csv").write_text("key,class\n" + rows)
     assert said in " ".join(write().texts)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"class\ncar\n", b"\xff\xfe\xfa"])
 def test_a_missing_or_broken_list_of_the_unlabelled_is_one_line(folders, write, content):
-    path = folders["evaluated"] / "unlabelled.csv"
+    path = folders["evaluation_dir"] / "unlabelled.csv"
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -136,7 +137,7 @@ def test_the_summary_says_what_a_run_came_to(folders, capsys):
     for text in ("unet-dice", "0.612", "0.500", "0.375", "17 test images", report.sentence(DECISION)):
         assert text in shown
     assert f"--backend-store-uri {DECISION['tracking_uri']}\n" in shown
-    assert f"{folders['promoted'] / 'report.html'}\n" in shown
+    assert f"{folders['promotion_dir'] / 'report.html'}\n" in shown
 
 
 def test_the_summary_cuts_no_name_in_a_pipe(folders, capsys):
@@ -145,9 +146,9 @@ def test_the_summary_cuts_no_name_in_a_pipe(folders, capsys):
     assert LONG in table
 
 
-@pytest.mark.parametrize(("test_is_val", "said"), [(True, "optimistic"), (False, "used for nothing else")])
+@pytest.mark.parametrize(("test_is_val", "said"), [(True, "optimistic"), (False, "not used for anything else")])
 def test_a_test_on_validation_is_called_optimistic(folders, capsys, test_is_val, said):
-    path = folders["ensembled"] / "metrics.json"
+    path = folders["ensemble_dir"] / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_is_val": test_is_val}))
     report.print_summary(**folders)
     assert said in capsys.readouterr().out
@@ -164,10 +165,10 @@ def test_the_decision_is_a_sentence(promoted, text):
     assert report.sentence(DECISION | {"promoted": promoted, "reason": "it is better"}) == text
 
 
-@pytest.mark.parametrize("name", ["evaluated/leaderboard.csv", "ensembled/metrics.json", "promoted/decision.json"])
+@pytest.mark.parametrize("name", ["evaluate/leaderboard.csv", "ensemble/metrics.json", "promote/decision.json"])
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\xfa"])
 def test_a_missing_or_broken_file_is_one_line(folders, name, content):
-    path = folders["evaluated"].parent / name
+    path = folders["evaluation_dir"].parent / name
     path.unlink()
     if content is not None and not (path.suffix == ".csv" and content == b"{"):
         path.write_bytes(content)

@@ -1,8 +1,8 @@
-"""Save the registry's database to a bucket, and bring it back.
+"""Save the registry's database to a bucket, and restore it.
 
-libpq's variables (PGHOST, PGUSER, PGPASSWORD, PGDATABASE) say which database, SEGLINE_BACKUPS says where the backups
-are, e.g. ``s3://segline/backups/mlflow``, and boto3's variables how to reach the bucket. Model files are not in
-here: they are in the bucket already.
+The variables of libpq (PGHOST, PGUSER, PGPASSWORD, PGDATABASE) name the database, SEGLINE_BACKUPS is the address of the
+backups, for example ``s3://segline/backups/mlflow``, and the variables of boto3 give access to the bucket. A backup
+does not contain the files of models, which are in the bucket already.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 SUFFIX = ".dump"
 EMPTY = "SET client_min_messages = warning; DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n"
-"""A restore leaves nothing of what was there: tables of a newer MLflow would stop its next upgrade."""
+"""A restore removes everything first: remaining tables of a newer MLflow would stop its next upgrade."""
 OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
@@ -34,20 +34,20 @@ class Backups:
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/") + "/"
 
     def all(self) -> dict[str, datetime]:
-        """Name and time of each, the oldest first: a name begins with its time."""
+        """Return the name and time of each backup, the oldest first: a name begins with its time."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
-        found = {
+        times = {
             entry["Key"].removeprefix(self.prefix): entry["LastModified"]
             for page in pages
             for entry in page.get("Contents", [])
             if entry["Key"].endswith(SUFFIX)
         }
-        return dict(sorted(found.items()))
+        return dict(sorted(times.items()))
 
     def save(self, keep: int) -> str:
-        """Write a backup, and delete the oldest but for ``keep``; returns its name.
+        """Write a backup, delete all but the newest ``keep``, and return the name of the new one.
 
-        The bucket sees a dump only when it is whole, and an older one goes only when the new one is there.
+        A dump is uploaded only when it is complete, and an older one is deleted only when the new one is stored.
         """
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{SUFFIX}"
         with TemporaryDirectory() as folder:
@@ -60,15 +60,15 @@ class Backups:
         return name
 
     def restore(self, name: str | None) -> str:
-        """Put a backup, by default the newest, in the place of what the database holds: all of it or nothing."""
+        """Replace the content of the database by a backup, by default the newest: completely or not at all."""
         known = list(self.all())
         if not known:
             sys.exit(f"backup: no backup in s3://{self.bucket}/{self.prefix}")
         name = name or known[-1]
         if name not in known:
-            sys.exit(f"backup: no backup {name}; there are {', '.join(known)}")
+            sys.exit(f"backup: no backup {name}; known are {', '.join(known)}")
         if others := int(_run("psql", "--no-align", "--tuples-only", "--command", OTHERS)):
-            sys.exit(f"backup: {others} others use the database; stop the tracking server first")
+            sys.exit(f"backup: other connections to the database: {others}; stop the tracking server first")
         with TemporaryDirectory() as folder:
             dump, empty, tables = (Path(folder, part) for part in ("dump", "empty.sql", "tables.sql"))
             self.client.download_file(self.bucket, self.prefix + name, str(dump))
@@ -86,7 +86,7 @@ class Backups:
 
 
 def _run(*words: str) -> str:
-    """What a program of PostgreSQL says; what it complains of goes where ours does."""
+    """Run a program of PostgreSQL and return its output; its error messages go to stderr."""
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"backup: {words[0]} failed")
@@ -95,13 +95,13 @@ def _run(*words: str) -> str:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="The registry's database: save it to a bucket, and bring it back.")
+    parser = argparse.ArgumentParser(description="Save the registry's database to a bucket, and restore it.")
     commands = parser.add_subparsers(dest="command", required=True)
     save = commands.add_parser("save", help="write a backup")
-    save.add_argument("--keep", type=int, default=30, help="so many backups stay (default: 30)")
-    restore = commands.add_parser("restore", help="replace all that the database holds")
-    restore.add_argument("name", nargs="?", help="of the backup (default: the newest)")
-    commands.add_parser("list", help="name all backups")
+    save.add_argument("--keep", type=int, default=30, help="number of backups that are kept (default: 30)")
+    restore = commands.add_parser("restore", help="replace the content of the database by a backup")
+    restore.add_argument("name", nargs="?", help="name of the backup (default: the newest)")
+    commands.add_parser("list", help="list the names of all backups")
     arguments = parser.parse_args()
     if arguments.command == "save" and arguments.keep < 1:
         parser.error("--keep must be at least 1")

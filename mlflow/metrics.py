@@ -1,7 +1,7 @@
-"""What Prometheus may ask beside the tracking server: does it answer, what is champion, when was the last backup.
+"""Metrics for Prometheus beside the tracking server: whether it answers, the champions, and the last backup.
 
-MLflow's own exporter wants a package that MLflow does not install, and knows nothing of the registry. What cannot be
-found out is left out, so that an alert on absence fires.
+The exporter of MLflow needs a package that MLflow does not install, and has no metrics of the registry. A value that
+cannot be read is left out, so that an alert on its absence fires.
 """
 
 import json
@@ -20,7 +20,7 @@ TIMEOUT_S = 5
 
 
 def lines() -> Iterator[str]:
-    """The metrics, in Prometheus' text format."""
+    """Yield the metrics in the text format of Prometheus."""
     begun = time.perf_counter()
     try:
         _get("/health")
@@ -33,7 +33,7 @@ def lines() -> Iterator[str]:
     try:
         times = Backups(os.environ["SEGLINE_BACKUPS"]).all().values()
     except Exception as error:
-        print(f"metrics: no list of backups ({error})", flush=True)
+        print(f"metrics: the backups cannot be listed ({error})", flush=True)
     else:
         yield f"segline_backups {len(times)}"
         if times:
@@ -41,15 +41,15 @@ def lines() -> Iterator[str]:
 
 
 def _aliases() -> Iterator[str]:
-    found = json.loads(_get("/api/2.0/mlflow/registered-models/search?max_results=1000"))
-    for model in found.get("registered_models", []):
+    answer = json.loads(_get("/api/2.0/mlflow/registered-models/search?max_results=1000"))
+    for model in answer.get("registered_models", []):
         for entry in model.get("aliases", []):
             labels = f"model={_quoted(model['name'])},alias={_quoted(entry['alias'])}"
             yield f"segline_registry_version{{{labels}}} {entry['version']}"
 
 
 def _quoted(text: str) -> str:
-    """As Prometheus wants the value of a label; of JSON's escapes it knows no ``\\u``."""
+    """Quote the value of a label for Prometheus, which does not know the escape ``\\u`` of JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers every request with the metrics."""
 
     def do_GET(self) -> None:
-        """Ask anew each time: Prometheus comes once a minute."""
+        """Collect the metrics anew for each request: Prometheus scrapes once a minute."""
         body = "".join(f"{line}\n" for line in lines()).encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Scrapes are not worth a line each."""
+        """Log nothing: a line for each scrape is not worth it."""
 
 
 if __name__ == "__main__":

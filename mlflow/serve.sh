@@ -1,14 +1,14 @@
 #!/bin/sh
-# The tracking server; every setting is one of MLflow's own environment variables, so that no password is in a command.
-# `serve.sh upgrade` brings the tables of the database to those of the installed MLflow instead.
+# Start the tracking server. Every setting is an environment variable of MLflow, so that no command contains a password.
+# `serve.sh upgrade` upgrades the tables of the database to the installed version of MLflow instead.
 set -eu
 
-: "${MLFLOW_BACKEND_STORE_URI:?where the runs are, e.g. postgresql+psycopg2://user:password@host/mlflow}"
+: "${MLFLOW_BACKEND_STORE_URI:?is the address of the database, for example postgresql+psycopg2://user:password@host/mlflow}"
 
 case "${1:-serve}" in
   serve)
-    : "${MLFLOW_ARTIFACTS_DESTINATION:?where the files are, e.g. s3://bucket/mlflow}"
-    # Without a key the server would start, and answer every file with a status 500 and no reason.
+    : "${MLFLOW_ARTIFACTS_DESTINATION:?is the address of the files, for example s3://bucket/mlflow}"
+    # Without a key the server would start, but answer every request for a file with status 500 and no reason.
     case "$MLFLOW_ARTIFACTS_DESTINATION" in
       s3://*)
         python -c 'import sys, boto3; sys.exit(not boto3.Session().get_credentials())' || {
@@ -18,9 +18,9 @@ case "${1:-serve}" in
         }
         ;;
     esac
-    # Clients hand files to the server and need no key of the bucket.
+    # Clients send files to the server and need no key of the bucket.
     export MLFLOW_SERVE_ARTIFACTS=true
-    # Jobs are evaluations of language models; they want more processes and a database of their own.
+    # Jobs are evaluations of language models; they need more processes and their own database.
     export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true
     exec python -m mlflow server
     ;;

@@ -28,10 +28,10 @@ def fresh_compiler(monkeypatch):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """An MLflow database without anything in it; to make its tables takes seconds."""
-    from segline.tracking.runs import Tracker
+    from segline.tracking.client import Experiment
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    assert Tracker(f"sqlite:///{path}", "none").client
+    assert Experiment(f"sqlite:///{path}", "none").client
     return path
 
 

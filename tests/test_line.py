@@ -63,7 +63,7 @@ def test_every_candidate_is_a_finished_run_under_one_parent(line):
     assert sorted(entry.info.run_name for entry in children) == NAMES
     dataset = read(line / "label" / "dataset.json")["content_hash"]
     for entry in children:
-        assert entry.data.tags["segline.dataset"] == dataset
+        assert entry.data.tags["segline.dataset_hash"] == dataset
         assert entry.data.params["epochs"] == "2"
         history = pd.read_csv(line / "train" / entry.info.run_name / "history.csv")
         curve = client.get_metric_history(entry.info.run_id, "val_miou")

@@ -32,14 +32,14 @@ def folder(tmp_path):
 def test_mlflow_predicts_what_the_members_predict(folder, tmp_path, images, height, width):
     from mlflow import pyfunc
 
-    from segline.tracking.runs import _signature
+    from segline.tracking.registry import SIGNATURE
 
     pixels = np.random.default_rng(0).integers(0, 256, (images, height, width, 3), dtype=np.uint8)
     pyfunc.save_model(
         tmp_path / "mlflow",
         loader_module="segline.inference.pyfunc",
         data_path=str(folder),
-        signature=_signature(),
+        signature=SIGNATURE,
         pip_requirements=["segline"],
     )
     found = pyfunc.load_model(str(tmp_path / "mlflow")).predict(pixels)

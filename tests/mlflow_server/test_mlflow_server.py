@@ -197,7 +197,7 @@ def test_the_one_that_is_named_comes_back_and_the_oldest_go(postgres, bucket):
     assert postgres.sql("SELECT count(*) FROM runs") == "5"
     code, _, complaint = backup(postgres, "restore", made[0])
     assert code == 1
-    assert f"no backup {made[0]}; there are {made[1]}, {made[2]}" in complaint
+    assert f"no backup {made[0]}; known are {made[1]}, {made[2]}" in complaint
 
 
 def test_a_dump_that_fails_leaves_no_backup_and_deletes_none(postgres, bucket):
@@ -231,7 +231,7 @@ def test_nothing_is_restored_under_a_running_server(postgres):
             time.sleep(0.05)
         code, _, complaint = backup(postgres, "restore")
         other.kill()
-    assert (code, complaint) == (1, "backup: 1 others use the database; stop the tracking server first")
+    assert (code, complaint) == (1, "backup: other connections to the database: 1; stop the tracking server first")
 
 
 def test_without_a_backup_nothing_is_restored(postgres):
@@ -384,9 +384,10 @@ def test_files_go_through_the_server(postgres, bucket, tmp_path):
     """A client may have no way to the bucket; MLflow's own would fetch them by signed addresses of it."""
     (tmp_path / "file").write_text("kept")
     code = (
-        "import sys; from pathlib import Path; from segline.tracking.runs import Tracker\n"
-        "tracker = Tracker(sys.argv[1], 'tiny'); run = tracker.begin('key', 'name', {}, {})\n"
-        "tracker.attach(run, Path('file')); print(tracker.client.download_artifacts(run, 'file', 'back'))\n"
+        "import sys; from pathlib import Path; from segline.tracking.client import Experiment\n"
+        "from segline.tracking.runs import log_artifact, start_run\n"
+        "experiment = Experiment(sys.argv[1], 'tiny'); run = start_run(experiment, 'key', 'name', {}, {})\n"
+        "log_artifact(experiment, run, Path('file')); experiment.client.download_artifacts(run, 'file', 'back')\n"
     )
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
     (tmp_path / "back").mkdir()

@@ -11,7 +11,8 @@ from segline.cli import main
 from segline.errors import StageError
 from segline.files.atomic import tree_hash
 from segline.platforms import kubeflow, rayjob
-from segline.tracking.runs import Tracker
+from segline.tracking.client import Experiment
+from segline.tracking.runs import start_run
 
 PARAMS = json.dumps(
     {
@@ -133,38 +134,38 @@ def webhook():
 def test_the_outcome_is_told_and_the_runs_are_tagged(webhook, tmp_path, monkeypatch, capsys):
     server, bodies = webhook
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracker = Tracker(uri, "streets")
+    experiment = Experiment(uri, "streets")
     monkeypatch.setenv("SEGLINE_RUN", "run-1")
-    ours = tracker.begin("a", "grid", {}, {})
+    ours = start_run(experiment, "a", "grid", {}, {})
     monkeypatch.setenv("SEGLINE_RUN", "run-2")
-    other = tracker.begin("b", "grid", {}, {})
+    other = start_run(experiment, "b", "grid", {}, {})
     monkeypatch.setenv("SEGLINE_WEBHOOK", server.address)
     assert main(["outcome", "--run", "run-1", "--status", STATUS, "--tracking-uri", uri]) == 0
     assert bodies == [{"run": "run-1", "state": "FAILED", "error": "train failed"}]
-    assert tracker.client.get_run(ours).data.tags["segline.pipeline_state"] == "FAILED"
-    assert "segline.pipeline_state" not in tracker.client.get_run(other).data.tags
+    assert experiment.client.get_run(ours).data.tags["segline.pipeline_state"] == "FAILED"
+    assert "segline.pipeline_state" not in experiment.client.get_run(other).data.tags
     assert "run-1 FAILED: train failed" in capsys.readouterr().out
 
 
 def test_a_webhook_that_fails_is_named_and_the_rest_is_done(tmp_path, monkeypatch, capsys):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("SEGLINE_RUN", "run-1")
-    run = Tracker(uri, "streets").begin("a", "grid", {}, {})
+    run = start_run(Experiment(uri, "streets"), "a", "grid", {}, {})
     monkeypatch.setenv("SEGLINE_WEBHOOK", "http://127.0.0.1:9/")
     assert main(["outcome", "--run", "run-1", "--status", STATUS, "--tracking-uri", uri]) == StageError.exit_code
     assert "SEGLINE_WEBHOOK" in capsys.readouterr().err
-    assert Tracker(uri, "streets").client.get_run(run).data.tags["segline.pipeline_state"] == "FAILED"
+    assert Experiment(uri, "streets").client.get_run(run).data.tags["segline.pipeline_state"] == "FAILED"
 
 
 def test_the_outcome_is_told_before_the_cluster_is_waited_for(webhook, tmp_path, monkeypatch):
     server, bodies = webhook
     monkeypatch.setenv("SEGLINE_RUN", "run-1")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run = Tracker(uri, "streets").begin("a", "grid", {}, {})
+    run = start_run(Experiment(uri, "streets"), "a", "grid", {}, {})
 
     def remove(name):
         assert bodies
-        assert "segline.pipeline_state" in Tracker(uri, "streets").client.get_run(run).data.tags
+        assert "segline.pipeline_state" in Experiment(uri, "streets").client.get_run(run).data.tags
         raise StageError(f"the RayJob of {name} stays")
 
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
@@ -180,18 +181,18 @@ def test_a_status_that_is_none_is_refused(tmp_path, capsys):
 
 def test_the_runs_of_the_line_are_children_of_the_one_that_kubeflow_began(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    host = Tracker(uri, "kubeflow").begin("host", "pipeline", {}, {})
+    host = start_run(Experiment(uri, "kubeflow"), "host", "pipeline", {}, {})
     monkeypatch.setenv("MLFLOW_RUN_ID", host)
-    tracker = Tracker(uri, "streets")
-    run = tracker.client.get_run(tracker.begin("a", "grid", {}, {}))
+    experiment = Experiment(uri, "streets")
+    run = experiment.client.get_run(start_run(experiment, "a", "grid", {}, {}))
     assert run.data.tags["mlflow.parentRunId"] == host
-    assert run.info.experiment_id == tracker.client.get_run(host).info.experiment_id
+    assert run.info.experiment_id == experiment.client.get_run(host).info.experiment_id
 
 
 def test_a_run_that_is_on_another_server_is_no_parent(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
-    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "streets")
-    run = tracker.client.get_run(tracker.begin("a", "grid", {}, {}))
+    experiment = Experiment(f"sqlite:///{tmp_path}/mlflow.db", "streets")
+    run = experiment.client.get_run(start_run(experiment, "a", "grid", {}, {}))
     assert "mlflow.parentRunId" not in run.data.tags
 
 

@@ -118,14 +118,14 @@ def test_scores_are_shown_and_an_absent_class_says_so(page):
 
 def test_missing_labels_are_counted_and_the_surest_are_shown(page):
     shown = " ".join(page.texts)
-    assert "sees 7 objects that the labels do not have" in shown
+    assert "sees 7 objects without a label" in shown
     assert "missing_labels.csv" in shown
     assert "exclusions.csv" in shown
     suspects = [value for name, value in page.attributes if name == "alt" and value.endswith("-frame")]
     assert suspects == ["001-frame", "002-frame", "003-frame", "004-frame"]
 
 
-@pytest.mark.parametrize(("rows", "said"), [("", "sees no object that"), ("frame,car\n", "sees 1 object that")])
+@pytest.mark.parametrize(("rows", "said"), [("", "sees no object without"), ("frame,car\n", "sees 1 object without")])
 def test_one_or_no_missing_label_is_a_sentence_too(folders, write, rows, said):
     (folders["evaluation_dir"] / "missing_labels.csv").write_text("key,class\n" + rows)
     assert said in " ".join(write().texts)
@@ -157,7 +157,7 @@ def test_the_summary_cuts_no_name_in_a_pipe(folders, capsys):
     assert LONG in table
 
 
-@pytest.mark.parametrize(("test_is_val", "said"), [(True, "optimistic"), (False, "used for nothing else")])
+@pytest.mark.parametrize(("test_is_val", "said"), [(True, "optimistic"), (False, "not used for anything else")])
 def test_a_test_on_validation_is_called_optimistic(folders, capsys, test_is_val, said):
     path = folders["ensemble_dir"] / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_is_val": test_is_val}))

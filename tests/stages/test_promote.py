@@ -19,6 +19,7 @@ from segline.artifacts.bundle import Bundle, Member, join_bundles
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info, write_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE
 from segline.artifacts.evaluation import EVALUATION, write_counts
+from segline.artifacts.validation import STATISTICS
 from segline.classes import LabelClass
 from segline.config.params import Params
 from segline.config.params import Promote as Settings
@@ -32,7 +33,9 @@ from segline.metrics.confusion import scores
 from segline.models.unet import UNet
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard
-from segline.tracking.runs import CHALLENGER, CHAMPION, STATISTICS, Tracker, champion_statistics
+from segline.tracking import registry
+from segline.tracking.client import Experiment
+from segline.tracking.registry import CHALLENGER, CHAMPION, champion_statistics
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
 PARAMS = Params(name="lamps", promote=Settings(resamples=200))
@@ -139,22 +142,23 @@ def promoting(tmp_path, dataset_dir, evaluation_dir, tracking_uri):
 
 
 @pytest.fixture
-def tracker(tracking_uri):
-    return Tracker(tracking_uri, PARAMS.name)
+def experiment(tracking_uri):
+    return Experiment(tracking_uri, PARAMS.name)
 
 
-def holders(tracker):
+def numbers(experiment):
     """The numbers of champion and challenger."""
-    return tuple(holder and holder.number for holder in map(tracker.holder, (CHAMPION, CHALLENGER)))
+    versions = (registry.get_by_alias(experiment, alias) for alias in (CHAMPION, CHALLENGER))
+    return tuple(version and version.number for version in versions)
 
 
-def versions(tracker):
-    found = tracker.client.search_model_versions(f"name = '{PARAMS.name}'")
+def versions(experiment):
+    found = experiment.client.search_model_versions(f"name = '{PARAMS.name}'")
     return {int(version.version): version for version in found}
 
 
-def runs(tracker):
-    return tracker.client.search_runs([tracker.experiment_id])
+def runs(experiment):
+    return experiment.client.search_runs([experiment.id])
 
 
 def test_the_models_are_as_good_as_their_threshold_says(tmp_path, dataset_dir):
@@ -165,7 +169,7 @@ def test_the_models_are_as_good_as_their_threshold_says(tmp_path, dataset_dir):
     assert plain_miou(dataset_dir, BEST) == 1 > plain_miou(dataset_dir, GOOD) > plain_miou(dataset_dir, POOR)
 
 
-def test_the_first_becomes_champion(promoting, tracker, dataset_dir, tmp_path, tracking_uri, capsys):
+def test_the_first_becomes_champion(promoting, experiment, dataset_dir, tmp_path, tracking_uri, capsys):
     _, decision = promoting(GOOD)
     expected = {
         "promoted": True,
@@ -180,8 +184,8 @@ def test_the_first_becomes_champion(promoting, tracker, dataset_dir, tmp_path, t
         "tracking_uri": tracking_uri,
     }
     assert {name: decision[name] for name in expected} == expected
-    assert holders(tracker) == (1, None)
-    (record,) = runs(tracker)
+    assert numbers(experiment) == (1, None)
+    (record,) = runs(experiment)
     assert record.info.status == "FINISHED"
     assert record.data.params == {"members": f"cut{GOOD}"}
     assert record.data.metrics["test_miou"] == pytest.approx(plain_miou(dataset_dir, GOOD))
@@ -194,16 +198,16 @@ def test_the_first_becomes_champion(promoting, tracker, dataset_dir, tmp_path, t
     assert "lamps version 1 is champion: it is the first" in capsys.readouterr().out
 
 
-def test_the_same_again_changes_nothing(promoting, tracker):
+def test_the_same_again_changes_nothing(promoting, experiment):
     first, _ = promoting(GOOD)
     again, _ = promoting(GOOD)
     assert again == first
-    assert holders(tracker) == (1, None)
-    assert list(versions(tracker)) == [1]
-    assert len(runs(tracker)) == 1
+    assert numbers(experiment) == (1, None)
+    assert list(versions(experiment)) == [1]
+    assert len(runs(experiment)) == 1
 
 
-def test_a_worse_one_stays_challenger(promoting, tracker, dataset_dir):
+def test_a_worse_one_stays_challenger(promoting, experiment, dataset_dir):
     promoting(GOOD)
     text, decision = promoting(POOR)
     assert not decision["promoted"]
@@ -211,122 +215,124 @@ def test_a_worse_one_stays_challenger(promoting, tracker, dataset_dir):
     assert decision["test_miou"] == pytest.approx(plain_miou(dataset_dir, POOR))
     assert decision["champion_test_miou"] == pytest.approx(plain_miou(dataset_dir, GOOD))
     assert decision["lower_bound"] < 0
-    assert holders(tracker) == (1, 2)
+    assert numbers(experiment) == (1, 2)
     assert promoting(POOR)[0] == text
-    assert holders(tracker) == (1, 2)
+    assert numbers(experiment) == (1, 2)
 
 
-def test_a_better_one_becomes_champion_and_names_the_one_before(promoting, tracker):
+def test_a_better_one_becomes_champion_and_names_the_one_before(promoting, experiment):
     promoting(POOR)
     text, decision = promoting(GOOD)
     assert decision["promoted"]
     assert decision["lower_bound"] > 0
-    assert holders(tracker) == (2, None)
-    assert versions(tracker)[2].tags["segline.previous_champion"] == "1"
+    assert numbers(experiment) == (2, None)
+    assert versions(experiment)[2].tags["segline.previous_champion"] == "1"
     assert promoting(GOOD)[0] == text
-    assert holders(tracker) == (2, None)
-    assert versions(tracker)[2].tags["segline.previous_champion"] == "1"
+    assert numbers(experiment) == (2, None)
+    assert versions(experiment)[2].tags["segline.previous_champion"] == "1"
 
 
-def test_an_earlier_challenger_makes_way(promoting, tracker):
+def test_an_earlier_challenger_makes_way(promoting, experiment):
     for threshold, expected in ((GOOD, (1, None)), (POOR, (1, 2)), (BEST, (3, None))):
         promoting(threshold)
-        assert holders(tracker) == expected
+        assert numbers(experiment) == expected
 
 
 @pytest.mark.parametrize(("champion", "challenger"), [(GOOD, BEST), (GOOD, POOR), (POOR, None)])
 def test_cut_off_after_the_decision_it_decides_the_same_again(
-    promoting, tracker, tmp_path, monkeypatch, champion, challenger
+    promoting, experiment, tmp_path, monkeypatch, champion, challenger
 ):
     """The tag with the decision is written, the alias has not moved; nothing is counted a second time."""
     if challenger:
         promoting(champion)
     threshold = challenger or champion
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "point", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(registry, "set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             promoting(threshold)
-    number = max(versions(tracker))
-    decided = json.loads(versions(tracker)[number].tags[promote.DECISION])
-    assert number not in holders(tracker)
+    number = max(versions(experiment))
+    decided = json.loads(versions(experiment)[number].tags[promote.DECISION])
+    assert number not in numbers(experiment)
     monkeypatch.setattr(promote, "compare", None)
     _, decision = promoting(threshold)
     assert {key: decision[key] for key in decided} == decided
-    assert holders(tracker) == ((number, None) if decision["promoted"] else (1, number))
-    assert len(versions(tracker)) == len(runs(tracker)) == number
+    assert numbers(experiment) == ((number, None) if decision["promoted"] else (1, number))
+    assert len(versions(experiment)) == len(runs(experiment)) == number
 
 
-def test_cut_off_after_the_alias_moved_it_decides_the_same_again(promoting, tracker, monkeypatch):
+def test_cut_off_after_the_alias_moved_it_decides_the_same_again(promoting, experiment, monkeypatch):
     promoting(POOR)
     with monkeypatch.context() as patch:
         patch.setattr(promote, "write_report", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             promoting(BEST)
-    assert holders(tracker) == (2, None)
+    assert numbers(experiment) == (2, None)
     _, decision = promoting(BEST)
     assert (decision["promoted"], decision["version"], decision["against"]) == (True, 2, 1)
-    assert holders(tracker) == (2, None)
+    assert numbers(experiment) == (2, None)
 
 
 @pytest.fixture
-def roll_back(tracker, monkeypatch):
+def roll_back(experiment, monkeypatch):
     """What docs/kubernetes.md says, with this registry and model."""
     page = (ROOT / "docs" / "kubernetes.md").read_text()
     (code,) = re.findall(r'  python -c "\n(.*?MlflowClient.*?)"\n', page, re.DOTALL)
-    code = textwrap.dedent(code).replace("'http://localhost:5000'", repr(tracker.uri)).replace("'streets'", "'lamps'")
+    code = (
+        textwrap.dedent(code).replace("'http://localhost:5000'", repr(experiment.uri)).replace("'streets'", "'lamps'")
+    )
     return lambda: exec(code, {})
 
 
-def test_a_version_that_was_rolled_back_is_not_promoted_again(promoting, tracker, roll_back):
+def test_a_version_that_was_rolled_back_is_not_promoted_again(promoting, experiment, roll_back):
     promoting(POOR)
     promoting(BEST)
     roll_back()
-    assert holders(tracker)[0] == 1
+    assert numbers(experiment)[0] == 1
     for _ in range(2):
         decision = promoting(BEST)[1]
         assert not decision["promoted"]
         assert decision["reason"].endswith("v2 was rolled back; delete its tag segline.rolled_back to allow it")
-        assert holders(tracker)[0] == 1
-    MlflowClient(tracker.uri).delete_model_version_tag("lamps", "2", promote.ROLLED_BACK)
+        assert numbers(experiment)[0] == 1
+    MlflowClient(experiment.uri).delete_model_version_tag("lamps", "2", promote.ROLLED_BACK)
     assert promoting(BEST)[1]["promoted"]
-    assert holders(tracker)[0] == 2
+    assert numbers(experiment)[0] == 2
 
 
-def test_the_first_champion_cannot_be_rolled_back(promoting, tracker, roll_back):
+def test_the_first_champion_cannot_be_rolled_back(promoting, experiment, roll_back):
     promoting(POOR)
     with pytest.raises(SystemExit, match="v1 has no champion before it; nothing was changed"):
         roll_back()
-    assert holders(tracker)[0] == 1
+    assert numbers(experiment)[0] == 1
 
 
-def test_it_is_decided_anew_against_another_champion(promoting, tracker):
+def test_it_is_decided_anew_against_another_champion(promoting, experiment):
     promoting(GOOD)
     promoting(POOR)
     promoting(BEST)
     _, decision = promoting(GOOD)
     assert (decision["promoted"], decision["version"], decision["against"]) == (False, 1, 3)
-    assert holders(tracker) == (3, 1)
+    assert numbers(experiment) == (3, 1)
 
 
-def test_it_is_decided_anew_with_other_settings(promoting, tracker):
+def test_it_is_decided_anew_with_other_settings(promoting, experiment):
     """CLOSE gains too little to be sure of, but more likely than not it gains."""
     promoting(GOOD)
     assert not promoting(CLOSE)[1]["promoted"]
     assert promoting(CLOSE, params=replace(PARAMS, promote=Settings(resamples=200, confidence=0.5)))[1]["promoted"]
-    assert holders(tracker) == (2, None)
+    assert numbers(experiment) == (2, None)
 
 
-def test_a_champion_made_by_hand_is_not_called_challenger(promoting, tracker):
+def test_a_champion_made_by_hand_is_not_called_challenger(promoting, experiment):
     promoting(GOOD)
     promoting(POOR)
-    tracker.point(CHAMPION, tracker.holder(CHALLENGER))
-    tracker.drop(CHALLENGER)
+    registry.set_alias(experiment, CHAMPION, registry.get_by_alias(experiment, CHALLENGER))
+    registry.delete_alias(experiment, CHALLENGER)
     _, decision = promoting(POOR)
     assert decision["promoted"]
-    assert holders(tracker) == (2, None)
+    assert numbers(experiment) == (2, None)
 
 
-def test_the_champion_is_counted_on_todays_images(promoting, tracker, tmp_path):
+def test_the_champion_is_counted_on_todays_images(promoting, experiment, tmp_path):
     promoting(GOOD)
     other = write_labelled(tmp_path / "later", seed=1)
     _, decision = promoting(POOR, dataset_dir=other)
@@ -334,21 +340,21 @@ def test_the_champion_is_counted_on_todays_images(promoting, tracker, tmp_path):
     assert decision["test_miou"] == pytest.approx(plain_miou(other, POOR))
 
 
-def test_new_data_make_a_new_version_of_the_same_model(promoting, tracker, tmp_path):
+def test_new_data_make_a_new_version_of_the_same_model(promoting, experiment, tmp_path):
     promoting(GOOD)
     _, decision = promoting(GOOD, dataset_dir=write_labelled(tmp_path / "later", seed=1))
     assert (decision["promoted"], decision["version"], decision["lower_bound"]) == (False, 2, 0)
-    assert holders(tracker) == (1, 2)
+    assert numbers(experiment) == (1, 2)
 
 
-def test_other_classes_are_refused(promoting, tracker, tmp_path):
+def test_other_classes_are_refused(promoting, experiment, tmp_path):
     promoting(GOOD)
     classes = (CLASSES[0], LabelClass("lamp", (255, 255, 255)))
     other = write_labelled(tmp_path / "other", classes=classes)
     message = r"champion lamps v1 has the classes dark, bright, the data have dark, lamp; give `name` in params\.yaml"
     with pytest.raises(TrackingError, match=message):
         promoting(POOR, dataset_dir=other)
-    assert holders(tracker)[0] == 1
+    assert numbers(experiment)[0] == 1
 
 
 def test_scores_of_other_images_are_refused(promoting, dataset_dir, tmp_path):
@@ -367,14 +373,14 @@ def test_what_ensemble_left_out_is_named(promoting, dataset_dir, tmp_path, name)
         promoting(GOOD)
 
 
-def test_the_decision_is_kept_with_the_version(promoting, tracker):
+def test_the_decision_is_kept_with_the_version(promoting, experiment):
     promoting(GOOD)
     _, decision = promoting(POOR)
-    kept = promote.Decision(**json.loads(versions(tracker)[2].tags[promote.DECISION]))
+    kept = promote.Decision(**json.loads(versions(experiment)[2].tags[promote.DECISION]))
     assert asdict(kept) == {key: decision[key] for key in asdict(kept)}
 
 
-def test_the_version_knows_its_data(promoting, tracker, dataset_dir, tracking_uri, tmp_path):
+def test_the_version_knows_its_data(promoting, experiment, dataset_dir, tracking_uri, tmp_path):
     """With its statistics validate compares new data."""
     (dataset_dir / STATISTICS).write_bytes(b"of the training pairs")
     description = replace(read_dataset_info(dataset_dir), source_revision="dvc:abc")
@@ -383,7 +389,7 @@ def test_the_version_knows_its_data(promoting, tracker, dataset_dir, tracking_ur
         promoting(GOOD)
     number, file = champion_statistics(tracking_uri, PARAMS.name, tmp_path)
     assert (number, file.read_bytes()) == (1, b"of the training pairs")
-    assert tracker.holder(CHAMPION).tags["segline.source_revision"] == "dvc:abc"
+    assert registry.get_by_alias(experiment, CHAMPION).tags["segline.source_revision"] == "dvc:abc"
 
 
 def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_told(promoting, dataset_dir):
@@ -395,14 +401,14 @@ def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_tol
     assert decision["reason"].endswith("the champion was trained on 2 of these images, so it has an advantage")
 
 
-def test_with_promotion_off_the_winner_stays_challenger(promoting, tracker):
+def test_with_promotion_off_the_winner_stays_challenger(promoting, experiment):
     off = replace(PARAMS, promote=replace(PARAMS.promote, enabled=False))
     _, first = promoting(GOOD, params=off)
-    assert (first["promoted"], holders(tracker)) == (False, (None, 1))
+    assert (first["promoted"], numbers(experiment)) == (False, (None, 1))
     assert "promotion is off" in first["reason"]
     promoting(GOOD)
-    assert holders(tracker) == (1, None)
+    assert numbers(experiment) == (1, None)
     _, better = promoting(BEST, params=off)
-    assert (better["promoted"], better["lower_bound"] > 0, holders(tracker)) == (False, True, (1, 2))
+    assert (better["promoted"], better["lower_bound"] > 0, numbers(experiment)) == (False, True, (1, 2))
     _, again = promoting(GOOD, params=off)
     assert (again["promoted"], again["reason"]) == (True, "it is champion already")

@@ -709,7 +709,7 @@ def test_without_any_champion_nothing_can_have_drifted(root):
 def forget_tracking(monkeypatch) -> None:
     """Let its import fail, as without MLflow."""
     monkeypatch.delattr(segline, "tracking", raising=False)
-    monkeypatch.setitem(sys.modules, "segline.tracking.runs", None)
+    monkeypatch.setitem(sys.modules, "segline.tracking.registry", None)
 
 
 def test_without_a_registry_mlflow_is_not_even_imported(root, monkeypatch):

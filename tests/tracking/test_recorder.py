@@ -1,6 +1,5 @@
 """The recorder on a real MLflow server that is killed and started again, and on a real database."""
 
-import math
 import os
 import re
 import shutil
@@ -21,8 +20,10 @@ from servers import forward, serving
 
 from segline.errors import TrackingError
 from segline.tracking import recorder
+from segline.tracking.client import Experiment
 from segline.tracking.recorder import Recorder
-from segline.tracking.runs import KEY, Tracker
+from segline.tracking.runs import start_run
+from segline.tracking.tags import KEY
 
 # A call that waits for MLflow takes seconds.
 AT_ONCE_S = 0.25
@@ -90,11 +91,6 @@ def short_pauses(monkeypatch):
 
 
 @pytest.fixture
-def tracker(tracking_uri):
-    return Tracker(tracking_uri, "streets")
-
-
-@pytest.fixture
 def candidate(tmp_path):
     folder = tmp_path / "candidate"
     folder.mkdir()
@@ -133,12 +129,12 @@ class Stored:
         return dict(self.read(query))
 
 
-def stored(tracker):
-    return Stored(tracker.database)
+def stored(experiment):
+    return Stored(experiment.database)
 
 
-def begin(tracker, name="grid"):
-    return tracker.begin(f"key of {name}", name, {}, {})
+def start(experiment, name="grid"):
+    return start_run(experiment, f"key of {name}", name, {}, {})
 
 
 def record(epoch):
@@ -174,11 +170,11 @@ def said(capsys):
 
 
 def test_a_server_that_is_killed_and_comes_back_has_everything_once(server, candidate, capsys):
-    tracker, database = Tracker(server.uri, "killed"), Stored(server.folder / "mlflow.db")
-    parent = begin(tracker, "parent")
+    experiment, database = Experiment(server.uri, "killed"), Stored(server.folder / "mlflow.db")
+    parent = start(experiment, "parent")
     slowest = []
-    with Recorder(tracker, parent) as recording:
-        recording.open("unet", "of unet", {"loss": "dice"}, {"segline.dataset": "abc"})
+    with Recorder(experiment, parent) as recording:
+        recording.open("unet", "of unet", {"loss": "dice"}, {"color": "red"})
         recording.open("fcn", "of fcn", {}, {})
         slowest.append(add_epochs(recording, "unet", range(1, 6)))
         wait_until(lambda: database.metrics.get("unet") == once(*range(1, 6)))
@@ -187,7 +183,7 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_once(server, cand
         time.sleep(0.5)
         slowest.append(add_epochs(recording, "fcn", range(1, 4)))
         begun = time.perf_counter()
-        recording.close("unet", "FINISHED", tags={"best": "8"}, scores={"best_miou": 0.08}, folder=candidate)
+        recording.close("unet", "FINISHED", tags={"best": "8"}, folder=candidate)
         recording.open("deeplab", "of deeplab", {}, {})
         slowest.append(time.perf_counter() - begun)
         slowest.append(add_epochs(recording, "deeplab", range(1, 3)))
@@ -198,7 +194,7 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_once(server, cand
         recording.close("deeplab", "FINISHED")
     assert max(slowest) < AT_ONCE_S
     metrics = database.metrics
-    assert metrics["unet"] == once(*range(1, 9)) + Counter({("best_miou", 0, 0.08): 1})
+    assert metrics["unet"] == once(*range(1, 9))
     assert metrics["fcn"] == once(*range(1, 6))
     assert metrics["deeplab"] == once(1, 2)
     names = ("parent", "unet", "fcn", "deeplab")
@@ -213,8 +209,8 @@ def test_a_server_that_is_killed_and_comes_back_has_everything_once(server, cand
 
 
 def test_an_epoch_is_one_request(server, monkeypatch):
-    tracker = Tracker(server.uri, "requests")
-    parent = begin(tracker, "requests")
+    experiment = Experiment(server.uri, "requests")
+    parent = start(experiment, "requests")
     asked, send = [], requests.Session.request
 
     def request(session, method, url, **more):
@@ -222,13 +218,15 @@ def test_an_epoch_is_one_request(server, monkeypatch):
         return send(session, method, url, **more)
 
     monkeypatch.setattr(requests.Session, "request", request)
-    with Recorder(tracker, parent) as recording:
+    database = Stored(server.folder / "mlflow.db")
+    with Recorder(experiment, parent) as recording:
         for name in ("one", "two"):
             recording.open(name, f"of {name}", {"loss": "dice"}, {})
         for epoch in range(1, 6):
             for name in ("one", "two"):
                 recording.add(name, record(epoch))
-            time.sleep(0.3)
+            for name in ("one", "two"):
+                wait_until(lambda name=name, epoch=epoch: database.metrics.get(name) == once(*range(1, epoch + 1)))
         for name in ("one", "two"):
             recording.close(name, "FINISHED")
     assert Counter(asked) == {"search": 2, "create": 2, "log-batch": 2 * (1 + 5), "update": 2 + 1}
@@ -245,8 +243,8 @@ def test_what_was_written_but_not_answered_is_there_once(server):
             raise ConnectionResetError
         return done
 
-    parent = begin(Tracker(server.uri, "lost"), "lost")
-    with serving(answer) as between, Recorder(Tracker(between.address, "lost"), parent) as recording:
+    parent = start(Experiment(server.uri, "lost"), "lost")
+    with serving(answer) as between, Recorder(Experiment(between.address, "lost"), parent) as recording:
         recording.open("torn", "of torn", {}, {})
         add_epochs(recording, "torn", range(1, 4))
         recording.close("torn", "FINISHED")
@@ -258,11 +256,11 @@ def test_what_was_written_but_not_answered_is_there_once(server):
 
 def test_what_a_server_that_stays_away_did_not_get_is_written_by_the_next(server, candidate, capsys):
     """The next one writes into the server's database: that is quicker than to start the server again."""
-    tracker, database = Tracker(server.uri, "away"), Stored(server.folder / "mlflow.db")
-    parent = begin(tracker, "away")
+    experiment, database = Experiment(server.uri, "away"), Stored(server.folder / "mlflow.db")
+    parent = start(experiment, "away")
 
     def train():
-        with Recorder(tracker, parent, patience_s=0.6) as recording:
+        with Recorder(experiment, parent, patience_s=0.6) as recording:
             recording.open("late", "of late", {"loss": "dice"}, {})
             add_epochs(recording, "late", range(1, 4))
             wait_until(lambda: database.metrics.get("late") == once(1, 2, 3))
@@ -281,8 +279,8 @@ def test_what_a_server_that_stays_away_did_not_get_is_written_by_the_next(server
     assert len(shown) == 1
     assert "does not answer (Connection refused)" in shown[0]
 
-    direct = Tracker(f"sqlite:///{database.path}", "away")
-    with Recorder(direct, begin(direct, "away")) as recording:
+    direct = Experiment(f"sqlite:///{database.path}", "away")
+    with Recorder(direct, start(direct, "away")) as recording:
         recording.open("late", "of late", {"loss": "dice"}, {})
         add_epochs(recording, "late", range(1, 8))
         recording.close("late", "FINISHED")
@@ -291,79 +289,79 @@ def test_what_a_server_that_stays_away_did_not_get_is_written_by_the_next(server
     assert said(capsys) == []
 
 
-def test_the_same_records_from_a_restarted_driver_are_written_once(tracker, candidate):
+def test_the_same_records_from_a_restarted_driver_are_written_once(experiment, candidate):
     for epochs in (range(1, 4), range(1, 6), range(1, 6)):
-        with Recorder(tracker, begin(tracker)) as recording:
+        with Recorder(experiment, start(experiment)) as recording:
             recording.open("unet", "of unet", {"loss": "dice"}, {"epochs": str(len(epochs))})
             add_epochs(recording, "unet", epochs)
-            recording.close("unet", "FINISHED", scores={"best": 0.5, "none": math.nan}, folder=candidate)
-    found = stored(tracker)
-    assert found.metrics["unet"] == once(*range(1, 6)) + Counter({("best", 0, 0.5): 1})
+            recording.close("unet", "FINISHED", folder=candidate)
+    found = stored(experiment)
+    assert found.metrics["unet"] == once(*range(1, 6))
     assert found.states == {"grid": "FINISHED", "unet": "FINISHED"}
     assert found.tags("unet") | {"epochs": "5", KEY: "of unet"} == found.tags("unet")
-    (folder,) = (tracker.database.parent / "artifacts").rglob("model")
+    (folder,) = (experiment.database.parent / "artifacts").rglob("model")
     assert subprocess.check_output(["diff", "-r", candidate, folder]) == b""
 
 
-def test_a_run_may_be_opened_again(tracker, candidate):
-    with Recorder(tracker, begin(tracker)) as recording:
+def test_a_run_may_be_opened_again(experiment, candidate):
+    with Recorder(experiment, start(experiment)) as recording:
         for pause in (0.0, 0.5, 0.0):
             for epoch in range(1, 4):
                 recording.open("unet", "of unet", {"loss": "dice"}, {})
                 recording.add("unet", record(epoch))
             recording.close("unet", "FINISHED", folder=candidate)
             time.sleep(pause)
-    assert stored(tracker).metrics["unet"] == once(1, 2, 3)
-    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}
+    assert stored(experiment).metrics["unet"] == once(1, 2, 3)
+    assert stored(experiment).states == {"grid": "FINISHED", "unet": "FINISHED"}
 
 
-def test_a_deleted_run_that_is_handed_in_again_is_there(tracker):
-    with Recorder(tracker, begin(tracker)) as recording:
+def test_a_deleted_run_that_is_handed_in_again_is_there(experiment):
+    with Recorder(experiment, start(experiment)) as recording:
         recording.open("unet", "of unet", {}, {})
         recording.add("unet", record(1))
-        wait_until(lambda: stored(tracker).metrics.get("unet") == once(1))
-        (run,) = [run for run in tracker.client.search_runs([tracker.experiment_id]) if run.info.run_name == "unet"]
-        tracker.client.delete_run(run.info.run_id)
+        wait_until(lambda: stored(experiment).metrics.get("unet") == once(1))
+        (run,) = [run for run in experiment.client.search_runs([experiment.id]) if run.info.run_name == "unet"]
+        experiment.client.delete_run(run.info.run_id)
         recording.add("unet", record(2))
         recording.close("unet", "FINISHED")
         time.sleep(0.5)
         recording.open("unet", "of unet", {}, {})
         add_epochs(recording, "unet", [1, 2])
         recording.close("unet", "FINISHED")
-    (run,) = [run for run in tracker.client.search_runs([tracker.experiment_id]) if run.info.run_name == "unet"]
+    (run,) = [run for run in experiment.client.search_runs([experiment.id]) if run.info.run_name == "unet"]
     assert run.info.status == "FINISHED"
-    history = tracker.client.get_metric_history(run.info.run_id, "val_miou")
+    history = experiment.client.get_metric_history(run.info.run_id, "val_miou")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.01), (2, 0.02)]
 
 
-def test_records_handed_in_together_are_one_request(tracker, monkeypatch):
-    write, sizes, held = type(tracker.client).log_batch, [], Event()
+def test_records_handed_in_together_are_one_request(experiment, monkeypatch):
+    write, sizes, held = type(experiment.client).log_batch, [], Event()
 
     def log_batch(client, run, metrics=(), **more):
         held.wait(30)
         sizes.append(len(metrics))
         write(client, run, metrics=metrics, **more)
 
-    parent = begin(tracker)
-    monkeypatch.setattr(type(tracker.client), "log_batch", log_batch)
-    with Recorder(tracker, parent) as recording:
+    parent = start(experiment)
+    monkeypatch.setattr(type(experiment.client), "log_batch", log_batch)
+    with Recorder(experiment, parent) as recording:
         recording.open("unet", "of unet", {"loss": "dice"}, {})
         assert add_epochs(recording, "unet", [*range(1, 401), *range(1, 401)]) < AT_ONCE_S
         held.set()
         recording.close("unet", "FINISHED")
     # The parameters, then 400 epochs of three metrics; what follows are the ends of the two runs.
     assert [size for size in sizes if size] == [999, 201]
-    assert stored(tracker).metrics["unet"] == once(*range(1, 401))
+    assert stored(experiment).metrics["unet"] == once(*range(1, 401))
 
 
 @pytest.mark.parametrize(
     ("error", "state"),
     [(KeyboardInterrupt, "KILLED"), (GeneratorExit, "KILLED"), (SystemExit, "KILLED"), (ValueError, "FAILED")],
 )
-def test_an_ended_block_leaves_nothing_running(tracker, error, state):
+def test_an_ended_block_leaves_nothing_running(experiment, error, state):
 
     def train():
-        with Recorder(tracker, begin(tracker)) as recording:
+        with Recorder(experiment, start(experiment)) as recording:
             for name in ("unet", "fcn"):
                 recording.open(name, f"of {name}", {}, {})
             recording.add("unet", record(1))
@@ -372,26 +370,26 @@ def test_an_ended_block_leaves_nothing_running(tracker, error, state):
 
     with pytest.raises(error):
         train()
-    assert stored(tracker).states == {"grid": state, "unet": state, "fcn": "FINISHED"}
-    assert stored(tracker).metrics["unet"] == once(1)
+    assert stored(experiment).states == {"grid": state, "unet": state, "fcn": "FINISHED"}
+    assert stored(experiment).metrics["unet"] == once(1)
 
 
-def test_a_run_that_was_never_closed_has_failed(tracker):
-    with Recorder(tracker, begin(tracker)) as recording:
+def test_a_run_that_was_never_closed_has_failed(experiment):
+    with Recorder(experiment, start(experiment)) as recording:
         recording.open("unet", "of unet", {}, {})
-    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FAILED"}
+    assert stored(experiment).states == {"grid": "FINISHED", "unet": "FAILED"}
 
 
-def test_an_error_of_the_block_wins(tracker, monkeypatch, capsys):
-    parent = begin(tracker)
+def test_an_error_of_the_block_wins(experiment, monkeypatch, capsys):
+    parent = start(experiment)
 
     def away(*_, **__):
         raise MlflowException("nobody is there")
 
-    monkeypatch.setattr(type(tracker.client), "search_runs", away)
+    monkeypatch.setattr(type(experiment.client), "search_runs", away)
 
     def train():
-        with Recorder(tracker, parent, patience_s=0) as recording:
+        with Recorder(experiment, parent, patience_s=0) as recording:
             recording.open("unet", "of unet", {}, {})
             recording.add("unet", record(1))
             raise ValueError("of training")
@@ -399,15 +397,15 @@ def test_an_error_of_the_block_wins(tracker, monkeypatch, capsys):
     with pytest.raises(ValueError, match="of training") as caught:
         train()
     (note,) = caught.value.__notes__
-    assert "did not answer (nobody is there), so this is not written: unet (its begin, 1 epoch, its end)" in note
+    assert "did not answer (nobody is there), so this is not written: unet (its start, 1 epoch, its end)" in note
     assert said(capsys)[-1] == f"train: {note}"
 
 
-def test_patience_has_an_end(silent_tracker):
+def test_patience_has_an_end(silent_experiment):
     """The address takes connections and never answers."""
 
     def train():
-        with Recorder(silent_tracker, "parent", patience_s=0.5) as recording:
+        with Recorder(silent_experiment, "parent", patience_s=0.5) as recording:
             recording.open("unet", "of unet", {}, {})
             assert add_epochs(recording, "unet", range(1, 100)) < AT_ONCE_S
 
@@ -418,110 +416,110 @@ def test_patience_has_an_end(silent_tracker):
 
 
 @pytest.fixture
-def silent_tracker(monkeypatch):
+def silent_experiment(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield Tracker(f"http://127.0.0.1:{listening.getsockname()[1]}", "streets")
+        yield Experiment(f"http://127.0.0.1:{listening.getsockname()[1]}", "streets")
 
 
-def test_patience_begins_when_the_block_ends(tracker, monkeypatch, capsys):
+def test_patience_begins_when_the_block_ends(experiment, monkeypatch, capsys):
     """MLflow was away for longer than that before."""
-    parent, write, back = begin(tracker), type(tracker.client).log_batch, Event()
+    parent, write, back = start(experiment), type(experiment.client).log_batch, Event()
 
     def log_batch(*words, **more):
         if not back.is_set():
             raise MlflowException("nobody is there")
         return write(*words, **more)
 
-    monkeypatch.setattr(type(tracker.client), "log_batch", log_batch)
+    monkeypatch.setattr(type(experiment.client), "log_batch", log_batch)
     monkeypatch.setattr(recorder, "LONGEST_PAUSE_S", 60.0)
     monkeypatch.setattr(recorder, "FIRST_PAUSE_S", 0.2)
-    with Recorder(tracker, parent, patience_s=20) as recording:
+    with Recorder(experiment, parent, patience_s=20) as recording:
         recording.open("unet", "of unet", {}, {})
         recording.add("unet", record(1))
         time.sleep(1)
         Thread(target=lambda: (time.sleep(1), back.set())).start()
-    assert stored(tracker).metrics["unet"] == once(1)
+    assert stored(experiment).metrics["unet"] == once(1)
     assert [line.partition(" (")[0] for line in said(capsys)] == [
-        f"train: MLflow at {tracker.uri} does not answer",
-        f"train: waiting at most 20 s for MLflow at {tracker.uri}",
-        f"train: MLflow at {tracker.uri} answers again",
+        f"train: MLflow at {experiment.uri} does not answer",
+        f"train: waiting at most 20 s for MLflow at {experiment.uri}",
+        f"train: MLflow at {experiment.uri} answers again",
     ]
 
 
-def test_a_short_trouble_is_not_told(tracker, monkeypatch, capsys):
-    parent, write, troubles = begin(tracker), type(tracker.client).log_batch, [1, 0]
+def test_a_short_trouble_is_not_told(experiment, monkeypatch, capsys):
+    parent, write, troubles = start(experiment), type(experiment.client).log_batch, [1, 0]
 
     def log_batch(*words, **more):
         if troubles and troubles.pop():
             raise MlflowException("the connection was closed")
         return write(*words, **more)
 
-    monkeypatch.setattr(type(tracker.client), "log_batch", log_batch)
-    with Recorder(tracker, parent) as recording:
+    monkeypatch.setattr(type(experiment.client), "log_batch", log_batch)
+    with Recorder(experiment, parent) as recording:
         recording.open("unet", "of unet", {}, {})
         recording.add("unet", record(1))
-    assert stored(tracker).metrics["unet"] == once(1)
+    assert stored(experiment).metrics["unet"] == once(1)
     assert said(capsys) == []
 
 
-def test_a_run_that_is_deleted_meanwhile_holds_no_other(tracker, candidate, capsys):
+def test_a_run_that_is_deleted_meanwhile_holds_no_other(experiment, candidate, capsys):
 
     def train():
-        with Recorder(tracker, begin(tracker)) as recording:
+        with Recorder(experiment, start(experiment)) as recording:
             for name in ("unet", "fcn"):
                 recording.open(name, f"of {name}", {}, {})
                 recording.add(name, record(1))
-            wait_until(lambda: stored(tracker).metrics.get("fcn") == once(1))
-            (run,) = [run for run in tracker.client.search_runs([tracker.experiment_id]) if run.info.run_name == "unet"]
-            tracker.client.delete_run(run.info.run_id)
+            wait_until(lambda: stored(experiment).metrics.get("fcn") == once(1))
+            (run,) = [run for run in experiment.client.search_runs([experiment.id]) if run.info.run_name == "unet"]
+            experiment.client.delete_run(run.info.run_id)
             for name in ("unet", "fcn"):
                 recording.add(name, record(2))
             recording.add("unet", record(3))
             for name in ("unet", "fcn"):
                 recording.close(name, "FINISHED", folder=candidate)
 
-    with pytest.raises(TrackingError, match=re.escape(f"MLflow at {tracker.uri} refused unet (")) as caught:
+    with pytest.raises(TrackingError, match=re.escape(f"MLflow at {experiment.uri} rejected unet (")) as caught:
         train()
     assert "\n" not in str(caught.value)
-    assert stored(tracker).states["fcn"] == stored(tracker).states["grid"] == "FINISHED"
-    assert stored(tracker).metrics["fcn"] == once(1, 2)
+    assert stored(experiment).states["fcn"] == stored(experiment).states["grid"] == "FINISHED"
+    assert stored(experiment).metrics["fcn"] == once(1, 2)
     assert len(said(capsys)) == 1
 
 
-def test_a_record_that_is_refused_leaves_nothing_running(tracker):
+def test_a_record_that_is_refused_leaves_nothing_running(experiment):
     def train():
-        with Recorder(tracker, begin(tracker)) as recording:
+        with Recorder(experiment, start(experiment)) as recording:
             recording.open("unet", "of unet", {}, {})
             recording.add("unet", record(1))
-            wait_until(lambda: stored(tracker).metrics.get("unet") == once(1))
+            wait_until(lambda: stored(experiment).metrics.get("unet") == once(1))
             recording.add("unet", {"epoch": 2, "no#name": 1.0})
             recording.add("unet", record(3))
             recording.close("unet", "FINISHED", tags={"best": "1"})
 
-    with pytest.raises(TrackingError, match="refused unet"):
+    with pytest.raises(TrackingError, match="rejected unet"):
         train()
-    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}
-    assert stored(tracker).metrics["unet"] == once(1)
+    assert stored(experiment).states == {"grid": "FINISHED", "unet": "FINISHED"}
+    assert stored(experiment).metrics["unet"] == once(1)
 
 
-def test_files_that_are_not_there_are_told(tracker, tmp_path):
+def test_files_that_are_not_there_are_told(experiment, tmp_path):
     def train():
-        with Recorder(tracker, begin(tracker)) as recording:
+        with Recorder(experiment, start(experiment)) as recording:
             recording.open("unet", "of unet", {}, {})
             recording.close("unet", "FINISHED", folder=tmp_path / "none")
 
-    with pytest.raises(TrackingError, match=r"refused unet .*none has no files"):
+    with pytest.raises(TrackingError, match=r"rejected unet .*none has no files"):
         train()
-    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}
+    assert stored(experiment).states == {"grid": "FINISHED", "unet": "FINISHED"}
 
 
-def test_a_store_of_files_in_trouble_holds_no_record_and_no_end(tracker, candidate, monkeypatch):
+def test_a_store_of_files_in_trouble_holds_no_record_and_no_end(experiment, candidate, monkeypatch):
     def away(*_):
         raise OSError("the bucket is away")
 
     def train():
-        with Recorder(tracker, begin(tracker), patience_s=0) as recording:
+        with Recorder(experiment, start(experiment), patience_s=0) as recording:
             for name in ("unet", "fcn"):
                 recording.open(name, f"of {name}", {}, {})
             recording.close("unet", "FINISHED", folder=candidate)
@@ -529,15 +527,15 @@ def test_a_store_of_files_in_trouble_holds_no_record_and_no_end(tracker, candida
             recording.add("fcn", record(1))
             recording.close("fcn", "FINISHED")
 
-    monkeypatch.setattr(Tracker, "keep", away)
+    monkeypatch.setattr(recorder, "log_artifacts", away)
     with pytest.raises(TrackingError, match=r"bucket is away\), so this is not written: unet \(its files\);"):
         train()
-    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED", "fcn": "FINISHED"}
-    assert stored(tracker).metrics["fcn"] == once(1)
+    assert stored(experiment).states == {"grid": "FINISHED", "unet": "FINISHED", "fcn": "FINISHED"}
+    assert stored(experiment).metrics["fcn"] == once(1)
 
 
-def test_a_name_that_was_not_opened_is_our_own_fault(tracker):
-    with Recorder(tracker, begin(tracker)) as recording:
+def test_a_name_that_was_not_opened_is_our_own_fault(experiment):
+    with Recorder(experiment, start(experiment)) as recording:
         with pytest.raises(AssertionError, match="unet"):
             recording.add("unet", record(1))
         with pytest.raises(AssertionError, match="unet"):
@@ -545,13 +543,13 @@ def test_a_name_that_was_not_opened_is_our_own_fault(tracker):
 
 
 @pytest.mark.slow
-def test_a_locked_database_is_tried_again(tracker, capfd):
+def test_a_locked_database_is_tried_again(experiment, capfd):
     """MLflow itself waits 20 s for a lock, and then gives up."""
-    with Recorder(tracker, begin(tracker)) as recording:
+    with Recorder(experiment, start(experiment)) as recording:
         recording.open("unet", "of unet", {}, {})
         recording.add("unet", record(1))
-        wait_until(lambda: stored(tracker).metrics.get("unet") == once(1))
-        other = sqlite3.connect(tracker.database, isolation_level=None)
+        wait_until(lambda: stored(experiment).metrics.get("unet") == once(1))
+        other = sqlite3.connect(experiment.database, isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         assert add_epochs(recording, "unet", [2, 3]) < AT_ONCE_S
         time.sleep(45)
@@ -559,10 +557,10 @@ def test_a_locked_database_is_tried_again(tracker, capfd):
         recording.close("unet", "FINISHED")
     shown = capfd.readouterr()
     assert [line.partition(" (")[0] for line in shown.out.splitlines()] == [
-        f"train: MLflow at {tracker.uri} does not answer",
-        f"train: MLflow at {tracker.uri} answers again",
+        f"train: MLflow at {experiment.uri} does not answer",
+        f"train: MLflow at {experiment.uri} answers again",
     ]
     assert "database is locked" in shown.out
     assert shown.err == ""
-    assert stored(tracker).metrics["unet"] == once(1, 2, 3)
-    assert stored(tracker).states == {"grid": "FINISHED", "unet": "FINISHED"}
+    assert stored(experiment).metrics["unet"] == once(1, 2, 3)
+    assert stored(experiment).states == {"grid": "FINISHED", "unet": "FINISHED"}

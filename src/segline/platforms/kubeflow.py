@@ -119,9 +119,9 @@ def _remove_rayjob(outcome: dict[str, str], **_: str) -> None:
 
 
 def _tag_runs(outcome: dict[str, str], *, tracking_uri: str, **_: str) -> None:
-    from segline.tracking.runs import mark_runs
+    from segline.tracking import runs, tags
 
-    mark_runs(tracking_uri, outcome["run"], {"segline.pipeline_state": outcome["state"]})
+    runs.tag_pipeline_runs(tracking_uri, outcome["run"], {tags.PIPELINE_STATE: outcome["state"]})
 
 
 def _call_webhook(outcome: dict[str, str], *, webhook: str, **_: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run came to: the summary on the terminal and the report as one HTML file."""
+"""The results of a run: the summary on the terminal and the report as one HTML file."""
 
 import base64
 import html
@@ -38,20 +38,20 @@ img { max-width: 100%; display: block; margin: .6rem 0 } .note { color: #59636e 
 <h1>$model, version $version</h1>
 <p><strong>$sentence.</strong></p>
 <p class="note">Data $dataset. $test_note</p>
-<h2>Candidates on validation</h2>$leaderboard
-<h2>Ensemble on test: $members</h2>$test
+<h2>Candidates on the validation split</h2>$leaderboard
+<h2>Ensemble on the test split: $members</h2>$test
 <h2>Curves</h2>$curves
 <h2>Pictures</h2>$pictures
-<h2>Probably missing labels</h2>$missing_labels
+<h2>Objects that probably lack a label</h2>$missing_labels
 </body></html>
 """)
 
 
 def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Path) -> None:
-    """Print the candidates, the ensemble, the champion, and where to see more."""
+    """Print the candidates, the ensemble and the champion, and the addresses of MLflow and the report."""
     board = read_leaderboard(evaluation_dir)
     metrics, decision = read_metrics(ensemble_dir), read_decision(promotion_dir)
-    table = Table(title=f"{decision['model']}: candidates on validation")
+    table = Table(title=f"{decision['model']}: candidates on the validation split")
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number else "left")
     for row in board.itertuples(index=False):
@@ -68,7 +68,7 @@ def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Pa
 
 
 def write_report(path: Path, *, evaluation_dir: Path, ensemble_dir: Path, decision: Record) -> None:
-    """Write the report: one HTML file that needs nothing beside it."""
+    """Write the report as one HTML file that needs no other file."""
     metrics = read_metrics(ensemble_dir)
     page = PAGE.substitute(
         model=html.escape(decision["model"]),
@@ -87,7 +87,7 @@ def write_report(path: Path, *, evaluation_dir: Path, ensemble_dir: Path, decisi
 
 
 def sentence(decision: Record) -> str:
-    """The decision in words."""
+    """Return the decision in words."""
     name = f"{decision['model']} version {decision['version']}"
     if decision["promoted"]:
         return f"{name} is champion: {decision['reason']}"
@@ -98,24 +98,22 @@ def sentence(decision: Record) -> str:
 def _test_note(metrics: Record) -> str:
     images = f"{metrics['test_images']} test images"
     if metrics["test_is_val"]:
-        return (
-            f"The {images} are the validation split, for the layout has no test split: read these scores as optimistic."
-        )
-    return f"The {images} were used for nothing else."
+        return f"The {images} are the validation split, as there is no test split, so these scores are optimistic."
+    return f"The {images} were not used for anything else."
 
 
 def _missing_labels(evaluation_dir: Path) -> str:
-    """Return how many objects probably lack a label, what to do about them, and pictures of the surest."""
+    """Return the number of objects that probably lack a label, advice, and pictures of the most confident ones."""
     count = count_missing_labels(evaluation_dir)
     if not count:
-        return "<p>The best candidate on validation sees no object that the labels do not have.</p>"
+        return "<p>The best candidate on the validation split sees no object without a label.</p>"
     shown = islice(missing_label_pictures(evaluation_dir), SUSPECTS_SHOWN)
-    what = "1 object" if count == 1 else f"{count} objects"
+    objects = "1 object" if count == 1 else f"{count} objects"
     return (
-        f"<p>The best candidate on validation sees {what} that the labels do not have, listed in "
-        f"<code>{html.escape(str(evaluation_dir / MISSING_LABELS))}</code>; the surest are:</p>"
+        f"<p>The best candidate on the validation split sees {objects} without a label; the list is "
+        f"<code>{html.escape(str(evaluation_dir / MISSING_LABELS))}</code>. The most confident ones:</p>"
         f"{''.join(map(_image, shown))}"
-        "<p>Some are right and some are mistakes of the model. Copy the rows that are right to "
+        "<p>Some of them are real and some are mistakes of the model. Copy the rows of the real ones to "
         "<code>exclusions.csv</code>, and <code>dvc repro</code> trains without these places.</p>"
     )
 

@@ -30,12 +30,12 @@ from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log
 from segline.reporting.report import sentence, write_report
-from segline.tracking import runs as tracking
+from segline.tracking import provenance, registry, runs, tags
+from segline.tracking.client import Experiment
+from segline.tracking.registry import CHALLENGER, CHAMPION, Version
+from segline.tracking.tags import DECISION, ROLLED_BACK
 
-DECISION = "segline.decision"
 IS_CHAMPION = "it is champion already"
-ROLLED_BACK = "segline.rolled_back"
-"""The tag of a version that somebody has taken back, with any value: it is not promoted again."""
 
 
 def run(
@@ -51,21 +51,21 @@ def run(
     if tested["dataset"] != description.content_hash:
         raise StageError(f"{ensemble_dir} was tested on other data than {dataset_dir}; run `segline ensemble` again")
     challenger = ensemble_dir / MODEL
-    tracker = tracking.Tracker(tracking_uri, params.name)
+    experiment = Experiment(tracking_uri, params.name)
     with PROMOTION.writing(out) as work:
-        version = _register(tracker, challenger, description, dataset_dir, tested["test"])
-        decision = _settled(tracker, version, description, params) or _decide(
-            tracker, version, description, dataset_dir, ensemble_dir, params
+        version = _register(experiment, challenger, description, dataset_dir, tested["test"])
+        decision = _settled(experiment, version, description, params) or _decide(
+            experiment, version, description, dataset_dir, ensemble_dir, params
         )
         if not params.promote.enabled:
             decision = _withheld(decision, "promotion is off (promote.enabled)")
-        tracker.tag(version, {DECISION: asdict(decision)})
+        registry.set_tags(experiment, version, {DECISION: asdict(decision)})
         # Not kept with the version, so that it counts again once the tag is gone.
         if ROLLED_BACK in version.tags:
             decision = _withheld(
                 decision, f"v{version.number} was rolled back; delete its tag {ROLLED_BACK} to allow it"
             )
-        _move_aliases(tracker, version, decision)
+        _move_aliases(experiment, version, decision)
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
         write_json(work / DECISION_FILE, record)
         write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
@@ -73,33 +73,33 @@ def run(
 
 
 def _register(
-    tracker: tracking.Tracker, bundle: Path, description: DatasetInfo, dataset_dir: Path, test: dict[str, Any]
-) -> tracking.Version:
+    experiment: Experiment, bundle: Path, description: DatasetInfo, dataset_dir: Path, test: dict[str, Any]
+) -> Version:
     """The registered version of this bundle, with a run of its own.
 
     The run holds its test scores and the statistics of its training pairs, which validate compares new data with.
     """
-    key = tracking.key("bundle", bundle_hash(bundle), description.content_hash)
-    facts = {"segline.dataset": description.content_hash, **tracking.code_version()}
+    key = provenance.key("bundle", bundle_hash(bundle), description.content_hash)
+    facts = {tags.DATASET_HASH: description.content_hash, **provenance.code_version()}
     if description.source_revision:
-        facts["segline.source_revision"] = description.source_revision
+        facts[tags.SOURCE_REVISION] = description.source_revision
     members = " + ".join(member.candidate for member in read_bundle(bundle).members)
-    record = tracker.begin(key, f"ensemble-{key[:8]}", {"members": members}, facts)
-    with tracker.closing(record):
-        tracker.log_scores(record, {f"test_{name}": test[name] for name in ("miou", "mean_dice", "pixel_accuracy")})
+    record = runs.start_run(experiment, key, f"ensemble-{key[:8]}", {"members": members}, facts)
+    with runs.closing(experiment, record):
+        runs.log_metrics(
+            experiment, record, {f"test_{name}": test[name] for name in ("miou", "mean_dice", "pixel_accuracy")}
+        )
         if (dataset_dir / STATISTICS).is_file():
-            tracker.attach(record, dataset_dir / STATISTICS)
-        return tracker.register(record, key, bundle, facts)
+            runs.log_artifact(experiment, record, dataset_dir / STATISTICS)
+        return registry.register_model(experiment, record, key, bundle, facts)
 
 
-def _settled(
-    tracker: tracking.Tracker, version: tracking.Version, description: DatasetInfo, params: Params
-) -> Decision | None:
+def _settled(experiment: Experiment, version: Version, description: DatasetInfo, params: Params) -> Decision | None:
     """The decision that an earlier run made of this version, if nothing has changed since."""
     if DECISION not in version.tags:
         return None
     decision = Decision(**json.loads(version.tags[DECISION]))
-    champion = tracker.holder(tracking.CHAMPION)
+    champion = registry.get_by_alias(experiment, CHAMPION)
     number = champion.number if champion else None
     same_rival = number == decision.against or (decision.promoted and number == version.number)
     same_question = (decision.dataset, decision.settings) == (description.content_hash, _settings(params))
@@ -108,12 +108,12 @@ def _settled(
 
 def _settings(params: Params) -> str:
     """What a decision depends on beside the data and the models."""
-    return tracking.key(as_json(params.promote), params.seed, code_hash(PROMOTION.code))
+    return provenance.key(as_json(params.promote), params.seed, code_hash(PROMOTION.code))
 
 
 def _decide(
-    tracker: tracking.Tracker,
-    version: tracking.Version,
+    experiment: Experiment,
+    version: Version,
     description: DatasetInfo,
     dataset_dir: Path,
     ensemble_dir: Path,
@@ -121,7 +121,7 @@ def _decide(
 ) -> Decision:
     mine = read_counts(ensemble_dir / TEST_COUNTS, ENSEMBLE)
     miou = float(scores(mine.sum(0), description.names)["miou"])
-    champion = tracker.holder(tracking.CHAMPION)
+    champion = registry.get_by_alias(experiment, CHAMPION)
     if champion is None or champion.number == version.number:
         reason = "it is the first" if champion is None else IS_CHAMPION
         return Decision(
@@ -132,10 +132,10 @@ def _decide(
             dataset=description.content_hash,
             settings=_settings(params),
         )
-    theirs = _count_champion(tracker, champion, description, dataset_dir, params)
+    theirs = _count_champion(experiment, champion, description, dataset_dir, params)
     settings = params.promote
     found = compare(mine, theirs, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
-    seen = _count_seen(tracker, champion, dataset_dir)
+    seen = _count_seen(experiment, champion, dataset_dir)
     reason = (
         f"mIoU {found.challenger:.4f} against {found.champion:.4f} on the same {len(mine)} test images, and the "
         f"{settings.confidence:.0%} lower bound of the gain is {found.lower_bound:+.4f}"
@@ -162,19 +162,19 @@ def _withheld(decision: Decision, why: str) -> Decision:
     return replace(decision, promoted=False, reason=f"{decision.reason}, but {why}")
 
 
-def _count_seen(tracker: tracking.Tracker, champion: tracking.Version, dataset_dir: Path) -> int:
+def _count_seen(experiment: Experiment, champion: Version, dataset_dir: Path) -> int:
     """Today's test crops of images that the champion was trained on, as far as that was kept with it."""
     with TemporaryDirectory() as folder:
-        file = tracker.attached(champion, STATISTICS, Path(folder))
-        candidates_dir = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
-    return int(open_split(dataset_dir, "test").index["key"].isin(candidates_dir).sum())
+        file = registry.download_artifact(experiment, champion, STATISTICS, Path(folder))
+        trained = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
+    return int(open_split(dataset_dir, "test").index["key"].isin(trained).sum())
 
 
 def _count_champion(
-    tracker: tracking.Tracker, champion: tracking.Version, description: DatasetInfo, dataset_dir: Path, params: Params
+    experiment: Experiment, champion: Version, description: DatasetInfo, dataset_dir: Path, params: Params
 ) -> Counts:
     """The champion's counts on today's test images."""
-    folder = tracker.fetch(champion)
+    folder = registry.download_bundle(experiment, champion)
     bundle = read_bundle(folder)
     if [entry.name for entry in bundle.classes] != description.names:
         raise TrackingError(
@@ -189,12 +189,12 @@ def _count_champion(
     )
 
 
-def _move_aliases(tracker: tracking.Tracker, version: tracking.Version, decision: Decision) -> None:
+def _move_aliases(experiment: Experiment, version: Version, decision: Decision) -> None:
     """A version is challenger until it wins; the champion it replaced stays named in a tag."""
     if not decision.promoted:
-        tracker.point(tracking.CHALLENGER, version)
+        registry.set_alias(experiment, CHALLENGER, version)
         return
     if decision.against is not None:
-        tracker.tag(version, {"segline.previous_champion": str(decision.against)})
-    tracker.point(tracking.CHAMPION, version)
-    tracker.drop(tracking.CHALLENGER)
+        registry.set_tags(experiment, version, {tags.PREVIOUS_CHAMPION: str(decision.against)})
+    registry.set_alias(experiment, CHAMPION, version)
+    registry.delete_alias(experiment, CHALLENGER)

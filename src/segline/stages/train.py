@@ -25,8 +25,10 @@ from segline.files.atomic import file_hash, write_text, writing
 from segline.files.s3 import local_file
 from segline.parallel import ray_session
 from segline.progress import GridDisplay, Standing, bar, log, watching_grid
-from segline.tracking import runs as tracking
+from segline.tracking import provenance, tags
+from segline.tracking.client import Experiment
 from segline.tracking.recorder import Recorder
+from segline.tracking.runs import start_run
 from segline.training.checkpoints import CHECKPOINT, STOP, WEIGHTS, Mirror, Origins
 from segline.training.leaderboard import Row, write_leaderboard
 from segline.training.lease import FOLLOWED, watching
@@ -204,16 +206,16 @@ def run(
     with bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
         verify(dataset_dir, SPLITS, advance)
     key = fingerprint(params, description, [*encoders.values(), *([network] if network else [])])
-    tracker, tags = tracking.Tracker(tracking_uri, params.name), _facts(description)
-    parent = tracker.begin(key, f"grid-{key[:8]}", {"train": as_json(params.train)}, tags)
+    experiment, run_tags = Experiment(tracking_uri, params.name), _run_tags(description)
+    parent = start_run(experiment, key, f"grid-{key[:8]}", {"train": as_json(params.train)}, run_tags)
     with (
         writing(out, fingerprint=key) as work,
-        Recorder(tracker, parent) as recorder,
+        Recorder(experiment, parent) as recorder,
         watching_grid(params.train.epochs) as display,
     ):
         mirror = Mirror(_kept_in(params.train, key))
         mirror.open(work)
-        found = Grid(params, dataset_dir, network, encoders, work, mirror, origins, recorder, key, tags, display)
+        found = Grid(params, dataset_dir, network, encoders, work, mirror, origins, recorder, key, run_tags, display)
         followed = watching(os.environ.get(FOLLOWED, ""), partial(mirror.tell, work))
         with ray_session(), mirror.stopping(work), followed:
             _search(found)
@@ -235,7 +237,7 @@ def fingerprint(params: Params, description: DatasetInfo, weights: list[Path]) -
     del settings["checkpoint_minutes"], settings["checkpoints"], settings["search"]["max_failed"]
     parts = (json.dumps(settings, sort_keys=True), params.seed, description.content_hash, code_hash(CODE))
     libraries = ["torch", *(["optuna"] if params.train.search.searcher == "optuna" else [])]
-    return tracking.key(*parts, *map(version, libraries), *map(file_hash, weights))
+    return provenance.key(*parts, *map(version, libraries), *map(file_hash, weights))
 
 
 def _search(found: Grid) -> None:
@@ -411,7 +413,7 @@ def _record(found: Grid, trial: Trial, records: Sequence[dict[str, float]]) -> N
     if trial.name in found.closed:
         return
     if trial.name not in found.opened:
-        key = tracking.key(found.key, trial.name)
+        key = provenance.key(found.key, trial.name)
         found.recorder.open(trial.name, key, read_params(trial.folder), found.tags)
         found.opened.add(trial.name)
     for record in records:
@@ -422,11 +424,11 @@ def _close(found: Grid, trial: Trial) -> None:
     """Tell MLflow how a trial ended."""
     if trial.name in found.closed or trial.name not in found.opened:
         return
-    tags = {"segline.eliminated": "yes"} if trial.is_eliminated else {}
+    marks = {tags.ELIMINATED: "yes"} if trial.is_eliminated else {}
     if trial.name in found.failed:
-        found.recorder.close(trial.name, "FAILED", tags={"segline.error": found.failed[trial.name]})
+        found.recorder.close(trial.name, "FAILED", tags={tags.ERROR: found.failed[trial.name]})
     else:
-        found.recorder.close(trial.name, "FINISHED", tags=tags, folder=trial.folder if trial.is_finished else None)
+        found.recorder.close(trial.name, "FINISHED", tags=marks, folder=trial.folder if trial.is_finished else None)
     found.closed.add(trial.name)
 
 
@@ -489,11 +491,11 @@ def _train_trial(trial: Trial) -> Records:
     yield from train_trial(trial)
 
 
-def _facts(description: DatasetInfo) -> dict[str, str]:
+def _run_tags(description: DatasetInfo) -> dict[str, str]:
     return {
-        "segline.dataset": description.content_hash,
-        "segline.source": description.source,
-        "segline.source_hash": description.source_hash,
-        "segline.source_revision": description.source_revision,
-        **tracking.code_version(),
+        tags.DATASET_HASH: description.content_hash,
+        tags.SOURCE: description.source,
+        tags.SOURCE_HASH: description.source_hash,
+        tags.SOURCE_REVISION: description.source_revision,
+        **provenance.code_version(),
     }

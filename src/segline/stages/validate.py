@@ -172,10 +172,10 @@ def _champion(name: str, uri: str) -> tuple[int, pd.DataFrame]:
     # MLflow takes seconds to import, which a run without any registry should not cost.
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         raise LookupError
-    from segline.tracking import runs as tracking
+    from segline.tracking.registry import champion_statistics
 
     with TemporaryDirectory() as folder:
-        found = tracking.champion_statistics(uri, name, Path(folder))
+        found = champion_statistics(uri, name, Path(folder))
         if found is None:
             raise LookupError
         return found[0], read_statistics(found[1].parent)

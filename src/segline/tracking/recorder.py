@@ -1,7 +1,7 @@
-"""What a grid leaves in MLflow, written beside the training: a server that is slow or away delays nothing.
+"""The recorder of a grid: it writes to MLflow beside the training, which a slow or absent server does not delay.
 
-One thread owns all that is not written yet. Whatever is handed in is a function that the thread calls; it comes
-through one queue, so that nothing needs a lock.
+One thread owns everything that is not written yet. It is handed functions through one queue, so nothing needs a lock.
+MLflow's own asynchronous logging does not do: it drops a batch that fails, creates no run and uploads no file.
 """
 
 import math
@@ -18,11 +18,11 @@ from typing import Any, Self
 
 from segline.errors import TrackingError
 from segline.progress import log
-from segline.tracking import runs as tracking
-from segline.tracking.runs import Tracker
+from segline.tracking.client import Experiment, is_permanent, override_settings, short_reason
+from segline.tracking.runs import end_run, get_or_create_run, log_artifacts, log_history, status_after
 
-PLACE = "model"
-"""Where a run keeps the files of its candidate."""
+ARTIFACT_PATH = "model"
+"""The folder of a run's artifacts that holds the files of its candidate."""
 GRID = "the grid"
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 15.0
@@ -31,17 +31,16 @@ PATIENCE_S = 60.0
 
 @dataclass
 class _End:
-    """How a run ended; a part that is written is emptied."""
+    """The end of a run; a part that is written is emptied."""
 
     status: str
     tags: dict[str, str] = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
     folder: Path | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Run:
-    """A run and what is not written of it."""
+    """A run and everything of it that is not written yet."""
 
     name: str
     key: str = ""
@@ -49,104 +48,85 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     id: str = ""
     last: int = 0
-    records: list[dict[str, float]] = field(default_factory=list)
+    records: dict[float, dict[str, float]] = field(default_factory=dict)
     end: _End | None = None
-    refused: bool = False
-
-    @property
-    def newest(self) -> float:
-        """The last epoch that is written or waits."""
-        return self.records[-1]["epoch"] if self.records else self.last
+    is_rejected: bool = False
 
     @property
     def unwritten(self) -> str:
-        """What is still to write, in words; empty when that is nothing."""
+        """The missing parts in words; empty when everything is written."""
         count = len(self.records)
-        parts = [] if self.id else ["its begin"]
+        parts = [] if self.id else ["its start"]
         parts += [f"{count} epoch{'s' if count > 1 else ''}"] if count else []
         parts += ["its end"] if self.end and self.end.status else []
         parts += ["its files"] if self.end and self.end.folder else []
         return f"{self.name} ({', '.join(parts)})" if parts else ""
 
-    @property
-    def done(self) -> bool:
-        """Whether it is closed and nothing more is to come."""
-        return self.end is not None and not self.unwritten
-
 
 class Recorder:
     """Writes the runs of a grid to MLflow beside the training; a context manager.
 
-    No call waits for MLflow. While it is away what is handed in waits, and is written when it is back. Whatever was
-    written before, by this process or an earlier one, is not written again. When the block ends, all that waits is
-    written, then the grid's own run is closed: FINISHED, KILLED when the block was interrupted, FAILED by an error.
-    Runs that are still open are closed KILLED or FAILED.
+    No call waits for MLflow. While it is absent the records wait, and they are written when it is back. Nothing that
+    this process or an earlier one wrote is written again. When the block ends, everything that waits is written, then
+    the grid's own run is ended: FINISHED, KILLED when the block was interrupted, FAILED by an error. Runs that are
+    still open are ended KILLED or FAILED.
 
     Args:
-        tracker: where to write.
+        experiment: the experiment of the runs.
         parent: the id of the grid's own run.
-        patience_s: how long the end of the block waits for an MLflow that is away.
+        patience_s: the time in seconds for which the end of the block waits for an absent MLflow.
 
     Raises:
-        TrackingError: at the end of the block, MLflow was away for longer than ``patience_s``, or it refused
+        TrackingError: at the end of the block, MLflow was absent for longer than ``patience_s``, or it rejected
             something. If the block ended with an error, that one is raised, with a note.
     """
 
-    def __init__(self, tracker: Tracker, parent: str, *, patience_s: float = PATIENCE_S) -> None:
-        self._tracker = tracker
+    def __init__(self, experiment: Experiment, parent: str, *, patience_s: float = PATIENCE_S) -> None:
+        self._experiment = experiment
         self._parent = parent
         self._patience_s = patience_s
         self._open: set[str] = set()
         self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread = Thread(target=self._work, name="recorder", daemon=True)
-        # MLflow's own retries last for longer than patience may; the thread tries again by itself.
-        self._settings = tracking.settings(MLFLOW_HTTP_REQUEST_MAX_RETRIES=0)
-        # From here on what the thread owns.
+        # MLflow's own retries may last for longer than the patience; the thread tries again by itself.
+        self._settings = override_settings(MLFLOW_HTTP_REQUEST_MAX_RETRIES=0)
+        # The thread owns everything below.
         self._runs: dict[str, _Run] = {}
-        self._refusals: dict[str, str] = {}
+        self._rejections: dict[str, str] = {}
         self._failures = 0
         self._reason = ""
         self._retry_at = 0.0
-        self._leaving = False
         self._deadline = math.inf
+        """The end of the patience, which is finite once the block has ended."""
 
     def open(self, name: str, key: str, params: dict[str, Any], tags: dict[str, str]) -> None:
-        """Begin the run of a candidate, a child of the grid's, or go on with the one that has this key.
+        """Start the run of a candidate below the grid's, or continue the one that has this key.
 
-        To open what is open changes nothing; what was closed may be opened again, and its records handed in again.
+        To open an open run changes nothing; a closed run may be opened again, and its records handed in again.
         """
         self._open.add(name)
-        self._queue.put(partial(self._take_run, _Run(name, key, dict(params), dict(tags))))
+        self._queue.put(partial(self._take_run, _Run(name=name, key=key, params=dict(params), tags=dict(tags))))
 
     def add(self, name: str, record: dict[str, float]) -> None:
-        """Write an epoch's record: its number is under ``epoch``, every other number becomes a metric.
+        """Write the record of an epoch: its number is under ``epoch``, every other number becomes a metric.
 
-        An epoch that the run has, or one before it, is not written again.
+        An epoch that the run has, or an earlier one, is not written again.
         """
         assert name in self._open, name
         self._queue.put(partial(self._take_record, name, dict(record)))
 
-    def close(
-        self,
-        name: str,
-        status: str,
-        *,
-        tags: dict[str, str] | None = None,
-        scores: dict[str, float] | None = None,
-        folder: Path | None = None,
-    ) -> None:
-        """Close a run.
+    def close(self, name: str, status: str, *, tags: dict[str, str] | None = None, folder: Path | None = None) -> None:
+        """End a run.
 
         Args:
-            name: as it was opened.
+            name: the name of the open run.
             status: FINISHED, FAILED or KILLED.
-            tags: written before the run is closed.
-            scores: final metrics.
-            folder: its files are kept with the run, under ``model``; it has to stay until the end of the block.
+            tags: tags that are written before the run ends.
+            folder: a folder whose files are uploaded to ``model``; it must exist until the end of the block.
         """
         assert name in self._open, name
         self._open.remove(name)
-        self._queue.put(partial(self._take_end, name, _End(status, dict(tags or {}), dict(scores or {}), folder)))
+        self._queue.put(partial(self._take_end, name, _End(status, dict(tags or {}), folder)))
 
     def __enter__(self) -> Self:
         self._settings.__enter__()
@@ -156,150 +136,148 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        bad = "KILLED" if isinstance(error, tracking.INTERRUPTS) else "FAILED"
+        status = status_after(error)
         for name in sorted(self._open):
-            self.close(name, bad)
-        grid = _Run(GRID, id=self._parent, end=_End(bad if error else "FINISHED"))
-        self._queue.put(partial(self._take_run, grid))
-        self._queue.put(self._take_leave)
+            self.close(name, status if error else "FAILED")
+        self._queue.put(partial(self._take_run, _Run(name=GRID, id=self._parent, end=_End(status))))
+        self._queue.put(self._leave)
         try:
             self._thread.join()
         finally:
             self._settings.__exit__(None, None, None)
-        self._tell(error)
-
-    def _tell(self, error: BaseException | None) -> None:
-        """Raise what MLflow did not take; beside another error it is only told."""
         problem = self._problem()
+        if problem and not error:
+            raise TrackingError(problem)
         if problem and error:
             error.add_note(problem)
-            _say(problem)
-        elif problem:
-            raise TrackingError(problem)
+            _log(problem)
 
     def _problem(self) -> str:
-        """What was not written and why, in one line; empty when all was."""
+        """Return in one line what is not written and why; empty when everything is written."""
         rest = ", ".join(run.unwritten for run in self._runs.values() if run.unwritten)
         parts = [f"did not answer ({self._reason}), so this is not written: {rest}"] if rest else []
-        parts += [f"refused {name} ({reason})" for name, reason in self._refusals.items()]
+        parts += [f"rejected {name} ({reason})" for name, reason in self._rejections.items()]
         safe = "the candidates are safe on disk, and the same command writes the rest"
-        return f"MLflow at {self._tracker.shown} {'; it '.join(parts)}; {safe}" if parts else ""
+        return f"MLflow at {self._experiment.shown_uri} {'; it '.join(parts)}; {safe}" if parts else ""
 
-    # What follows runs in the thread.
+    # The methods below run in the thread.
 
     def _take_run(self, run: _Run) -> None:
         self._runs.setdefault(run.name, run)
 
     def _take_record(self, name: str, record: dict[str, float]) -> None:
         run = self._runs.get(name)
-        if run and not run.refused and record["epoch"] > run.newest:
-            run.records.append(record)
+        if run and not run.is_rejected and record["epoch"] > run.last:
+            run.records.setdefault(record["epoch"], record)
 
     def _take_end(self, name: str, end: _End) -> None:
         run = self._runs.get(name)
         if run:
-            run.end = _End(end.status) if run.refused else end
+            run.end = _End(end.status) if run.is_rejected else end
 
-    def _take_leave(self) -> None:
-        self._leaving = True
+    def _leave(self) -> None:
+        """Begin the patience: the block has ended."""
         self._deadline = monotonic() + self._patience_s
         self._retry_at = 0.0
         if self._failures > 1:
-            _say(f"waiting at most {self._patience_s:g} s for MLflow at {self._tracker.shown}")
+            _log(f"waiting at most {self._patience_s:g} s for MLflow at {self._experiment.shown_uri}")
+
+    @property
+    def _is_leaving(self) -> bool:
+        return math.isfinite(self._deadline)
+
+    @property
+    def _is_behind(self) -> bool:
+        return any(run.unwritten for run in self._runs.values())
 
     def _work(self) -> None:
-        """Take and write until the block is left and nothing is to write, or patience is over."""
-        while self._waits() or not self._leaving:
+        """Receive and write until the block has ended and everything is written, or the patience is over."""
+        while self._is_behind or not self._is_leaving:
             self._receive()
             try:
                 self._write_all()
             except Exception as error:
+                self._reason = short_reason(error)
                 if monotonic() >= self._deadline:
-                    self._reason = tracking.reason_of(error)
                     return
-                self._pause(tracking.reason_of(error))
+                self._back_off()
             else:
-                self._go_on()
-
-    def _waits(self) -> bool:
-        return any(run.unwritten for run in self._runs.values())
+                self._recover()
 
     def _receive(self) -> None:
-        """Take what was handed in: for as long as a pause lasts, or until there is something to write."""
-        if not self._waits():
+        """Empty the queue, and wait for more until the back-off is over; without any work wait for the first item."""
+        if not self._is_behind:
             self._queue.get()()
         with suppress(Empty):
             while True:
                 self._queue.get(timeout=max(0.0, self._retry_at - monotonic()))()
 
     def _write_all(self) -> None:
-        """Write what waits; of the files, which may take long, one run's at a time and after all else."""
-        for run in list(self._runs.values()):
-            self._attempt(run, self._write_run)
-        with_files = [run for run in self._runs.values() if run.end and run.end.folder]
-        for run in with_files[:1]:
-            self._attempt(run, self._write_files)
-        for run in [run for run in self._runs.values() if run.done]:
+        """Write everything that waits; files, which may take long, come last, those of one run at a time."""
+        runs = list(self._runs.values())
+        with_files = [run for run in runs if run.end and run.end.folder]
+        steps = [(run, self._write_run) for run in runs] + [(run, self._write_files) for run in with_files[:1]]
+        for run, write in steps:
+            try:
+                write(run)
+            except Exception as error:
+                if not is_permanent(error):
+                    raise
+                self._reject(run, short_reason(error))
+        for run in [run for run in self._runs.values() if run.end and not run.unwritten]:
             del self._runs[run.name]
-            if not run.refused:
-                self._refusals.pop(run.name, None)
-
-    def _attempt(self, run: _Run, write: Callable[[_Run], None]) -> None:
-        try:
-            write(run)
-        except Exception as error:
-            if not tracking.refused(error):
-                raise
-            self._give_up(run, tracking.reason_of(error))
+            if not run.is_rejected:
+                self._rejections.pop(run.name, None)
 
     def _write_run(self, run: _Run) -> None:
         if not run.id:
-            run.id, run.last = self._tracker.resume(run.key, run.name, run.params, run.tags, self._parent)
+            run.id, run.last = get_or_create_run(
+                self._experiment, run.key, run.name, run.params, run.tags, parent=self._parent
+            )
         if run.records:
-            run.last = self._tracker.log_history(run.id, run.records, run.last)
-            run.records = []
+            run.last = log_history(self._experiment, run.id, list(run.records.values()), run.last)
+            run.records = {}
         if run.end and run.end.status:
-            self._tracker.finish(run.id, run.end.status, run.end.tags, run.end.scores)
+            end_run(self._experiment, run.id, run.end.status, run.end.tags)
             run.end.status = ""
 
     def _write_files(self, run: _Run) -> None:
         if run.end and run.end.folder:
-            self._tracker.keep(run.id, run.end.folder, PLACE)
+            log_artifacts(self._experiment, run.id, run.end.folder, ARTIFACT_PATH)
             run.end.folder = None
 
-    def _give_up(self, run: _Run, reason: str) -> None:
-        """Of a run that MLflow refuses, only its end is still written, if that can be."""
-        if run.refused or not run.id:
+    def _reject(self, run: _Run, reason: str) -> None:
+        """Note that MLflow rejects a run: only its end is still written, if possible."""
+        if run.is_rejected or not run.id:
             del self._runs[run.name]
-        if not run.refused:
-            self._refusals[run.name] = reason
-            _say(f"MLflow at {self._tracker.shown} refuses {run.name} ({reason}); no more of it is written")
-        run.refused = True
-        run.records = []
+        if not run.is_rejected:
+            self._rejections[run.name] = reason
+            _log(f"MLflow at {self._experiment.shown_uri} rejects {run.name} ({reason}); no more of it is written")
+        run.is_rejected = True
+        run.records = {}
         run.end = run.end and _End(run.end.status)
 
-    def _pause(self, reason: str) -> None:
-        """Try again later; one failure may be a restart of the server, the second one is told."""
+    def _back_off(self) -> None:
+        """Set the time of the next attempt; the first failure may be a restart of the server, the second is logged."""
         self._failures += 1
-        self._reason = reason
-        longest = FIRST_PAUSE_S if self._leaving else LONGEST_PAUSE_S
+        longest = FIRST_PAUSE_S if self._is_leaving else LONGEST_PAUSE_S
         pause = min(FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10), longest)
         self._retry_at = min(monotonic() + pause, self._deadline)
         if self._failures == 2:
-            then = f"waiting at most {self._patience_s:g} s" if self._leaving else "training goes on, records follow"
-            _say(f"MLflow at {self._tracker.shown} does not answer ({reason}); {then}")
+            then = f"waiting at most {self._patience_s:g} s" if self._is_leaving else "training goes on, records follow"
+            _log(f"MLflow at {self._experiment.shown_uri} does not answer ({self._reason}); {then}")
 
-    def _go_on(self) -> None:
-        """All was written; patience begins anew."""
+    def _recover(self) -> None:
+        """End the back-off, and begin the patience anew: everything is written."""
         if self._failures > 1:
-            _say(f"MLflow at {self._tracker.shown} answers again")
+            _log(f"MLflow at {self._experiment.shown_uri} answers again")
         self._failures = 0
         self._retry_at = 0.0
-        if self._leaving:
+        if self._is_leaving:
             self._deadline = monotonic() + self._patience_s
 
 
-def _say(text: str) -> None:
-    """A console that is gone is no reason to stop."""
+def _log(text: str) -> None:
+    """Print a line; a console that is gone is no reason to stop."""
     with suppress(OSError):
         log(f"train: {text}")

@@ -1,0 +1,146 @@
+"""The registry of models: versions with their tags, and the aliases champion and challenger."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from segline import __version__
+from segline.artifacts import bundle
+from segline.artifacts.validation import STATISTICS
+from segline.errors import TrackingError
+from segline.tracking.client import NOT_FOUND, Experiment, short_reason, upload_timeout
+from segline.tracking.tags import KEY
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
+)
+"""The models take RGB images of any number and size, and return class ids of the same size."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version in the registry."""
+
+    number: int
+    tags: dict[str, str]
+
+
+def register_model(experiment: Experiment, run: str, key: str, bundle: Path, tags: dict[str, str]) -> Version:
+    """Return the version with this key; if there is none yet, register the bundle under the experiment's name."""
+    client = experiment.client
+    if not client.search_registered_models(f"name = '{experiment.name}'"):
+        client.create_registered_model(experiment.name)
+    for version in client.search_model_versions(f"name = '{experiment.name}'"):
+        if version.tags.get(KEY) == key:
+            return _version(version)
+    with mlflow.start_run(run_id=run), warnings.catch_warnings(), upload_timeout():
+        warnings.simplefilter("ignore", UserWarning)  # there is no input example, as the signature is given
+        model = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="segline.inference.pyfunc",
+            data_path=str(bundle),
+            signature=SIGNATURE,
+            pip_requirements=[f"segline[train]=={__version__}"],
+        )
+    client.update_run(run, status="RUNNING")
+    return _version(
+        client.create_model_version(
+            experiment.name, model.model_uri, run_id=run, tags={KEY: key, **tags}, model_id=model.model_id
+        )
+    )
+
+
+def get_by_alias(experiment: Experiment, alias: str) -> Version | None:
+    """Return the version with an alias; None if there is none.
+
+    Raises:
+        TrackingError: the registry does not answer.
+    """
+    try:
+        return _version(experiment.client.get_model_version_by_alias(experiment.name, alias))
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND:
+            return None
+        raise TrackingError(
+            f"--tracking-uri {experiment.shown_uri} did not tell which version is {alias} ({short_reason(error)})"
+        ) from None
+
+
+def set_alias(experiment: Experiment, alias: str, version: Version) -> None:
+    """Give an alias to a version; another version that had it loses it."""
+    experiment.client.set_registered_model_alias(experiment.name, alias, str(version.number))
+
+
+def delete_alias(experiment: Experiment, alias: str) -> None:
+    """Delete an alias, if a version has it."""
+    if get_by_alias(experiment, alias):
+        experiment.client.delete_registered_model_alias(experiment.name, alias)
+
+
+def set_tags(experiment: Experiment, version: Version, tags: dict[str, Any]) -> None:
+    """Set tags of a version; a value that is no text is written as JSON."""
+    for name, value in tags.items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        experiment.client.set_model_version_tag(experiment.name, str(version.number), name, text)
+
+
+def download_bundle(experiment: Experiment, version: Version) -> Path:
+    """Return the folder of a version's bundle, which is downloaded if it is not on this machine.
+
+    Raises:
+        TrackingError: the version holds no bundle.
+    """
+    uri = f"models:/{experiment.name}/{version.number}"
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    descriptions = sorted(folder.rglob(bundle.FILE))
+    if not descriptions:
+        raise TrackingError(f"{uri} holds no segline bundle; give `name` in params.yaml another value")
+    return descriptions[0].parent
+
+
+def download_artifact(experiment: Experiment, version: Version, name: str, folder: Path) -> Path | None:
+    """Copy a file of a version's run into a folder, and return its path; None if the run has no such file.
+
+    Raises:
+        TrackingError: the registry or the store of the files fails.
+    """
+    try:
+        run = experiment.client.get_model_version(experiment.name, str(version.number)).run_id
+        if not run or name not in [entry.path for entry in experiment.client.list_artifacts(run)]:
+            return None
+        return Path(experiment.client.download_artifacts(run, name, str(folder)))
+    except Exception as error:
+        reason = short_reason(error)
+        raise TrackingError(f"--tracking-uri {experiment.shown_uri} did not send {name} ({reason})") from None
+
+
+def champion_statistics(uri: str, model: str, folder: Path) -> tuple[int, Path] | None:
+    """Return the champion's number and the statistics of its training pairs, copied into a folder.
+
+    The result is None without a registry, a champion, or statistics. No database is created.
+
+    Raises:
+        TrackingError: the server or database cannot be reached.
+    """
+    experiment = Experiment(uri, model)
+    if experiment.database and not experiment.database.exists():
+        return None
+    champion = get_by_alias(experiment, CHAMPION)
+    file = champion and download_artifact(experiment, champion, STATISTICS, folder)
+    return (champion.number, file) if champion and file else None
+
+
+def _version(version: ModelVersion) -> Version:
+    return Version(int(version.version), dict(version.tags))

@@ -45,7 +45,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from segline.classes import IGNORED
-from segline.config.params import Augment, Train
+from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.shards import Split, open_split, read_dataset_info
 from segline.losses import LOSSES, WeightedSum

@@ -8,7 +8,7 @@ import numpy as np
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.shards import DatasetInfo
 from segline.files.atomic import write_json
 from segline.stages.train import run

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from segline import __version__
-from segline.config import params, tables
+from segline.config import tables
+from segline.config.components import ComponentSpec
 from segline.config.fields import describe
+from segline.config.loader import load
+from segline.config.params import Params
 from segline.errors import SeglineError, StageError
 
 # The folder that an argument names, and the stage that writes it.
@@ -200,7 +203,7 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     stage = STAGES[arguments.command]
-    loaded = params.load(arguments.params, arguments.overrides)
+    loaded = load(arguments.params, arguments.overrides)
     places = {name: getattr(arguments, name) for name in stage.inputs}
     _spare(places, arguments.out)
     folders = _fetched(places)
@@ -300,8 +303,8 @@ def _explain(stage: str) -> str:
     """The stage's parameters, one line each: key, default, unit, meaning and range."""
     lines = [f"parameters, with their defaults (section `{stage}` of params.yaml):"]
     for table, key in OFFERED.get(stage, {}).items():
-        lines += _offer(table, getattr(getattr(params.Params(), stage), key), key)
-    for key, default, annotation in _leaves(getattr(params.Params(), stage)):
+        lines += _offer(table, getattr(getattr(Params(), stage), key), key)
+    for key, default, annotation in _leaves(getattr(Params(), stage)):
         unit, expected, meaning = describe(annotation)
         shown = f"{key}: {default} {unit}".rstrip()
         lines.append(f"  {shown:<32} {meaning} ({expected})")
@@ -326,7 +329,7 @@ def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(type(section), include_extras=True)
     for entry in fields(section):
         value = getattr(section, entry.name)
-        if isinstance(value, params.ComponentSpec):
+        if isinstance(value, ComponentSpec):
             continue
         if is_dataclass(value):
             yield from _leaves(value, f"{prefix}{entry.name}.")

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from segline.config import tables
-from segline.config.fields import fault
+from segline.config.fields import find_error
 from segline.data.layouts import LAYOUTS
 from segline.losses import LOSSES
 
@@ -35,7 +35,7 @@ def test_names_options_and_annotations_are_those_of_the_imported_objects(package
 def test_every_option_has_a_default_that_fits_and_says_what_it_means(package, table):
     for entry in getattr(import_module(f"segline.{package}"), table).values():
         for known in keyword_only(entry).values():
-            assert fault(known.default, known.annotation) is None, (entry, known)
+            assert find_error(known.default, known.annotation) is None, (entry, known)
             assert any(isinstance(note, str) for note in known.annotation.__metadata__), (entry, known)
 
 

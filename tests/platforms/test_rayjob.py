@@ -20,7 +20,7 @@ from kubernetes_api import NAMESPACE, Fault, kubernetes, schema
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.shards import DatasetInfo
 from segline.errors import StageError, StoppedError, TrainingError
 from segline.files import s3 as storage

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from test_promote import CLASSES, cutting
 
 from segline.artifacts.history import HISTORY
-from segline.config.params import Audit, Evaluate, Params
+from segline.config.params import Params
+from segline.config.sections import Audit, Evaluate
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
 from segline.data.shards import Crop, DatasetInfo, join_shards, write_shard

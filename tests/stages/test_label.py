@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from segline.cli import main
-from segline.config.params import STREET_CLASSES
+from segline.config.sections import STREET_CLASSES
 from segline.data.manifest import NAME, read_manifest, write_manifest
 from segline.data.shards import open_split, part_file
 from segline.data.statistics import NAME as STATISTICS

@@ -17,7 +17,7 @@ from shard_files import write_split
 
 from segline.classes import LabelClass
 from segline.config.params import Params
-from segline.config.params import Promote as Settings
+from segline.config.sections import Promote as Settings
 from segline.data.augment import MEAN, STD
 from segline.data.shards import DatasetInfo, open_split, read_dataset_info
 from segline.errors import StageError, TrackingError

@@ -15,7 +15,7 @@ import torch
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.shards import DatasetInfo
 from segline.errors import SourceError, TrainingError
 from segline.files.atomic import write_json

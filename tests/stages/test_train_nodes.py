@@ -21,7 +21,7 @@ from servers import running
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.shards import DatasetInfo
 from segline.files import s3 as storage
 from segline.files.atomic import write_json

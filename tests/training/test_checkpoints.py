@@ -12,7 +12,8 @@ import pytest
 from shard_files import write_split
 
 from segline.classes import LabelClass
-from segline.config.params import ComponentSpec, load
+from segline.config.components import ComponentSpec
+from segline.config.loader import load
 from segline.data.shards import DatasetInfo
 from segline.errors import SourceError, StoppedError
 from segline.files.atomic import MARK, write_json, write_text

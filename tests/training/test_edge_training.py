@@ -8,7 +8,8 @@ import torch
 from shard_files import write_split
 
 from segline.classes import IGNORED, LabelClass
-from segline.config.params import Edges, load
+from segline.config.loader import load
+from segline.config.params import Edges
 from segline.data.edges import NETWORK, edge_map
 from segline.data.shards import DatasetInfo, Split
 from segline.errors import StageError

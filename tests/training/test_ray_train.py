@@ -25,7 +25,8 @@ from torch import nn
 
 from segline.artifacts.history import read_history
 from segline.classes import LabelClass
-from segline.config.params import Augment, ComponentSpec, Train
+from segline.config.components import ComponentSpec
+from segline.config.sections import Augment, Train
 from segline.data.shards import DatasetInfo, Split
 from segline.errors import StoppedError, TrainingError
 from segline.files.atomic import write_json

@@ -27,7 +27,10 @@ from typing import Any
 
 import yaml
 
-from segline.config.params import ComponentSpec, Params, Train, as_json
+from segline.config.components import ComponentSpec
+from segline.config.params import Params
+from segline.config.sections import Train
+from segline.config.serialization import as_json
 from segline.config.spaces import Space
 from segline.data.shards import read_dataset_info
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError

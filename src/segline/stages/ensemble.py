@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segline.config.params import Ensemble, Params
+from segline.config.params import Params
+from segline.config.sections import Ensemble
 from segline.data.shards import Split, open_split, read_dataset_info
 from segline.files.atomic import write_json, writing
 from segline.inference.bundle import load_models, read_bundle, write_bundle

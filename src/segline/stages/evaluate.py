@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segline.artifacts.history import HISTORY
-from segline.config.params import Evaluate, Params
+from segline.config.params import Params
+from segline.config.sections import Evaluate
 from segline.data.boxes import Box
 from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_info
 from segline.errors import StageError

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from segline.config.params import Ingest, Params
+from segline.config.params import Params
+from segline.config.sections import Ingest
 from segline.data.layouts import LAYOUTS, Layout, Pair
 from segline.data.manifest import COLUMNS, NAME, Manifest, Origin, read_manifest, write_manifest
 from segline.data.sources import ResolvedSource, open_source

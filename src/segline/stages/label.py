@@ -14,7 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline import parallel as cluster
-from segline.config.params import Label, Params, as_json
+from segline.config.params import Params
+from segline.config.sections import Label
+from segline.config.serialization import as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
 from segline.data.decoding import keep_memory

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from segline.config.params import Params, as_json
+from segline.config.params import Params
+from segline.config.serialization import as_json
 from segline.data.shards import DatasetInfo, open_split, read_dataset_info
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import source_hash, write_json, writing

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from segline.artifacts.history import HISTORY, TRIAL, read_history, read_params
-from segline.config.params import Params, Train, as_json, need_edges
+from segline.config.params import Params, need_edges
+from segline.config.sections import Train
+from segline.config.serialization import as_json
 from segline.data.edges import NETWORK
 from segline.data.shards import DatasetInfo, read_dataset_info, shard_bytes, verify
 from segline.errors import StageError, StoppedError, TrainingError
@@ -50,7 +52,8 @@ CODE = (
     "segline.training.ddp",
     "segline.inference.bundle",
     "segline.training.trial",
-    "segline.config.params",
+    "segline.config.components",
+    "segline.config.sections",
     "segline.config.spaces",
 )
 SPLITS = ("train", "val")

@@ -16,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from segline.config.params import Params, Validate
+from segline.config.params import Params
+from segline.config.sections import Validate
 from segline.data.manifest import Manifest, checked, read_manifest, write_manifest
 from segline.data.statistics import measure, read_statistics, reduction, relate, write_statistics
 from segline.data.validation import drift

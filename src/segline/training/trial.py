@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
-from segline.config.params import ComponentSpec, Train
+from segline.config.components import ComponentSpec
+from segline.config.sections import Train
 from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_info
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.files.atomic import file_hash, write_json

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from os import cpu_count
 from pathlib import Path
 
-from segline.config.params import Ingest, as_json
+from segline.config.sections import Ingest
+from segline.config.serialization import as_json
 from segline.data.sources.kept import keep_files
 from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError

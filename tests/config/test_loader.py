@@ -1,4 +1,4 @@
-"""The strict loader: the repository's own file, JSON text, and every kind of fault."""
+"""The strict loader: the repository's own file, JSON text, and every kind of error."""
 
 import json
 import re
@@ -9,22 +9,24 @@ import pytest
 import yaml
 
 from segline.cli import main
-from segline.config.params import ComponentSpec, Params, load
+from segline.config.components import ComponentSpec
+from segline.config.loader import load
+from segline.config.params import Params
 from segline.errors import ParamsError
 
 FILE = Path(__file__).parents[2] / "params.yaml"
 DOCUMENT = yaml.safe_load(FILE.read_text())
 
 
-def faults_of(origin):
+def errors_of(origin):
     with pytest.raises(ParamsError) as caught:
         load(origin)
     assert caught.value.exit_code == 2
-    return caught.value.faults
+    return caught.value.errors
 
 
-def faults_in(document):
-    return faults_of(json.dumps(document))
+def errors_in(document):
+    return errors_of(json.dumps(document))
 
 
 def leaves(tree, prefix=""):
@@ -191,18 +193,18 @@ def test_models_and_losses_are_names_options_and_sums():
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
-def test_a_fault_is_reported_once_with_its_key_and_what_was_expected(document, found):
-    [line] = faults_in(document)
+def test_an_error_is_reported_once_with_its_key_and_what_was_expected(document, found):
+    [line] = errors_in(document)
     assert found.match(line) if isinstance(found, re.Pattern) else line == found
 
 
 def test_a_wrong_share_is_not_also_reported_as_a_wrong_sum():
-    [line] = faults_in({"label": {"split": {"train": 2, "val": 0.5, "test": 0.5}}})
+    [line] = errors_in({"label": {"split": {"train": 2, "val": 0.5, "test": 0.5}}})
     assert line.startswith("label.split.train: got 2")
 
 
-def test_an_unknown_key_hides_no_other_fault():
-    found = faults_in({"model": 1, "train": {"models": ["unet", "unet"]}})
+def test_an_unknown_key_hides_no_other_error():
+    found = errors_in({"model": 1, "train": {"models": ["unet", "unet"]}})
     assert [line.partition(":")[0] for line in found] == ["model", "train"]
 
 
@@ -219,7 +221,7 @@ def test_a_listed_distance_map_is_enough_for_its_loss():
 @pytest.mark.parametrize("weight", [".inf", ".nan"])
 def test_a_weight_is_finite(tmp_path, weight):
     (tmp_path / "params.yaml").write_text(f"train:\n  losses:\n    - dice: {{weight: {weight}}}\n")
-    [line] = faults_of(tmp_path / "params.yaml")
+    [line] = errors_of(tmp_path / "params.yaml")
     assert line.startswith("train.losses[0].dice.weight: got")
 
 
@@ -228,7 +230,7 @@ def test_losses_that_differ_only_in_weight_are_different_cells():
     assert len(load(json.dumps({"train": {"losses": losses}})).train.losses) == 2
 
 
-def test_all_faults_are_reported_at_once(capsys, tmp_path):
+def test_all_errors_are_reported_at_once(capsys, tmp_path):
     document = {
         "sed": 1,
         "name": 5,
@@ -250,7 +252,7 @@ def test_all_faults_are_reported_at_once(capsys, tmp_path):
     ]
     assert main(["ingest", "--params", json.dumps(document), "--out", str(tmp_path / "out")]) == 2
     first, *lines = capsys.readouterr().err.splitlines()
-    assert first == f"segline ingest: the parameters' JSON text: {len(keys)} faults, nothing was run"
+    assert first == f"segline ingest: the parameters' JSON text: {len(keys)} errors, nothing was run"
     assert sorted(line.partition(":")[0].strip() for line in lines) == sorted(keys)
     assert not any(tmp_path.iterdir())
 
@@ -262,6 +264,8 @@ def test_all_faults_are_reported_at_once(capsys, tmp_path):
         ("train:\n  epochs: 1\n  epochs: 1\n", "key 'epochs' is given twice"),
         ("train:\n  models:\n    - unet: {width: 1, width: 2}\n", "key 'width' is given twice"),
         ("train: [1\n", "not valid YAML"),
+        ("seed: 010\n", "line 1: got 010, expected a number such as 10"),
+        ("seed: 1:30\n", "line 1: got 1:30, expected a number such as 10"),
         ("a: b: c\n", "not valid YAML"),
         ("? [1]\n: 2\n", "not valid YAML"),
         ("seed: 1\x07\n", "not valid YAML"),
@@ -269,21 +273,21 @@ def test_all_faults_are_reported_at_once(capsys, tmp_path):
         ("seed\n", "expected a mapping"),
     ],
 )
-def test_a_text_that_is_no_mapping_is_one_fault_in_one_line(tmp_path, text, found):
+def test_a_text_that_is_no_mapping_is_one_error_in_one_line(tmp_path, text, found):
     (tmp_path / "params.yaml").write_text(text)
-    [line] = faults_of(tmp_path / "params.yaml")
+    [line] = errors_of(tmp_path / "params.yaml")
     assert found in line
     assert "\n" not in line
 
 
-def test_a_file_that_cannot_be_read_is_one_fault(tmp_path):
+def test_a_file_that_cannot_be_read_is_one_error(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for path, reason in [
         (tmp_path / "missing.yaml", "No such file"),
         (tmp_path, "Is a directory"),
         (tmp_path / "binary", "UTF-8"),
     ]:
-        [line] = faults_of(path)
+        [line] = errors_of(path)
         assert reason in line
         assert "\n" not in line
 
@@ -298,7 +302,7 @@ def test_a_leaf_of_a_wrong_type_is_named_by_its_dotted_key(key):
     for wrong in WRONG:
         if type(wrong) is type(default) or (isinstance(default, float) and type(wrong) is int):
             continue
-        [line] = faults_in(with_leaf(key, wrong))
+        [line] = errors_in(with_leaf(key, wrong))
         assert line.startswith(f"{key}: got {wrong!r}, expected ")
 
 
@@ -310,7 +314,7 @@ def test_the_spaces_of_a_search_are_checked_by_what_they_draw():
         "bounding_box.beta": [0.1],
         "dice.squared": [True, 1],
     }
-    found = faults_in({"train": {"search": {"spaces": spaces}}})
+    found = errors_in({"train": {"search": {"spaces": spaces}}})
     where = "train.search.spaces"
     assert f"{where}.learning_rat: unknown hyperparameter; did you mean 'learning_rate'?" in found
     assert f"{where}.bounding_box.beta: unknown hyperparameter; did you mean 'bounding_box.beta_bg'?" in found
@@ -320,25 +324,32 @@ def test_the_spaces_of_a_search_are_checked_by_what_they_draw():
     assert len(found) == 5
 
 
-def test_optuna_that_would_not_be_asked_is_told():
-    search = {"searcher": "optuna", "samples": 4, "spaces": {"clip": [0.0, 1.0]}}
-    assert faults_in({"train": {"search": search}}) == [
-        "train.search.num_samples: got 4, expected more than the 4 of train.search.trials_per_round, after which Optuna proposes"
+def test_a_search_that_never_asks_optuna_is_refused():
+    search = {"searcher": "optuna", "num_samples": 4, "spaces": {"max_grad_norm": [0.0, 1.0]}}
+    assert errors_in({"train": {"search": search}}) == [
+        "train.search.num_samples: got 4, expected more than the 4 of train.search.trials_per_round, after which "
+        "Optuna goes by the results"
     ]
 
 
-def test_what_population_based_training_cannot_do_is_told():
-    search = {"scheduler": "pbt", "samples": 3, "searcher": "optuna", "finalists": 1, "spaces": {"unet.width": [4, 8]}}
-    found = faults_in({"train": {"models": ["unet"], "search": search, "patience": 2, "max_steps": 9}})
-    assert found == [
-        "train.search.spaces.unet.width: pbt cannot change an architecture in mid-training; remove it, or use another "
-        "scheduler",
-        "train.search.num_samples: got 3 draws of 1 spaces, expected a population of at least 4 with something to draw for "
-        "pbt",
-        "train.search.searcher: got 'optuna', expected random, as pbt looks at results itself",
-        "train.search.finalists: got 1, expected 0, as what pbt trains has no settings to repeat",
-        "train.max_steps: got 9, expected 0, as a population of pbt trains to the same epoch",
-        "train.early_stopping_patience: got 2, expected 0, as a population of pbt trains to the same epoch",
+def test_what_population_based_training_cannot_do_is_refused():
+    search = {
+        "scheduler": "pbt",
+        "num_samples": 3,
+        "searcher": "optuna",
+        "finalists": 1,
+        "spaces": {"unet.width": [4, 8]},
+    }
+    train = {"models": ["unet"], "search": search, "early_stopping_patience": 2, "max_steps": 9}
+    assert errors_in({"train": train}) == [
+        "train.search.spaces.unet.width: pbt cannot change an architecture during training; remove the key, or use "
+        "another scheduler",
+        "train.search.num_samples: got 3 trials with 1 spaces, expected at least 4 trials and one space for pbt",
+        "train.search.searcher: got 'optuna', expected random, because pbt itself goes by the results",
+        "train.search.finalists: got 1, expected 0, because the hyperparameters of pbt change during training and "
+        "cannot be trained again",
+        "train.max_steps: got 9, expected 0, because pbt trains all trials to the same epoch",
+        "train.early_stopping_patience: got 2, expected 0, because pbt trains all trials to the same epoch",
     ]
 
 
@@ -353,7 +364,7 @@ def test_an_override_stands_in_place_of_the_file():
         "train.epochs=40",
         "ingest.source=s3://bucket/prefix",
         "train.learning_rate=1e-3",
-        "validate.severity.blur=stop",
+        "validate.severity.sharpness=stop",
     ]
     params = load("{}", given)
     assert params.train.epochs == 40
@@ -363,7 +374,7 @@ def test_an_override_stands_in_place_of_the_file():
     assert load("{}", ["ingest.dvc.revision=0123456"]).ingest.dvc.revision == "0123456"
     assert load('{"train": null}', ["train.epochs=40"]).train.epochs == 40
     assert params.train.learning_rate == 1e-3
-    assert params.validate.severity.blur == "stop"
+    assert params.validate.severity.sharpness == "stop"
     assert load("{}", ["train.losses=[dice]", "train.epochs="]) == load('{"train": {"losses": ["dice"]}}')
 
 
@@ -381,4 +392,4 @@ def test_an_override_stands_in_place_of_the_file():
 def test_a_wrong_override_is_refused(override, said):
     with pytest.raises(ParamsError) as caught:
         load(FILE, [override])
-    assert any(said in fault for fault in caught.value.faults)
+    assert any(said in error for error in caught.value.errors)

@@ -23,7 +23,8 @@ from segline.config.components import ComponentSpec
 from segline.config.fields import describe
 from segline.config.loader import load
 from segline.config.params import Params
-from segline.errors import SeglineError, StageError
+from segline.config.renamed import argument_error
+from segline.errors import ParamsError, SeglineError, StageError
 
 # The folder that an argument names, and the stage that writes it.
 INPUTS = {
@@ -70,6 +71,9 @@ def main(words: list[str] | None = None) -> int:
     """Run one command; returns its exit code (see :mod:`segline.errors`)."""
     _end_with_dvc()
     signal.signal(signal.SIGTERM, _interrupt)
+    if refusal := argument_error(sys.argv[1:] if words is None else words):
+        print(refusal, file=sys.stderr)
+        return ParamsError.exit_code
     arguments = _parser().parse_args(words)
     try:
         arguments.run(arguments)

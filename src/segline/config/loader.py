@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from segline.config.components import ComponentSpec, Table, parse_choice
 from segline.config.fields import as_declared, find_error, split_annotation, suggestion
 from segline.config.params import Params
+from segline.config.renamed import new_key_hint
 from segline.config.sections.train import hyperparameters
 from segline.config.spaces import Space, parse_space
 from segline.config.yaml_reader import YamlError, parse_yaml
@@ -118,7 +119,10 @@ def _parse_section(section: type, document: object, where: str, errors: list[str
         return section()
     hints = get_type_hints(section, include_extras=True)
     known = {entry.name for entry in fields(section)}
-    errors += [f"{_join(where, key)}: unknown key{suggestion(key, known)}" for key in document if key not in known]
+    for key in document:
+        if key not in known:
+            dotted = _join(where, key)
+            errors.append(f"{dotted}: unknown key{new_key_hint(dotted) or suggestion(key, known)}")
     given = {
         key: _parse_value(hints[key], document[key], _join(where, key), errors) for key in document if key in known
     }
@@ -147,7 +151,10 @@ def _parse_spaces(value: object, where: str, errors: list[str]) -> Any:
         errors.append(f"{where}: got {value!r}, expected a mapping of hyperparameters to lists or ranges")
         return _INVALID
     known = hyperparameters()
-    errors += [f"{where}.{key}: unknown hyperparameter{suggestion(key, known)}" for key in value if key not in known]
+    for key in value:
+        if key not in known:
+            dotted = f"{where}.{key}"
+            errors.append(f"{dotted}: unknown hyperparameter{new_key_hint(dotted) or suggestion(key, known)}")
     return {key: parse_space(value[key], known[key], f"{where}.{key}", errors) for key in value if key in known}
 
 

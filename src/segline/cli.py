@@ -19,6 +19,7 @@ from typing import Any, get_type_hints
 
 from segline import __version__
 from segline.config import tables
+from segline.config.commands import add_commands
 from segline.config.components import ComponentSpec
 from segline.config.fields import describe
 from segline.config.loader import load
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("evaluation", "ensemble", "promotion"):
         _add_input(summary, name)
     summary.set_defaults(run=_run_summary)
+    add_commands(commands)
     outcome = commands.add_parser("outcome", help="what a Kubeflow run came to: clean up, tag its runs, tell a webhook")
     outcome.add_argument(
         "--run",

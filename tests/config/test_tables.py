@@ -1,4 +1,4 @@
-"""What is read from the source without importing it equals what the imported objects say."""
+"""The names, options and defaults that are read from the source equal those of the imported objects."""
 
 import inspect
 from importlib import import_module
@@ -21,13 +21,17 @@ def keyword_only(entry):
 
 
 @PARTS
-def test_names_options_and_annotations_are_those_of_the_imported_objects(package, table):
+def test_names_options_annotations_and_defaults_are_those_of_the_imported_objects(package, table):
     imported = getattr(import_module(f"segline.{package}"), table)
     expected = {
         name: {option: known.annotation for option, known in keyword_only(entry).items()}
         for name, entry in imported.items()
     }
     assert tables.options(package) == expected
+    assert tables.defaults(package) == {
+        name: {option: known.default for option, known in keyword_only(entry).items()}
+        for name, entry in imported.items()
+    }
     assert list(tables.options(package)) == sorted(imported), "the table is sorted by name"
 
 

@@ -26,8 +26,8 @@ class Edges:
 class Params:
     """The whole of ``params.yaml``: a section per stage, and what they share."""
 
-    name: Annotated[str, Name, "of the MLflow experiment and of the registered model"] = "streets"
-    seed: Annotated[int, Range(0, 2**32 - 1), "of every random choice"] = 7
+    name: Annotated[str, Name, "the name of the MLflow experiment and of the registered model"] = "streets"
+    seed: Annotated[int, Range(0, 2**32 - 1), "the seed of every random choice"] = 7
     ingest: Ingest = field(default_factory=Ingest)
     validate: Validate = field(default_factory=Validate)
     label: Label = field(default_factory=Label)

@@ -28,13 +28,21 @@ def load(origin: str | Path, overrides: Sequence[str] = ()) -> Params:
     Raises:
         ParamsError: with every error: unknown key, wrong type, out of range, unknown name.
     """
-    document = read(origin, overrides)
+    return build(read(origin, overrides), describe_origin(origin))
+
+
+def build(document: Any, where: str) -> Params:
+    """Return the parameters of a document; ``where`` is its origin, for messages.
+
+    Raises:
+        ParamsError: with every error.
+    """
     errors: list[str] = []
-    params: Params = _parse_section(Params, document, "", errors)
+    params: Params = _parse_section(Params, {} if document is None else document, "", errors)
     wrong_keys = [error.partition(":")[0] for error in errors]
     errors += [error for error in params.errors() if not _is_related(error.partition(":")[0], wrong_keys)]
     if errors:
-        raise ParamsError(_describe_origin(origin), errors)
+        raise ParamsError(where, errors)
     return params
 
 
@@ -44,26 +52,33 @@ def read(origin: str | Path, overrides: Sequence[str] = ()) -> Any:
     Raises:
         ParamsError: it cannot be read, or an override is malformed.
     """
-    document = _parse(_read_text(origin), _describe_origin(origin))
+    document = parse(read_text(origin), describe_origin(origin))
     document = {} if document is None else document
     for override in overrides:
         _apply_override(document, override)
     return document
 
 
-def _is_json(origin: str | Path) -> bool:
+def is_json(origin: str | Path) -> bool:
+    """Return whether the parameters are given as JSON text, not as a path."""
     return str(origin).lstrip().startswith("{")
 
 
-def _describe_origin(origin: str | Path) -> str:
-    return "the parameters' JSON text" if _is_json(origin) else str(origin)
+def describe_origin(origin: str | Path) -> str:
+    """Return what messages call the origin of the parameters."""
+    return "the parameters' JSON text" if is_json(origin) else str(origin)
 
 
-def _read_text(origin: str | Path) -> str:
-    if _is_json(origin):
+def read_text(origin: str | Path) -> str:
+    """Return the text of a parameter file, or the JSON text itself.
+
+    Raises:
+        ParamsError: the file cannot be read.
+    """
+    if is_json(origin):
         return str(origin)
     try:
-        return Path(origin).read_text()
+        return Path(origin).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ParamsError(
@@ -71,7 +86,12 @@ def _read_text(origin: str | Path) -> str:
         ) from None
 
 
-def _parse(text: str, where: str) -> Any:
+def parse(text: str, where: str) -> Any:
+    """Return the content of a YAML text.
+
+    Raises:
+        ParamsError: it is not valid YAML.
+    """
     try:
         return parse_yaml(text)
     except YamlError as error:
@@ -93,7 +113,7 @@ def _apply_override(document: Any, override: str) -> None:
     if not isinstance(document, dict):
         raise ParamsError("--set", [f"{key}: there is no section of this name; expected such as train.epochs"])
     # A text is taken as it is: to YAML the source `synthetic:` is a mapping, and a commit may be a number.
-    document[last] = text.strip() if _declared_type(key.strip()) is str else _parse(text, f"--set {key}")
+    document[last] = text.strip() if _declared_type(key.strip()) is str else parse(text, f"--set {key}")
 
 
 def _declared_type(key: str) -> Any:

@@ -32,7 +32,8 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from segline.artifacts.dataset import read_dataset_info
-from segline.config.params import Edges, Train
+from segline.config.params import Edges
+from segline.config.sections import Train
 from segline.data.shards import open_split
 from segline.files.atomic import write_json
 from segline.inference.predict import predict_split

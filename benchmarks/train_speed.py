@@ -46,7 +46,7 @@ from torchvision.transforms import v2
 
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
-from segline.config.params import Augment, Train
+from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.shards import Split, open_split
 from segline.losses import LOSSES, WeightedSum

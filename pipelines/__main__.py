@@ -14,10 +14,11 @@ from typing import Any
 
 from pipelines.cron import check_cron
 from pipelines.training import Site, compile_to
-from segline.config import params
+from segline.config.loader import load, read
+from segline.config.params import Params
 from segline.errors import ParamsError, SeglineError
 
-SECTIONS = tuple(field.name for field in fields(params.Params) if field.name not in ("name", "seed"))
+SECTIONS = tuple(field.name for field in fields(Params) if field.name not in ("name", "seed"))
 DEFAULT = Site()
 OF_TRAINING = {"gpus": "of training", "cpus": "of training", "memory": "of training"}
 ROOM = {
@@ -170,11 +171,11 @@ def pipeline_arguments(file: str, overrides: list[str], *, exclusions: str, prom
     Raises:
         ParamsError: with every fault.
     """
-    checked = params.load(file, overrides)
+    checked = load(file, overrides)
     faults = _out_of_reach(checked, exclusions)
     if faults:
         raise ParamsError("a container", faults)
-    document = params.read(file, overrides)
+    document = read(file, overrides)
     sections = {name: json.dumps(document.get(name) or {}) for name in SECTIONS}
     told = {"name": checked.name, "seed": checked.seed, "exclusions": exclusions}
     return {**told, "promotion": promotion and checked.promote.enabled, **sections}
@@ -188,7 +189,7 @@ def _site_for(arguments: argparse.Namespace) -> Site:
     """
     if arguments.rayjob:
         return _site(arguments)
-    train = params.load(arguments.params, arguments.overrides).train
+    train = load(arguments.params, arguments.overrides).train
     wanted = math.ceil(train.workers_per_trial * train.gpus_per_worker)
     site = _site(arguments, gpus=wanted if arguments.gpus is None else arguments.gpus)
     if site.gpus >= wanted and bool(site.gpus) == bool(wanted):
@@ -199,7 +200,7 @@ def _site_for(arguments: argparse.Namespace) -> Site:
     raise ParamsError("the command line", [fault])
 
 
-def _out_of_reach(checked: params.Params, exclusions: str) -> list[str]:
+def _out_of_reach(checked: Params, exclusions: str) -> list[str]:
     """What a container cannot see or do, though this machine can."""
     faults = []
     if exclusions and not exclusions.startswith("s3://"):

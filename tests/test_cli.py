@@ -11,7 +11,8 @@ import pytest
 
 from segline import __version__, cli
 from segline.cli import FOLDERS, STAGES, WRITERS, main
-from segline.config.params import ComponentSpec, Params
+from segline.config.components import ComponentSpec
+from segline.config.params import Params
 from segline.errors import DataError, ParamsError, SeglineError, SourceError, StageError, TrackingError, TrainingError
 
 HEAVY = ("torch", "pandas", "numpy", "PIL", "pyarrow", "ray", "mlflow", "matplotlib", "great_expectations", "timm")

@@ -18,9 +18,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from segline import __version__
-from segline.config import params, tables
+from segline.config import tables
+from segline.config.commands import add_commands
+from segline.config.components import ComponentSpec
 from segline.config.fields import describe
-from segline.errors import SeglineError, StageError
+from segline.config.loader import load
+from segline.config.params import Params
+from segline.config.renamed import argument_error
+from segline.errors import ParamsError, SeglineError, StageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,9 @@ def main(words: list[str] | None = None) -> int:
     """Run one command; returns its exit code (see :mod:`segline.errors`)."""
     _end_with_dvc()
     signal.signal(signal.SIGTERM, _interrupt)
+    if refusal := argument_error(sys.argv[1:] if words is None else words):
+        print(refusal, file=sys.stderr)
+        return ParamsError.exit_code
     arguments = _parser().parse_args(words)
     try:
         arguments.run(arguments)
@@ -138,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in SHOWN:
         _add_input(summary, name)
     summary.set_defaults(run=_run_summary)
+    add_commands(commands)
     outcome = commands.add_parser("outcome", help="what a Kubeflow run came to: clean up, tag its runs, tell a webhook")
     outcome.add_argument(
         "--run",
@@ -228,7 +237,7 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     stage = STAGES[arguments.command]
-    loaded = params.load(arguments.params, arguments.overrides)
+    loaded = load(arguments.params, arguments.overrides)
     places = {name: getattr(arguments, name) for name in stage.inputs}
     _spare(places, arguments.out)
     folders = _fetched(places)
@@ -328,8 +337,8 @@ def _explain(stage: str) -> str:
     """The stage's parameters, one line each: key, default, unit, meaning and range."""
     lines = [f"parameters, with their defaults (section `{stage}` of params.yaml):"]
     for table, key in OFFERED.get(stage, {}).items():
-        lines += _offer(table, getattr(getattr(params.Params(), stage), key), key)
-    for key, default, annotation in _leaves(getattr(params.Params(), stage)):
+        lines += _offer(table, getattr(getattr(Params(), stage), key), key)
+    for key, default, annotation in _leaves(getattr(Params(), stage)):
         unit, expected, meaning = describe(annotation)
         shown = f"{key}: {default} {unit}".rstrip()
         lines.append(f"  {shown:<32} {meaning} ({expected})")
@@ -354,7 +363,7 @@ def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(type(section), include_extras=True)
     for entry in fields(section):
         value = getattr(section, entry.name)
-        if isinstance(value, params.ComponentSpec):
+        if isinstance(value, ComponentSpec):
             continue
         if is_dataclass(value):
             yield from _leaves(value, f"{prefix}{entry.name}.")

@@ -23,14 +23,14 @@ class SeglineError(Exception):
 
 
 class ParamsError(SeglineError):
-    """The parameters are wrong; ``faults`` lists every fault found, one line each."""
+    """The parameters are wrong; ``errors`` lists every error that was found, one line each."""
 
     exit_code = 2
 
-    def __init__(self, origin: str, faults: list[str]) -> None:
-        self.faults = faults
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        super().__init__("\n".join([f"{origin}: {count}, nothing was run", *(f"  {fault}" for fault in faults)]))
+    def __init__(self, origin: str, errors: list[str]) -> None:
+        self.errors = errors
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        super().__init__("\n".join([f"{origin}: {count}, nothing was run", *(f"  {error}" for error in errors)]))
 
 
 class SourceError(SeglineError):

@@ -1,16 +1,17 @@
-"""Fields are tried value by value; what fits and what is said was worked out by hand."""
+"""Values are checked one by one; what fits and what the message says was worked out by hand."""
 
 import math
 from typing import Annotated, Literal
 
 import pytest
 
-from segline.config.fields import Range, Unit, as_declared, describe, fault, suggestion
+from segline.config.fields import Pattern, Range, Unit, as_declared, describe, find_error, suggestion
 
 WHOLE = Annotated[int, Range(1, 8), Unit("px"), "side"]
 SHARE = Annotated[float, Range(0, 1), "share"]
 POSITIVE = Annotated[float, Range(0), "weight"]
 KIND = Annotated[Literal["bf16", "fp32"], "precision"]
+CODE = Annotated[str, Pattern("|[a-f]{2}", "two letters from a to f, or nothing"), "code"]
 MAP = dict[str, dict[str, list[str]]]
 
 
@@ -26,13 +27,15 @@ MAP = dict[str, dict[str, list[str]]]
         ("", str),
         (False, bool),
         ("fp32", KIND),
+        ("", CODE),
+        ("af", CODE),
         ({}, MAP),
         ({"a": {"b": ["c"], "d": []}, "e": {}}, MAP),
         ([1, 2], list[int]),
     ],
 )
 def test_a_value_of_the_declared_kind_fits(value, annotation):
-    assert fault(value, annotation) is None
+    assert find_error(value, annotation) is None
 
 
 @pytest.mark.parametrize(
@@ -53,18 +56,21 @@ def test_a_value_of_the_declared_kind_fits(value, annotation):
         (1, str, "got 1, expected text"),
         ("fp16", KIND, "got 'fp16', expected one of bf16, fp32"),
         ([], KIND, "got [], expected one of bf16, fp32"),
+        ("a", CODE, "got 'a', expected two letters from a to f, or nothing"),
+        ("af\n", CODE, "got 'af\\n', expected two letters from a to f, or nothing"),
+        (1, CODE, "got 1, expected two letters from a to f, or nothing"),
         ([], MAP, "got [], expected a mapping of layouts to mappings of classes"),
         ({"a": "b"}, MAP, "got {'a': 'b'}, expected a mapping of layouts to mappings of classes"),
         ({"a": {"b": [1]}}, MAP, "got {'a': {'b': [1]}}, expected a mapping of layouts to mappings of classes"),
         ({1: {}}, MAP, "got {1: {}}, expected a mapping of layouts to mappings of classes"),
     ],
 )
-def test_a_fault_says_what_was_got_and_what_was_expected(value, annotation, message):
-    assert fault(value, annotation) == message
+def test_an_error_says_what_was_got_and_what_was_expected(value, annotation, message):
+    assert find_error(value, annotation) == message
 
 
 def test_infinity_is_no_number_of_a_parameter():
-    assert fault(math.inf, POSITIVE) is not None
+    assert find_error(math.inf, POSITIVE) is not None
 
 
 @pytest.mark.parametrize(

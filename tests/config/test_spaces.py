@@ -1,7 +1,7 @@
 """What a hyperparameter is drawn from."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
@@ -13,13 +13,13 @@ COUNT = Annotated[int, Range(1, 64)]
 
 
 def parse(value, annotation=RATE):
-    faults = []
-    return parse_space(value, annotation, "key", faults), faults
+    errors = []
+    return parse_space(value, annotation, "key", errors), errors
 
 
 def test_a_list_gives_each_of_its_values_as_often():
-    space, faults = parse([1e-4, 1, 3.0])
-    assert faults == []
+    space, errors = parse([1e-4, 1, 3.0])
+    assert errors == []
     assert [space.at(share / 9) for share in range(9)] == [1e-4] * 3 + [1.0] * 3 + [3.0] * 3
     assert all(isinstance(value, float) for value in space.values)
 
@@ -51,9 +51,15 @@ def test_a_range_of_whole_numbers_gives_whole_numbers():
         ({"low": 0.5, "high": 2}, COUNT, "key.low: got 0.5, expected a whole number 1 to 64"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_line(value, annotation, expected):
+def test_an_error_is_one_line(value, annotation, expected):
     [line] = parse(value, annotation)[1]
     assert expected in line
+
+
+def test_listed_values_have_no_range():
+    assert parse({"low": 8, "high": 16}, Annotated[Literal[8, 16], "stride"])[1] == [
+        "key: got a range, expected a list of values"
+    ]
 
 
 def test_a_switch_has_no_range():

@@ -1,4 +1,4 @@
-"""What is read from the source without importing it equals what the imported objects say."""
+"""The names, options and defaults that are read from the source equal those of the imported objects."""
 
 import inspect
 from importlib import import_module
@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from segline.config import tables
-from segline.config.fields import fault
+from segline.config.fields import find_error
 from segline.data.layouts import LAYOUTS
 from segline.losses import LOSSES
 
@@ -21,13 +21,17 @@ def keyword_only(entry):
 
 
 @PARTS
-def test_names_options_and_annotations_are_those_of_the_imported_objects(package, table):
+def test_names_options_annotations_and_defaults_are_those_of_the_imported_objects(package, table):
     imported = getattr(import_module(f"segline.{package}"), table)
     expected = {
         name: {option: known.annotation for option, known in keyword_only(entry).items()}
         for name, entry in imported.items()
     }
     assert tables.options(package) == expected
+    assert tables.defaults(package) == {
+        name: {option: known.default for option, known in keyword_only(entry).items()}
+        for name, entry in imported.items()
+    }
     assert list(tables.options(package)) == sorted(imported), "the table is sorted by name"
 
 
@@ -35,7 +39,7 @@ def test_names_options_and_annotations_are_those_of_the_imported_objects(package
 def test_every_option_has_a_default_that_fits_and_says_what_it_means(package, table):
     for entry in getattr(import_module(f"segline.{package}"), table).values():
         for known in keyword_only(entry).values():
-            assert fault(known.default, known.annotation) is None, (entry, known)
+            assert find_error(known.default, known.annotation) is None, (entry, known)
             assert any(isinstance(note, str) for note in known.annotation.__metadata__), (entry, known)
 
 

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 from torchvision.transforms.v2.functional import adjust_saturation
 
 from segline.classes import IGNORED
-from segline.config.params import Augment
+from segline.config.sections import Augment
 from segline.data.augment import MEAN, STD, Amounts, augment, draw, normalise, to_unit
 
 STILL = Augment(**{field.name: 0.0 for field in fields(Augment)})

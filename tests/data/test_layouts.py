@@ -957,7 +957,7 @@ def test_the_most_classes_have_colours_of_their_own():
         ('classes: {"a\\nb": road}', "the name 'a\\nb'"),
         ('classes: {a: 1}\n"b\\nc": 1', "unknown key 'b\\nc'"),
         ("classes: {no: 0}", "the name False"),
-        ("classes: {a: 0, a: 1}", "a is there twice"),
+        ("classes: {a: 0, a: 1}", "key 'a' is given twice"),
         ("classes: {a: }", "classes.a: got None"),
         ("classes: {a: true}", "classes.a: got True"),
         ("classes: {a: 1.0}", "classes.a: got 1.0"),

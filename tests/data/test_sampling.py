@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segline.classes import IGNORED
-from segline.config.params import Label
+from segline.config.sections import Label
 from segline.data.boxes import Box
 from segline.data.distances import DISTANCES, Truth
 from segline.data.exclusions import Exclusions

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segline.config.params import Split
+from segline.config.sections import Split
 from segline.data.splits import SPLITS
 from segline.data.splits import assign as assign_all
 from segline.errors import DataError

@@ -17,6 +17,7 @@ ALLOWED = {
         "pipelines",
         "segline",
         "segline.errors",
+        "segline.config.loader",
         "segline.config.params",
         "urllib3",
         "yaml",

@@ -277,7 +277,7 @@ def test_no_stage_fills_its_nodes_disk_by_way_of_tmp(stage):
 def test_a_wrong_amount_is_told(site, fault):
     with pytest.raises(ParamsError) as info:
         Site(**site)
-    assert info.value.faults == [fault]
+    assert info.value.errors == [fault]
 
 
 @STAGE

@@ -21,7 +21,7 @@ from shard_files import write_split
 
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
-from segline.config.params import load
+from segline.config.loader import load
 from segline.errors import StageError, StoppedError, TrainingError
 from segline.files import s3 as storage
 from segline.files.atomic import write_json, writing

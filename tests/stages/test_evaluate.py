@@ -12,7 +12,8 @@ from segline.artifacts.bundle import Bundle, Member, join_bundles
 from segline.artifacts.candidates import CANDIDATES
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.artifacts.history import HISTORY
-from segline.config.params import Audit, Evaluate, Params
+from segline.config.params import Params
+from segline.config.sections import Audit, Evaluate
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
 from segline.data.shards import Crop, join_shards, write_shard

@@ -13,7 +13,7 @@ from segline.artifacts.manifest import FILE, read_manifest, write_manifest
 from segline.artifacts.validation import STATISTICS as STATISTICS
 from segline.artifacts.validation import read_statistics, write_statistics
 from segline.cli import main
-from segline.config.params import STREET_CLASSES
+from segline.config.sections import STREET_CLASSES
 from segline.data.pairs import open_tree
 from segline.data.shards import open_split
 from segline.data.statistics import measure

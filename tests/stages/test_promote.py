@@ -22,7 +22,7 @@ from segline.artifacts.evaluation import EVALUATION, write_counts
 from segline.artifacts.validation import STATISTICS
 from segline.classes import LabelClass
 from segline.config.params import Params
-from segline.config.params import Promote as Settings
+from segline.config.sections import Promote as Settings
 from segline.data.augment import MEAN, STD
 from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError

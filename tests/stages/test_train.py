@@ -16,7 +16,7 @@ from shard_files import write_split
 
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
-from segline.config.params import load
+from segline.config.loader import load
 from segline.errors import SourceError, TrainingError
 from segline.stages.train import run
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from grids import TINY, board, runs, train
 
-from segline.config.params import Train, load
+from segline.config.loader import load
+from segline.config.sections import Train
 from segline.errors import StageError, TrainingError
 from segline.stages.train import run
 from segline.training import trial as trials
@@ -108,7 +109,7 @@ from segline.data.shards import open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.config.params import Train
+from segline.config.sections import Train
 from segline.training.engine import Run, fit
 labelled = Path({labelled!r})
 run = Run(

@@ -21,8 +21,11 @@ import segline
 from segline import cli
 from segline.artifacts.manifest import Manifest, read_manifest, write_manifest
 from segline.artifacts.validation import read_statistics
-from segline.config.params import ComponentSpec, Ingest, Params, Severities, load
-from segline.config.params import Validate as Settings
+from segline.config.components import ComponentSpec
+from segline.config.loader import load
+from segline.config.params import Params
+from segline.config.sections import Ingest, RuleSeverities
+from segline.config.sections import Validate as Settings
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS
 from segline.data.validation import drift, expectations
@@ -89,7 +92,7 @@ def root(tmp_path: Path) -> Path:
 
 def run(root: Path, *, uri: str = NOWHERE, severity: dict | None = None, **settings: float) -> Path:
     """Ingest and validate; returns the folder that validate writes, whole or not."""
-    checks = Settings(**{"max_quarantined_share": 0.5, "severity": Severities(**(severity or {}))} | settings)
+    checks = Settings(**{"max_quarantined_share": 0.5, "severity": RuleSeverities(**(severity or {}))} | settings)
     params = Params(ingest=Ingest(source=str(root)), validate=checks)
     ingest.run(params, out=root.parent / "ingest")
     out = root.parent / "validate"
@@ -408,7 +411,7 @@ def test_a_label_map_is_shown_in_its_classes_colours():
 def test_wrong_settings_are_refused(settings, faults):
     with pytest.raises(ParamsError) as caught:
         load(json.dumps({"validate": settings}))
-    assert caught.value.faults == faults
+    assert caught.value.errors == faults
 
 
 def test_good_pairs_all_pass(root, capsys):
@@ -751,7 +754,7 @@ def test_the_docs_hold_every_expectation_and_need_no_other_file(root):
 def test_every_severity_has_a_rule():
     slugs = [rule.slug for rule in validate.rules(Settings())]
     assert len(set(slugs)) == len(slugs)
-    assert set(Severities.__dataclass_fields__) - {"drift"} <= set(slugs)
+    assert set(RuleSeverities.__dataclass_fields__) - {"drift"} <= set(slugs)
 
 
 def test_names_of_files_are_no_html():

@@ -14,14 +14,15 @@ from shard_files import write_split
 from segline.artifacts.bundle import FILE
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
-from segline.config.params import ComponentSpec, load
+from segline.config.components import ComponentSpec
+from segline.config.loader import load
 from segline.errors import SourceError, StoppedError
 from segline.files.atomic import MARK, write_text
 from segline.files.s3 import Bucket, download, upload
-from segline.stages.train import STOP, Trial
+from segline.stages.train import Trial
 from segline.training import checkpoints as mirror
 from segline.training import trial as trials
-from segline.training.checkpoints import Mirror, Origins
+from segline.training.checkpoints import STOP, Mirror, Origins
 from segline.training.search.grid import TrialConfig
 
 

@@ -9,7 +9,8 @@ from shard_files import write_split
 
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import IGNORED, LabelClass
-from segline.config.params import Edges, load
+from segline.config.loader import load
+from segline.config.params import Edges
 from segline.data.edges import NETWORK, edge_map
 from segline.data.shards import Split
 from segline.errors import StageError

@@ -13,7 +13,8 @@ from shard_files import write_split
 from torch import nn
 
 from segline.classes import IGNORED
-from segline.config.params import Augment, Edges, Train
+from segline.config.params import Edges
+from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.distances import DISTANCES, Truth
 from segline.data.shards import Split

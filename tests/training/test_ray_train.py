@@ -26,16 +26,17 @@ from torch import nn
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.artifacts.history import read_history
 from segline.classes import LabelClass
-from segline.config.params import Augment, ComponentSpec, Train
+from segline.config.components import ComponentSpec
+from segline.config.sections import Augment, Train
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
 from segline.parallel import SETTINGS, ray_session
-from segline.stages.train import STOP, Trial
+from segline.stages.train import Trial
 from segline.training import ddp as workers
-from segline.training.checkpoints import Mirror
+from segline.training.checkpoints import STOP, Mirror
 from segline.training.engine import Run, fit
 from segline.training.ray_train import MOST_LOSSES, _raise_unless_lost
 from segline.training.ray_tune import Asha, Watch, _room, run_trials

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from segline.config.params import Train
+from segline.config.sections import Train
 from segline.training.schedules import learning_rate
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segline.config.params import ComponentSpec
+from segline.config.components import ComponentSpec
 from segline.losses import LOSSES
 from segline.models import MODELS
 from segline.training.trial import _options

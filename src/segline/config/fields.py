@@ -1,11 +1,12 @@
-"""One typed, documented value of the parameters, and the check of what a user wrote for it.
+"""The notation of a parameter's type, range, unit and meaning, and the check of a value against it.
 
 A field is an annotation: ``crop: Annotated[int, Range(32, 4096), Unit("px"), "side of the crop"] = 160``.
-The same notation serves the sections of ``params.yaml`` and the options of a model or a loss.
+The same notation serves the sections of ``params.yaml`` and the options of a model, a loss or a layout.
 """
 
 import difflib
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from types import UnionType
@@ -20,16 +21,28 @@ class Range:
     high: float = math.inf
 
     def __str__(self) -> str:
-        return f"at least {_plain(self.low)}" if math.isinf(self.high) else f"{_plain(self.low)} to {_plain(self.high)}"
+        low = _format_bound(self.low)
+        return f"at least {low}" if math.isinf(self.high) else f"{low} to {_format_bound(self.high)}"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit of a number, as shown in the help."""
+    """The unit of a number, which the help and the schema show."""
 
     name: str
 
 
+@dataclass(frozen=True)
+class Pattern:
+    """A regular expression that a text must match as a whole, and the same in words for messages."""
+
+    regex: str
+    expected: str
+
+
+Fraction = Range(0, 1)
+ClassMaps = dict[str, dict[str, list[str]]]
+"""Layout -> new class -> classes of the layout."""
 Pretrained = Annotated[
     bool | str,
     "where the encoder starts: true for ImageNet weights from timm's hub, a file (.safetensors, .pth) or "
@@ -37,36 +50,30 @@ Pretrained = Annotated[
 ]
 """The option of every architecture with an encoder."""
 
-NAMES: dict[Any, str] = {
+TYPE_NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
     bool: "true or false",
     dict[str, float]: "a mapping of names to numbers",
-    dict[str, dict[str, list[str]]]: "a mapping of layouts to mappings of classes",
+    ClassMaps: "a mapping of layouts to mappings of classes",
 }
 
 
-def fault(value: object, annotation: Any) -> str | None:
-    """Say in one line what is wrong with ``value`` for ``annotation``, or None when it fits."""
-    kind, notes = _split(annotation)
-    expected = _expected(kind, notes)
-    return None if _fits(value, kind, notes) else f"got {value!r}, expected {expected}"
+def find_error(value: object, annotation: Any) -> str | None:
+    """Return one line that says why ``value`` does not fit ``annotation``, or None when it fits."""
+    kind, notes = split_annotation(annotation)
+    return None if _fits(value, kind, notes) else f"got {value!r}, expected {_describe_type(kind, notes)}"
 
 
 def as_declared(value: Any, annotation: Any) -> Any:
-    """The value, a whole number made a float where a float is declared."""
-    kind, _ = _split(annotation)
+    """Return the value; a whole number becomes a float where a float is declared."""
+    kind, _ = split_annotation(annotation)
     return float(value) if kind is float and type(value) is int else value
 
 
-def is_whole(annotation: Any) -> bool:
-    """Whether a field is a whole number."""
-    return _split(annotation)[0] is int
-
-
 def suggestion(word: object, known: Collection[str]) -> str:
-    """``; did you mean 'x'?`` for a near miss, otherwise the known names; of options there may be none."""
+    """Return ``; did you mean 'x'?`` for a near miss, otherwise the list of known names, which may be empty."""
     if not known:
         return "; it has no options"
     near = difflib.get_close_matches(str(word), known, n=1)
@@ -74,33 +81,37 @@ def suggestion(word: object, known: Collection[str]) -> str:
 
 
 def describe(annotation: Any) -> tuple[str, str, str]:
-    """The unit, what is accepted, and the meaning of a field, for the help."""
-    kind, notes = _split(annotation)
+    """Return the unit, the accepted values and the meaning of a field, for the help."""
+    kind, notes = split_annotation(annotation)
     unit = next((note.name for note in notes if isinstance(note, Unit)), "")
-    return unit, _expected(kind, notes), next((note for note in notes if isinstance(note, str)), "")
+    return unit, _describe_type(kind, notes), next((note for note in notes if isinstance(note, str)), "")
 
 
-def _plain(bound: float) -> str:
-    """A whole number in full, any other short."""
-    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
-
-
-def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+def split_annotation(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the type of an annotation and its notes (range, unit, meaning)."""
     if get_origin(annotation) is Annotated:
         kind, *notes = get_args(annotation)
         return kind, tuple(notes)
     return annotation, ()
 
 
-def _expected(kind: Any, notes: tuple[Any, ...]) -> str:
+def _format_bound(bound: float) -> str:
+    """Write a whole number in full and any other one short."""
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
+
+
+def _describe_type(kind: Any, notes: tuple[Any, ...]) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
         return "a list of " + ", ".join(map(str, get_args(get_args(kind)[0])))
     if isinstance(kind, UnionType):
-        return " or ".join(_expected(part, notes) for part in get_args(kind))
+        return " or ".join(_describe_type(part, notes) for part in get_args(kind))
+    for note in notes:
+        if isinstance(note, Pattern):
+            return note.expected
     bounds = [str(note) for note in notes if isinstance(note, Range)]
-    return " ".join([NAMES.get(kind, str(kind)), *bounds])
+    return " ".join([TYPE_NAMES.get(kind, str(kind)), *bounds])
 
 
 def _fits(value: object, kind: Any, notes: tuple[Any, ...]) -> bool:
@@ -118,4 +129,6 @@ def _fits(value: object, kind: Any, notes: tuple[Any, ...]) -> bool:
     value = as_declared(value, kind)
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         return False
+    if isinstance(value, str):
+        return all(re.fullmatch(note.regex, value) for note in notes if isinstance(note, Pattern))
     return all(note.low <= value <= note.high for note in notes if isinstance(note, Range))  # type: ignore[operator]

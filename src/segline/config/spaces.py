@@ -1,9 +1,9 @@
-"""What a hyperparameter of a search is drawn from: the values of a list, or a range."""
+"""The space that a search draws a hyperparameter from: a list of values, or a range."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from segline.config.fields import as_declared, fault, is_whole
+from segline.config.fields import as_declared, find_error, split_annotation
 
 FACTOR = 1.2
 
@@ -42,30 +42,36 @@ class Space:
         return type(value)(min(max(moved, self.low), self.high))
 
 
-def parse_space(value: object, annotation: Any, where: str, faults: list[str]) -> Space:
-    """The space that a user wrote for a hyperparameter; what is wrong with it is added to ``faults``.
+def parse_space(value: object, annotation: Any, where: str, errors: list[str]) -> Space:
+    """Read the space that a user wrote for a hyperparameter; what is wrong is added to ``errors``.
 
     Args:
-        value: ``[0.01, 0.05]`` or ``{low: 1e-4, high: 1e-2, log: true}``.
-        annotation: of the hyperparameter, with its range.
-        where: the key, for messages.
+        value: Such as ``[0.01, 0.05]`` or ``{low: 1e-4, high: 1e-2, log: true}``.
+        annotation: The type and range of the hyperparameter.
+        where: The dotted key, for messages.
     """
     if isinstance(value, list) and value:
-        problems = [fault(item, annotation) for item in value]
-        faults += [f"{where}[{i}]: {problem}" for i, problem in enumerate(problems) if problem]
+        item_errors = [find_error(item, annotation) for item in value]
+        errors += [f"{where}[{index}]: {error}" for index, error in enumerate(item_errors) if error]
         return Space(values=tuple(as_declared(item, annotation) for item in value))
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
-        faults.append(f"{where}: got {value!r}, expected a list of values, or low, high and perhaps log: true")
+        errors.append(f"{where}: got {value!r}, expected a list of values, or low, high and perhaps log: true")
         return Space()
-    return _range(value, annotation, where, faults)
+    return _parse_range(value, annotation, where, errors)
 
 
-def _range(value: dict[str, Any], annotation: Any, where: str, faults: list[str]) -> Space:
-    problems = [f"{where}.{end}: {found}" for end in ("low", "high") if (found := fault(value[end], annotation))]
+def has_ranges(annotation: Any) -> bool:
+    """Return whether a hyperparameter can be drawn from a range: it is a number, not one of listed values."""
+    return split_annotation(annotation)[0] in (int, float)
+
+
+def _parse_range(value: dict[str, Any], annotation: Any, where: str, errors: list[str]) -> Space:
+    found = [f"{where}.{end}: {error}" for end in ("low", "high") if (error := find_error(value[end], annotation))]
     low, high, log = value["low"], value["high"], value.get("log", False)
-    if not problems and (isinstance(low, bool) or not isinstance(low, int | float)):
-        problems = [f"{where}: got a range, expected a list of values"]
-    if not problems and (not isinstance(log, bool) or low >= high or (log and low <= 0)):
-        problems = [f"{where}: got {value!r}, expected low below high, and above 0 where log is true"]
-    faults += problems
-    return Space() if problems else Space(low=float(low), high=float(high), log=log, whole=is_whole(annotation))
+    if not found and not has_ranges(annotation):
+        found = [f"{where}: got a range, expected a list of values"]
+    if not found and (not isinstance(log, bool) or low >= high or (log and low <= 0)):
+        found = [f"{where}: got {value!r}, expected low below high, and above 0 where log is true"]
+    errors += found
+    whole = split_annotation(annotation)[0] is int
+    return Space() if found else Space(low=float(low), high=float(high), log=log, whole=whole)

@@ -1,11 +1,12 @@
-"""What the tables MODELS, LOSSES and LAYOUTS offer, read from their source without importing it.
+"""The names and options of the tables MODELS, LOSSES and LAYOUTS, read from their source without importing it.
 
-A wrong name or option must be refused before any work, also by a stage that runs in an image without torch.
-So the names are read from the dict in ``segline/<package>/__init__.py``, and the options of an entry are the
-keyword-only parameters of the class or function that it names. A test holds this against the imported objects.
+A wrong name or option is refused before any work, also by a stage that runs in an image without torch. So the names
+are read from the dict in ``segline/<package>/__init__.py``, and the options of an entry are the keyword-only
+parameters of the class or function that it names. A test compares this with the imported objects.
 """
 
 import ast
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,37 +17,45 @@ PACKAGE = Path(__file__).parents[1]
 ANNOTATIONS = {"Annotated": Annotated, "Literal": Literal, "Pretrained": Pretrained, "Range": Range, "Unit": Unit}
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """The class or function of a table's entry, and the statements of the module that defines it."""
+
+    definition: ast.ClassDef | ast.FunctionDef
+    module: list[ast.stmt]
+
+    def keyword_only(self) -> list[tuple[ast.arg, ast.expr | None]]:
+        """Return the keyword-only parameters of the constructor or function, each with its default."""
+        for node in ast.walk(self.definition):
+            if isinstance(node, ast.FunctionDef) and (node.name == "__init__" or node is self.definition):
+                return list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+        return []
+
+
 @cache
 def options(package: str) -> dict[str, dict[str, Any]]:
-    """The table of ``package`` ("models", "losses", "data.layouts"): name -> option -> annotation."""
-    folder = PACKAGE.joinpath(*package.split("."))
-    origin, body = _origins(folder)
-    return {name: _keyword_only(folder / f"{origin[target]}.py", target) for name, target in _entries(body).items()}
-
-
-def _origins(folder: Path) -> tuple[dict[str, str], list[ast.stmt]]:
-    """What ``__init__.py`` imports, by name, from which file; and its statements."""
-    body = ast.parse((folder / "__init__.py").read_text()).body
-    files = {
-        alias.asname or alias.name: str(node.module).rpartition(".")[2]
-        for node in body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+    """Return the table of ``package`` ("models", "losses", "data.layouts") as name -> option -> annotation."""
+    return {
+        name: {argument.arg: _annotation(argument) for argument, _ in entry.keyword_only()}
+        for name, entry in _entries(package).items()
     }
-    return files, body
+
+
+@cache
+def defaults(package: str) -> dict[str, dict[str, Any]]:
+    """Return the table of ``package`` as name -> option -> default."""
+    return {
+        name: {argument.arg: ast.literal_eval(default) for argument, default in entry.keyword_only() if default}
+        for name, entry in _entries(package).items()
+    }
 
 
 @cache
 def distances(loss: str) -> tuple[str, ...]:
-    """The maps of distances that a loss needs, as its class says in ``distances``."""
-    folder = PACKAGE / "losses"
-    origin, body = _origins(folder)
-    target = _entries(body)[loss]
+    """Return the distance maps that a loss needs, which its class lists in ``distances``."""
     values = (
         statement.value
-        for node in ast.parse((folder / f"{origin[target]}.py").read_text()).body
-        if isinstance(node, ast.ClassDef) and node.name == target
-        for statement in node.body
+        for statement in _entries("losses")[loss].definition.body
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "distances" and statement.value
     )
     return tuple(ast.literal_eval(next(values, ast.Tuple([]))))
@@ -54,12 +63,10 @@ def distances(loss: str) -> tuple[str, ...]:
 
 @cache
 def class_names(layout: str) -> tuple[str, ...]:
-    """The classes of a layout; empty when they come with the data."""
-    folder = PACKAGE / "data" / "layouts"
-    origin, body = _origins(folder)
+    """Return the names of a layout's classes, or nothing when they come with the data."""
     calls = (
         node.args[0]
-        for statement in ast.parse((folder / f"{origin[_entries(body)[layout]]}.py").read_text()).body
+        for statement in _entries("data.layouts")[layout].module
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "CLASSES"
         for node in ast.walk(statement)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "LabelClass"
@@ -67,27 +74,27 @@ def class_names(layout: str) -> tuple[str, ...]:
     return tuple(ast.literal_eval(name) for name in calls)
 
 
-def _entries(body: list[ast.stmt]) -> dict[str, str]:
-    """The keys of the table and the names that they stand for; of ``partial(Name, ...)`` that is ``Name``."""
-    table = next(node.value for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
-    return {
-        ast.literal_eval(key): ast.unparse(value.args[0] if isinstance(value, ast.Call) else value)
-        for key, value in zip(table.keys, table.values, strict=True)
-        if key
+@cache
+def _entries(package: str) -> dict[str, _Entry]:
+    """Return the entries of a table by name; the entry ``partial(Name, ...)`` stands for ``Name``."""
+    folder = PACKAGE.joinpath(*package.split("."))
+    body = ast.parse((folder / "__init__.py").read_text()).body
+    modules = {
+        alias.asname or alias.name: str(node.module).rpartition(".")[2]
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
-
-
-def _keyword_only(file: Path, target: str) -> dict[str, Any]:
-    for node in ast.parse(file.read_text()).body:
-        if getattr(node, "name", None) != target:
-            continue
-        function = next(
-            (child for child in ast.walk(node) if isinstance(child, ast.FunctionDef) and child.name == "__init__"),
-            node,
+    table = next(node.value for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
+    entries = {}
+    for key, value in zip(table.keys, table.values, strict=True):
+        target = ast.unparse(value.args[0] if isinstance(value, ast.Call) else value)
+        module = ast.parse((folder / f"{modules[target]}.py").read_text()).body
+        definition = next(
+            node for node in module if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == target
         )
-        if isinstance(function, ast.FunctionDef):
-            return {argument.arg: _annotation(argument) for argument in function.args.kwonlyargs}
-    return {}
+        entries[ast.literal_eval(key)] = _Entry(definition, module)  # type: ignore[arg-type]
+    return entries
 
 
 def _annotation(argument: ast.arg) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segline.classes import IGNORED
-from segline.config.params import Augment
+from segline.config.sections import Augment
 
 # Channel statistics of ImageNet (RGB, images in 0 to 1), which pretrained encoders expect.
 MEAN = (0.485, 0.456, 0.406)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED
-from segline.config.params import Label
+from segline.config.sections import Label
 from segline.data.boxes import Box
 from segline.data.crops import (
     Foreground,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.config.params import Split
+from segline.config.sections import Split
 from segline.errors import DataError
 
 SPLITS = ("train", "val", "test")

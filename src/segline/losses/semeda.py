@@ -37,6 +37,12 @@ class Semeda(nn.Module):
         lambda_1: Annotated[float, Range(0), "weight of the first layer; S4 tunes 0 to 4, under its own scaling"] = 2.0,
         lambda_2: Annotated[float, Range(0), "weight of the second layer"] = 4.0,
         lambda_3: Annotated[float, Range(0), "weight of the edge map itself"] = 0.0,
+        edge_steps: Annotated[int, Range(1, 1_000_000), "the most training steps of the edge network"] = 1000,
+        edge_batch_size: Annotated[int, Range(1, 4096), "the number of label maps in a step of the edge network"] = 8,
+        edge_learning_rate: Annotated[float, Range(1e-8, 10), "the learning rate of Adam for the edge network"] = 1e-2,
+        edge_min_accuracy: Annotated[
+            float, Range(0, 1), "the accuracy on held-out label maps at which the training of the edge network ends"
+        ] = 0.999,
     ) -> None:
         super().__init__()
         if task.edge_network is None:

@@ -28,7 +28,10 @@ from typing import Any
 import yaml
 
 from segline.artifacts.dataset import read_dataset_info
-from segline.config.params import ComponentSpec, Params, Train, as_json
+from segline.config.components import ComponentSpec
+from segline.config.params import Params
+from segline.config.sections import Train
+from segline.config.serialization import as_json
 from segline.config.spaces import Space
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError
 from segline.files import s3 as storage

@@ -16,7 +16,8 @@ from segline.artifacts.bundle import join_bundles, read_bundle
 from segline.artifacts.dataset import read_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE, METRICS, MODEL, TEST_COUNTS
 from segline.artifacts.evaluation import read_leaderboard, write_counts
-from segline.config.params import Ensemble, Params
+from segline.config.params import Params
+from segline.config.sections import Ensemble
 from segline.data.shards import Split, open_split
 from segline.files.atomic import write_json
 from segline.inference.bundle import load_models

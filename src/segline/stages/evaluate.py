@@ -32,7 +32,8 @@ from segline.artifacts.evaluation import (
     write_counts,
 )
 from segline.artifacts.history import HISTORY
-from segline.config.params import Evaluate, Params
+from segline.config.params import Params
+from segline.config.sections import Evaluate
 from segline.data.boxes import Box
 from segline.data.shards import Split, open_split
 from segline.errors import StageError

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from segline.artifacts.manifest import CHECKSUMS, COLUMNS, FILE, FILES, Manifest, Origin, read_manifest, write_manifest
-from segline.config.params import Ingest, Params
+from segline.config.params import Params
+from segline.config.sections import Ingest
 from segline.data.layouts import LAYOUTS, Layout, Pair
 from segline.data.sources import ResolvedSource, open_source
 from segline.errors import DataError, SourceError, StageError

@@ -17,7 +17,9 @@ from segline import parallel
 from segline.artifacts.dataset import DATASET, DatasetInfo, part_file, write_dataset_info
 from segline.artifacts.manifest import Manifest, read_manifest
 from segline.artifacts.validation import read_statistics, write_statistics
-from segline.config.params import Label, Params, as_json
+from segline.config.params import Params
+from segline.config.sections import Label
+from segline.config.serialization import as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
 from segline.data.decoding import keep_memory

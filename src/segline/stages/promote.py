@@ -20,7 +20,8 @@ from segline.artifacts.evaluation import read_counts
 from segline.artifacts.promotion import DECISION as DECISION_FILE
 from segline.artifacts.promotion import PROMOTION, REPORT, Decision
 from segline.artifacts.validation import STATISTICS
-from segline.config.params import Params, as_json
+from segline.config.params import Params
+from segline.config.serialization import as_json
 from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import write_json

@@ -18,7 +18,9 @@ from typing import Any
 from segline.artifacts.code import code_hash
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info, shard_bytes, verify
 from segline.artifacts.history import HISTORY, TRIAL, read_history, read_params
-from segline.config.params import Params, Train, as_json, need_edges
+from segline.config.params import Params, need_edges
+from segline.config.sections import Train
+from segline.config.serialization import as_json
 from segline.data.edges import NETWORK
 from segline.errors import StageError, StoppedError, TrainingError
 from segline.files.atomic import file_hash, write_text, writing
@@ -53,7 +55,8 @@ CODE = (
     "segline.training.ddp",
     "segline.inference.bundle",
     "segline.training.trial",
-    "segline.config.params",
+    "segline.config.components",
+    "segline.config.sections",
     "segline.config.spaces",
 )
 SPLITS = ("train", "val")

@@ -27,7 +27,8 @@ from segline.artifacts.validation import (
     write_report,
     write_statistics,
 )
-from segline.config.params import Params, Validate
+from segline.config.params import Params
+from segline.config.sections import Validate
 from segline.data.pairs import checked, label_spec_of, layout_of, open_tree
 from segline.data.statistics import measure, reduction, relate
 from segline.data.validation import drift

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from segline.config.params import Train
+from segline.config.sections import Train
 from segline.data.augment import augment, draw, normalise, to_device, to_unit
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError

@@ -2,7 +2,7 @@
 
 import math
 
-from segline.config.params import Train
+from segline.config.sections import Train
 
 POLY_POWER = 0.9
 """Of DeepLab (Chen et al. 2018, section 4.1)."""

@@ -16,7 +16,8 @@ from torch import nn
 from segline.artifacts.bundle import FILE, Bundle, Member
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
-from segline.config.params import ComponentSpec, Train
+from segline.config.components import ComponentSpec
+from segline.config.sections import Train
 from segline.data.shards import Split, open_split
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.files.atomic import file_hash, write_json

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.sources import open_source
 
 

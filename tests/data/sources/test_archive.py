@@ -314,7 +314,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path, opening, holds, her
 KILLED = """
 import json, sys
 from pathlib import Path
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.sources import open_source
 params = load(json.dumps({"ingest": {"source": sys.argv[1]}}))
 open_source(params.ingest, 0, Path(sys.argv[2]))

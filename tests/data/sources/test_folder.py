@@ -100,7 +100,7 @@ AS_NOBODY = """
 import json, os, sys
 from pathlib import Path
 from segline.errors import SourceError
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.sources import open_source
 # The code itself may lie where nobody may read.
 settings = [load(json.dumps({"ingest": {"source": source}})).ingest for source in sys.argv[1:]]

@@ -254,7 +254,7 @@ def test_a_full_disk_is_one_line_and_the_download_goes_on_afterwards(url, web, o
 DOWNLOADING = """
 import json, sys
 from pathlib import Path
-from segline.config.params import load
+from segline.config.loader import load
 from segline.data.sources import open_source
 params = load(json.dumps({"ingest": {"source": sys.argv[1]}}))
 open_source(params.ingest, 0, Path(sys.argv[2]))

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from segline.config.params import Search, load
+from segline.config.loader import load
+from segline.config.sections import Search
 from segline.training.search.grid import (
     batch_sizes,
     best,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from segline.config.params import load
+from segline.config.loader import load
 from segline.training.search.grid import batch_sizes, cells, rungs, survivors
 from segline.training.search.plan import Cost, at_once, duration, epochs_of, kind, measure, show
 

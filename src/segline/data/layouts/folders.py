@@ -22,11 +22,11 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
 from segline.config.fields import suggestion
+from segline.config.yaml_reader import YamlError, parse_yaml
 from segline.data.decoding import decode_image, decode_label
 from segline.data.layouts.layout import UNKNOWN, LabelSpec, Layout, Pair, by_name, flat, match, under, value_table
 from segline.errors import DataError
@@ -144,31 +144,11 @@ def read_legend(text: str, colours: bool) -> LabelSpec:
     return LabelSpec(tuple(classes), list(entries).index(background) if background else None, value_table(table))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice[0]} is there twice")
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """YAML takes 010 for 8 and 1:30 for 90."""
-        if not re.fullmatch(r"[-+]?(0|[1-9]\d*)", node.value):
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: got {node.value}, expected a number such as 10")
-        return int(node.value)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
 def _document(text: str) -> dict[Any, Any]:
     try:
-        document = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        _refuse("", " ".join(str(error).split()))
+        document = parse_yaml(text)
+    except YamlError as error:
+        _refuse("", str(error))
     if not isinstance(document, dict):
         _refuse("", "got no mapping, expected `classes:` with a name and its values per line")
     known = ("classes", "background", "ignored")

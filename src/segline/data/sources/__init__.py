@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from segline.config.params import Ingest
+from segline.config.sections import Ingest
 from segline.data.sources.bucket import open_bucket
 from segline.data.sources.dvc import open_dvc
 from segline.data.sources.folder import open_path

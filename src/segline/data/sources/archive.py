@@ -20,7 +20,7 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Literal
 
-from segline.config.params import Ingest
+from segline.config.sections import Ingest
 from segline.data.sources.kept import forget_manifest, kept_from, no_room, refuse_too_big
 from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError

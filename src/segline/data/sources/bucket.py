@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segline.config.params import Ingest
+from segline.config.sections import Ingest
 from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError
 from segline.files.s3 import SCHEME, Bucket

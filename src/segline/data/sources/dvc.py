@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from segline.config.params import Ingest
+from segline.config.sections import Ingest
 from segline.data.sources.kept import forget_manifest, keep_files, no_room
 from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError

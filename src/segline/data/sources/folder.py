@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from segline.config.params import Ingest
+from segline.config.sections import Ingest
 from segline.data.sources.archive import open_archive
 from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError

@@ -5,7 +5,8 @@ from os import cpu_count
 from pathlib import Path
 
 from segline.artifacts.code import code_hash
-from segline.config.params import Ingest, as_json
+from segline.config.sections import Ingest
+from segline.config.serialization import as_json
 from segline.data.sources.kept import keep_files
 from segline.data.sources.opened import ResolvedSource
 from segline.errors import SourceError

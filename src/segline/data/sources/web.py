@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from segline.config.params import Ingest
+from segline.config.sections import Ingest
 from segline.data.sources.archive import checked_hash, mark_of, unpack
 from segline.data.sources.kept import NoRoomError, kept_from, no_room, refuse_too_big
 from segline.data.sources.opened import ResolvedSource

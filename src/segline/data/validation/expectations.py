@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from segline.config.params import Severity
+from segline.config.sections import Severity
 
 SEVERITIES: dict[Severity, str] = {"stop": "critical", "quarantine": "warning", "warn": "info"}
 

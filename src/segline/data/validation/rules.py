@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from segline.config.params import Validate
+from segline.config.sections import Validate
 from segline.data.validation.expectations import Rule
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from segline.config.params import ComponentSpec, Search, Train
+from segline.config.components import ComponentSpec
+from segline.config.sections import Search, Train
 from segline.config.spaces import Space
 from segline.training.search.optuna import propose
 

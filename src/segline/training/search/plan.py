@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from segline.config.params import Train
+from segline.config.sections import Train
 from segline.training.search.grid import TrialConfig, batch_sizes, rungs
 
 WIDTH = 120

@@ -1,0 +1,206 @@
+"""The section ``train``: the grid of architectures x losses, and how each trial of it is trained."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_type_hints
+
+from segline.config.components import LOSS, MODEL, ComponentSpec
+from segline.config.fields import Fraction, Pattern, Range, Unit
+from segline.config.spaces import Space
+
+# The fields of Train that a search may draw, beside those of Augment and the options of models and losses.
+TUNABLE = (
+    "batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "warmup_fraction",
+    "weight_decay",
+    "epsilon",
+    "max_grad_norm",
+    "ema_decay",
+)
+# Population-based training replaces the worst quarter, which is one trial of these.
+SMALLEST_POPULATION = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """The random changes of a training batch."""
+
+    flip: Annotated[float, Fraction, "the probability of a horizontal flip"] = 0.5
+    flip_vertical: Annotated[float, Fraction, "the probability of a vertical flip, for medical and aerial images"] = 0.0
+    scale: Annotated[float, Range(0, 0.9), "the largest relative zoom, in or out"] = 0.1
+    translate: Annotated[float, Fraction, "the largest translation, as a share of the side"] = 0.05
+    rotate: Annotated[float, Range(0, 180), Unit("degrees"), "the largest rotation"] = 2.0
+    elastic: Annotated[
+        float,
+        Range(0, 1000),
+        Unit("px"),
+        "the standard deviation of the displacements of a 3 x 3 grid of control points that deforms a crop",
+    ] = 0.0
+    brightness_contrast: Annotated[float, Fraction, "the largest relative change of brightness and of contrast"] = 0.1
+    saturation: Annotated[float, Fraction, "the largest relative change of saturation"] = 0.0
+    hue: Annotated[float, Range(0, 0.5), "the largest change of hue, as a share of the full circle"] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The hyperparameter search: the trials of each model x loss, and which of them are trained to the end."""
+
+    spaces: Annotated[
+        dict[str, Space],
+        "the hyperparameters to draw: a key of train, augment.<key>, <model>.<option> or <loss>.<option> -> a list of "
+        "values, or {low: ..., high: ..., log: true or false}",
+    ] = field(default_factory=dict)
+    num_samples: Annotated[
+        int, Range(1, 10_000), "the number of trials of each model x loss that has a hyperparameter to draw"
+    ] = 1
+    searcher: Annotated[
+        Literal["random", "optuna"],
+        "how hyperparameters are drawn: random spreads them evenly by chance; optuna does so for the first "
+        "trials_per_round trials, then goes by the results",
+    ] = "random"
+    trials_per_round: Annotated[
+        int, Range(1, 10_000), "the number of trials of each model x loss that Optuna proposes at a time"
+    ] = 4
+    scheduler: Annotated[
+        Literal["halving", "asha", "pbt", "none"],
+        "which trials go on: with halving the best at each rung, the same ones in every run; with asha likewise, but "
+        "asynchronously; with pbt (population-based training) all, but the worst quarter of each model x loss takes "
+        "weights and hyperparameters of the best; with none all",
+    ] = "halving"
+    reduction_factor: Annotated[int, Range(2, 100), "one trial in this many goes on to the next rung"] = 2
+    grace_period: Annotated[
+        int,
+        Range(1, 100_000),
+        "the epochs before halving or asha first compares trials; each rung has reduction_factor times as many",
+    ] = 8
+    perturbation_interval: Annotated[int, Range(1, 100_000), "the epochs between two exploit steps of pbt"] = 8
+    finalists: Annotated[int, Range(0, 1000), "the number of best trials that are trained again with other seeds"] = 0
+    seeds: Annotated[int, Range(1, 100), "the number of seeds of a finalist, with its first one"] = 3
+    max_failed: Annotated[int, Range(0), "the number of failed trials above which train fails at its end"] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The grid, the search in it, and the training of a trial."""
+
+    models: Annotated[tuple[ComponentSpec, ...], MODEL, "the architectures of the grid"] = (
+        ComponentSpec(name="unet_resnet34", options={"pretrained": False}),
+        ComponentSpec(name="unet", options={"width": 16}),
+    )
+    losses: Annotated[
+        tuple[tuple[ComponentSpec, ...], ...],
+        LOSS,
+        "the losses of the grid; an entry with several losses is their sum, each times its weight",
+    ] = (
+        (ComponentSpec(name="bounding_box", options={"beta_bg": 0.05, "class_weights": False}),),
+        (ComponentSpec(name="dice"),),
+    )
+    search: Search = field(default_factory=Search)
+    epochs: Annotated[int, Range(1, 100_000), "the number of passes over the training split"] = 8
+    max_steps: Annotated[
+        int, Range(0), "the number of steps after which a trial ends before its last epoch; 0: no limit"
+    ] = 0
+    max_minutes: Annotated[
+        float,
+        Range(0),
+        Unit("min"),
+        "the training time, without validation, after which a trial ends; such a run cannot be repeated bit by bit; "
+        "0: no limit",
+    ] = 0.0
+    early_stopping_patience: Annotated[
+        int, Range(0), "the epochs without a better validation mIoU after which a trial ends; 0: no limit"
+    ] = 0
+    batch_size: Annotated[int, Range(1, 4096), "the number of images in a forward pass, over all workers"] = 8
+    gradient_accumulation_steps: Annotated[
+        int, Range(1, 1024), "the number of forward passes in a step of the optimizer"
+    ] = 1
+    learning_rate: Annotated[float, Range(1e-8, 10), "the highest learning rate of the schedule"] = 2e-3
+    schedule: Annotated[Literal["cosine", "poly", "constant"], "the course of the learning rate after the warm-up"] = (
+        "cosine"
+    )
+    warmup_fraction: Annotated[float, Fraction, "the share of the steps in which the learning rate rises"] = 0.1
+    weight_decay: Annotated[float, Range(0, 1), "the weight decay of AdamW"] = 1e-2
+    epsilon: Annotated[float, Range(1e-12, 1), "the epsilon of AdamW"] = 1e-8
+    max_grad_norm: Annotated[float, Range(0), "the norm to which the gradient is clipped; 0: no clipping"] = 0.0
+    ema_decay: Annotated[
+        float,
+        Range(0, 0.99999),
+        "the decay of the exponential moving average of the weights, which is then evaluated and saved; 0: none",
+    ] = 0.0
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        "the precision of the forward pass; auto: bf16 where the device computes in it, else fp32",
+    ] = "auto"
+    compile: Annotated[bool, "whether the network is compiled, which pays in long runs on a GPU"] = False
+    augment: Augment = field(default_factory=Augment)
+    checkpoint_minutes: Annotated[float, Range(0), Unit("min"), "the longest training time between two checkpoints"] = (
+        10.0
+    )
+    checkpoints: Annotated[
+        str,
+        Pattern("|s3://[^/]+(/.*)?", "s3://bucket/prefix, or nothing"),
+        "the bucket and prefix, s3://bucket/prefix, to which the checkpoints are copied; empty: none",
+    ] = ""
+    workers_per_trial: Annotated[
+        int, Range(1, 1024), "the number of processes of a trial; several share each batch"
+    ] = 1
+    cpus_per_worker: Annotated[int, Range(1, 1024), "the number of CPU cores of a worker"] = 1
+    gpus_per_worker: Annotated[float, Range(0, 64), "the number of GPUs of a worker"] = 0.0
+
+    def errors(self) -> Iterator[str]:
+        """Yield what is wrong between fields that are each right by themselves."""
+        cells = [(str(model), str(loss)) for model in self.models for loss in self.losses]
+        if len(set(cells)) < len(cells):
+            yield "train: the same model with the same loss is listed twice; remove one"
+        for index, model in enumerate(self.models):
+            options = model.options
+            if model.name == "unet_resnet50" and not options.get("pretrained") and not options.get("modified"):
+                yield (
+                    f"train.models[{index}].unet_resnet50.pretrained: got false, which freezes three stages at random "
+                    "weights; expected weights, or modified: true"
+                )
+        yield from self._population_errors() if self.search.scheduler == "pbt" else self._optuna_errors()
+
+    def _optuna_errors(self) -> Iterator[str]:
+        search = self.search
+        if search.searcher == "optuna" and search.num_samples <= search.trials_per_round:
+            yield (
+                f"train.search.num_samples: got {search.num_samples}, expected more than the "
+                f"{search.trials_per_round} of train.search.trials_per_round, after which Optuna goes by the results"
+            )
+
+    def _population_errors(self) -> Iterator[str]:
+        """Yield what is impossible where a trial goes on with the weights of another."""
+        search, where = self.search, "train.search"
+        models = {model.name for model in self.models}
+        for key in search.spaces:
+            if key.rpartition(".")[0] in models:
+                yield (
+                    f"{where}.spaces.{key}: pbt cannot change an architecture during training; remove the key, or "
+                    "use another scheduler"
+                )
+        if not search.spaces or search.num_samples < SMALLEST_POPULATION:
+            yield (
+                f"{where}.num_samples: got {search.num_samples} trials with {len(search.spaces)} spaces, expected at "
+                f"least {SMALLEST_POPULATION} trials and one space for pbt"
+            )
+        if search.searcher != "random":
+            yield f"{where}.searcher: got {search.searcher!r}, expected random, because pbt itself goes by the results"
+        if search.finalists:
+            yield (
+                f"{where}.finalists: got {search.finalists}, expected 0, because the hyperparameters of pbt change "
+                "during training and cannot be trained again"
+            )
+        for name in ("max_steps", "max_minutes", "early_stopping_patience"):
+            if value := getattr(self, name):
+                yield f"train.{name}: got {value}, expected 0, because pbt trains all trials to the same epoch"
+
+
+def hyperparameters() -> dict[str, Any]:
+    """Return the annotation of all that can be drawn: ``learning_rate``, ``augment.flip``, ``unet.width`` and so on."""
+    hints = get_type_hints(Train, include_extras=True)
+    groups = {"augment": get_type_hints(Augment, include_extras=True), **MODEL.options(), **LOSS.options()}
+    dotted = {f"{group}.{name}": annotation for group, known in groups.items() for name, annotation in known.items()}
+    return {name: hints[name] for name in TUNABLE} | dotted

@@ -39,7 +39,7 @@ def wad(tmp_path_factory):
 def run(wad, tmp_path_factory):
     """Runs a stage in a folder of its own, with a limit or without."""
     home = tmp_path_factory.mktemp("run")
-    severity = {"blur": "warn", "near_duplicate": "warn"}
+    severity = {"sharpness": "warn", "near_duplicate": "warn"}
     params = {"ingest": {"source": str(wad)}, "validate": {"severity": severity}, "label": {"crop": 32}}
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 

@@ -243,10 +243,10 @@ def test_a_file_hash_is_sha256(tmp_path):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A small package in segline's place."""
-    for name in ("outputs.py", "tracking.py", "models/__init__.py", "models/unet.py", "models/deep/block.py"):
+    """A small tree of sources in the place of ``src``."""
+    for name in ("tracking.py", "models/__init__.py", "models/unet.py", "models/deep/block.py"):
         write_text(tmp_path / name, f"# {name}\n")
-    monkeypatch.setattr(outputs, "__file__", str(tmp_path / "outputs.py"))
+    monkeypatch.setattr(outputs, "__file__", str(tmp_path / "segline" / "files" / "atomic.py"))
     return tmp_path
 
 

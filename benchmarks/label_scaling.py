@@ -26,7 +26,7 @@ from rich.table import Table
 
 from segline.data.manifest import read_manifest, write_manifest
 from segline.data.statistics import measure, write_statistics
-from segline.files.s3 import open_tree
+from segline.files.transfer import open_tree
 from streets import write_streets
 
 SEGLINE = "import sys; from segline.cli import main; sys.exit(main())"

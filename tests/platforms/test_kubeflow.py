@@ -9,7 +9,7 @@ from servers import serving
 from segline.cli import main
 from segline.data.manifest import read_manifest
 from segline.errors import StageError
-from segline.files.atomic import tree_hash
+from segline.files.hashing import tree_hash
 from segline.platforms import kubeflow, rayjob
 from segline.tracking.runs import Tracker
 

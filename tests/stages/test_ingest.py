@@ -13,7 +13,7 @@ from PIL import Image
 
 from segline.cli import main
 from segline.data.manifest import COLUMNS, read_manifest
-from segline.files.s3 import open_tree
+from segline.files.transfer import open_tree
 
 
 @pytest.fixture

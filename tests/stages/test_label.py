@@ -15,7 +15,7 @@ from segline.data.shards import open_split, part_file
 from segline.data.statistics import NAME as STATISTICS
 from segline.data.statistics import measure, read_statistics, write_statistics
 from segline.errors import StageError
-from segline.files.s3 import open_tree
+from segline.files.transfer import open_tree
 from segline.stages import label as stage
 
 SPLITS = ("train", "val", "test")

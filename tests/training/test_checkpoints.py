@@ -16,7 +16,8 @@ from segline.config.params import ComponentSpec, load
 from segline.data.shards import DatasetInfo
 from segline.errors import SourceError, StoppedError
 from segline.files.atomic import MARK, write_json, write_text
-from segline.files.s3 import Bucket, download, upload
+from segline.files.s3 import Bucket
+from segline.files.transfer import download, upload
 from segline.inference.bundle import FILE
 from segline.stages.train import STOP, Trial
 from segline.training import checkpoints as mirror

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.errors import StageError
-from segline.files.atomic import file_hash, naming, write_json
+from segline.files.atomic import naming, write_json
+from segline.files.hashing import file_hash
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]

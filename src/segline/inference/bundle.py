@@ -19,7 +19,8 @@ from torch import nn
 
 from segline.classes import LabelClass
 from segline.errors import StageError
-from segline.files.atomic import file_hash, write_json
+from segline.files.atomic import write_json
+from segline.files.hashing import file_hash
 from segline.models import MODELS
 
 FILE = "model.json"

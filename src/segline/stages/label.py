@@ -28,9 +28,9 @@ from segline.data.splits import SPLITS, assign
 from segline.data.statistics import read_statistics, write_statistics
 from segline.errors import DataError
 from segline.files.atomic import source_hash, write_json, writing
-from segline.files.s3 import open_tree
-from segline.files.trees import Tree, reading_ahead
-from segline.progress import bar, log
+from segline.files.transfer import open_tree
+from segline.files.trees import Tree, prefetch
+from segline.progress import log, progress_bar
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def make_shard(shard: Shard) -> int:
     keep_memory()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
-    with reading_ahead(checked(shard.tree, shard.manifest), paths) as tree:
+    with prefetch(checked(shard.tree, shard.manifest), paths) as tree:
         sampler = Sampler(tree, shard.manifest.layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
         distances: dict[str, int] = {
@@ -149,7 +149,7 @@ def _make(shards: list[Shard], workers: int) -> None:
     missing = [shard for shard in shards if not part_file(shard.folder, shard.number).is_file()]
     if len(missing) < len(shards):
         log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
-    with bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
+    with progress_bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
         cluster.for_each(missing, make_shard, advance, workers=workers)
 
 

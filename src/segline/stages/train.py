@@ -20,10 +20,11 @@ from segline.config.params import Params, Train, as_json, need_edges
 from segline.data.edges import NETWORK
 from segline.data.shards import DatasetInfo, read_dataset_info, shard_bytes, verify
 from segline.errors import StageError, StoppedError, TrainingError
-from segline.files.atomic import file_hash, source_hash, write_text, writing
-from segline.files.s3 import local_file
+from segline.files.atomic import source_hash, write_text, writing
+from segline.files.hashing import file_hash
+from segline.files.transfer import local_file
 from segline.parallel import ray_session
-from segline.progress import GridDisplay, Standing, bar, log, watching_grid
+from segline.progress import GridDisplay, TrialProgress, grid_display, log, progress_bar
 from segline.tracking import runs as tracking
 from segline.tracking.recorder import Recorder
 from segline.training.checkpoints import CHECKPOINT, STOP, WEIGHTS, Mirror, Origins
@@ -106,11 +107,11 @@ class Trial:
         return read_history(self.folder)[self.until - 1]["val_miou"]
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> TrialProgress:
         """What it has come to, to be shown."""
         state = "done" if self.is_finished else "eliminated" if self.is_eliminated else "waiting"
         history = read_history(self.folder)
-        return Standing(len(history), max((epoch["val_miou"] for epoch in history), default=nan), state)
+        return TrialProgress(len(history), max((epoch["val_miou"] for epoch in history), default=nan), state)
 
     def eliminate(self) -> None:
         """Mark it as stopped by the scheduler."""
@@ -200,7 +201,7 @@ def run(
     if plan_only:
         _plan(params, dataset_dir, network, encoders, origins)
         return
-    with bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
+    with progress_bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
         verify(dataset_dir, SPLITS, advance)
     key = fingerprint(params, description, [*encoders.values(), *([network] if network else [])])
     tracker, tags = tracking.Tracker(tracking_uri, params.name), _facts(description)
@@ -208,7 +209,7 @@ def run(
     with (
         writing(out, fingerprint=key) as work,
         Recorder(tracker, parent) as recorder,
-        watching_grid(params.train.epochs) as display,
+        grid_display(params.train.epochs) as display,
     ):
         mirror = Mirror(_kept_in(params.train, key))
         mirror.open(work)
@@ -337,7 +338,7 @@ def _finalists(found: Grid, cells: Sequence[TrialConfig]) -> list[TrialConfig]:
 def _train(found: Grid, trials: Sequence[Trial]) -> None:
     """Run the trials that are not done, those again whose process was killed; those that fail are noted."""
     for trial in trials:
-        found.display.expect(trial.name, trial.standing)
+        found.display.add(trial.name, trial.standing)
     missing = [trial for trial in trials if not trial.is_done]
     for attempt in range(ATTEMPTS):
         if not missing:
@@ -374,7 +375,7 @@ def _plan(params: Params, dataset_dir: Path, *places: Any) -> None:
     """Measure a few steps of each kind of trial, and print what the grid would take."""
     cells = grid.cells(params.train, params.seed)
     cost = partial(_measure, dataset_dir.resolve(), places)
-    with ray_session() as there, bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
+    with ray_session() as there, progress_bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
         costs = plan.measure(cells, cost, advance)
     plan.show(cells, costs, params.train, there)
 

@@ -25,9 +25,9 @@ from segline.data.validation.expectations import Outcome, Rule, check
 from segline.data.validation.rules import rules
 from segline.errors import DataError, StageError, TrackingError
 from segline.files.atomic import MARK, source_hash, write_json, write_text, writing
-from segline.files.s3 import open_tree
+from segline.files.transfer import open_tree
 from segline.files.trees import Tree
-from segline.progress import bar, log
+from segline.progress import log, progress_bar
 
 PIECES = "pieces"
 SHOWN_PAIRS = 5
@@ -67,7 +67,7 @@ def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> 
     tree = checked(open_tree(manifest.origin.root, manifest_dir), manifest)
     rejected = out.with_name(f"{out.name}.rejected")
     with writing(out, fingerprint=f"{manifest.content_hash} code {source_hash('segline.data')}") as work:
-        with bar("looking at pairs", len(manifest.rows)) as advance:
+        with progress_bar("looking at pairs", len(manifest.rows)) as advance:
             statistics = measure(manifest, tree, pieces=work / PIECES, progress=advance)
         table = _table(manifest, statistics, settings)
         drifted = _drift(params, table, tracking_uri)

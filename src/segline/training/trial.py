@@ -17,7 +17,8 @@ from segline.artifacts.history import HISTORY, TRIAL, write_history, write_param
 from segline.config.params import ComponentSpec, Train
 from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_info
 from segline.errors import SeglineError, StoppedError, TrainingError
-from segline.files.atomic import file_hash, write_json
+from segline.files.atomic import write_json
+from segline.files.hashing import file_hash
 from segline.inference.bundle import FILE, Bundle, Member
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task

@@ -14,7 +14,7 @@ import zipfile
 import pytest
 
 from segline.errors import StageError
-from segline.files.s3 import open_tree
+from segline.files.transfer import open_tree
 
 KINDS = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 MODES = {"tar": "w", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}

@@ -10,7 +10,7 @@ from servers import Refuse
 
 from segline.cli import main
 from segline.data.manifest import read_manifest
-from segline.files.s3 import open_tree
+from segline.files.transfer import open_tree
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from segline.data.sources import SOURCES
 from segline.errors import StageError
-from segline.files.s3 import Bucket, open_tree
+from segline.files.s3 import Bucket
+from segline.files.transfer import open_tree
 from segline.files.trees import Folder
 
 SCENES = {"drives": 3, "frames_per_drive": 1, "height": 96, "width": 128}

@@ -30,6 +30,7 @@ from machine import stamp
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
+from street_shards import make_shards
 
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.params import Edges
@@ -46,7 +47,6 @@ from segline.progress import log
 from segline.training.determinism import set_deterministic
 from segline.training.edges import train_edges
 from segline.training.engine import WEIGHTS, Run, fit
-from streets import make_shards
 
 LOSS_OF = {
     "cross-entropy": ("cross_entropy", {}),

@@ -57,7 +57,7 @@ def s3(s3_server, tmp_path_factory):
     """The same server through one that can fail, in the environment of one who may use it."""
     from servers import forget_client, forward, serving
 
-    from segline.files import s3 as storage
+    from segline.files import retry
 
     nothing = tmp_path_factory.mktemp("aws") / "nothing"
     nothing.touch()
@@ -74,7 +74,7 @@ def s3(s3_server, tmp_path_factory):
             "EC2_METADATA_DISABLED": "true",
         }.items():
             changed.setenv(f"AWS_{name}", value)
-        changed.setattr(storage, "FIRST_PAUSE_S", 0.001)
+        changed.setattr(retry, "FIRST_PAUSE_S", 0.001)
         yield faulty
         forget_client()
 

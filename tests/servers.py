@@ -253,10 +253,10 @@ def certificate(folder):
 
 def forget_client():
     """Let the next bucket make a client of its own."""
-    from segline.files import s3 as storage
+    from segline.files import s3
 
-    if os.getpid() in storage._CLIENTS:
-        storage._CLIENTS.pop(os.getpid()).close()
+    if os.getpid() in s3._CLIENTS:
+        s3._CLIENTS.pop(os.getpid()).close()
 
 
 def git(*words, cwd):

@@ -39,7 +39,7 @@ def wad(tmp_path_factory):
 def run(wad, tmp_path_factory):
     """Runs a stage in a folder of its own, with a limit or without."""
     home = tmp_path_factory.mktemp("run")
-    severity = {"blur": "warn", "near_duplicate": "warn"}
+    severity = {"sharpness": "warn", "near_duplicate": "warn"}
     params = {"ingest": {"source": str(wad)}, "validate": {"severity": severity}, "label": {"crop": 32}}
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
@@ -60,7 +60,7 @@ def test_each_stage_says_what_could_not_be_written_and_goes_on_when_there_is_roo
         [line] = said.splitlines()
         assert line.startswith(f"segline {stage}: ")
         assert file in line
-        assert "cannot be written (File too large); mend that and run the same command again" in line
+        assert "cannot be written (File too large); fix that and run the same command again" in line
         assert not (run.home / "data" / stage / ("dataset.json" if stage == "label" else "manifest.parquet")).exists()
         assert not list(run.home.rglob(".*.tmp"))
         assert run(stage, full=False)[0] == 0

@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from segline.progress import GridDisplay, Standing, watching_grid
+from segline.progress import GridDisplay, TrialProgress, grid_display
 
 
 def shown(display):
@@ -17,7 +17,7 @@ def shown(display):
 
 def expect(display, *names):
     for name in names:
-        display.expect(name, Standing())
+        display.add(name, TrialProgress())
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def display():
 
 
 def test_without_a_terminal_each_end_is_a_line(capsys):
-    with watching_grid(3) as display:
+    with grid_display(3) as display:
         expect(display, "one", "two")
         display.update("one", 1, 0.25)
         display.update("one", 2, 0.125)
@@ -50,12 +50,12 @@ def test_the_table_has_those_under_way_first_then_the_best(display):
 def test_the_time_left_is_that_of_the_epochs_left_at_the_pace_so_far(display):
     expect(display, "one", "two")
     assert "time unknown" in shown(display)
-    display.began = time.monotonic() - 20
+    display.started = time.monotonic() - 20
     display.update("one", 1, 0.1)
     display.update("one", 2, 0.1)
     assert "0:01:00 left" in shown(display)
     display.update("one", 2, 0.1)
-    assert display.seen == 2, "a record that comes again is no epoch"
+    assert display.epochs_seen == 2, "a record that comes again is no epoch"
     display.finish("two", "failed")
     assert "0:00:20 left" in shown(display)
 
@@ -66,12 +66,12 @@ def test_of_many_trials_the_first_are_shown(display):
 
 
 def test_what_was_done_before_counts_as_done_and_not_for_the_pace(display):
-    display.expect("finished", Standing(4, 0.5, "done"))
-    display.expect("resumed", Standing(2, 0.25))
+    display.add("finished", TrialProgress(4, 0.5, "done"))
+    display.add("resumed", TrialProgress(2, 0.25))
     assert "1 of 2 trials" in shown(display)
     display.update("resumed", 1, 0.1)
     display.update("resumed", 2, 0.25)
-    assert display.seen == 0
-    display.began = time.monotonic() - 20
+    assert display.epochs_seen == 0
+    display.started = time.monotonic() - 20
     display.update("resumed", 3, 0.125)
     assert "0:00:20 left" in shown(display)

@@ -248,7 +248,7 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     more |= {"plan_only": arguments.plan} if stage.planned else {}
     _runner(arguments)(loaded, **_arguments(folders), **more, out=out)
     if isinstance(arguments.out, str) and not more.get("plan_only"):
-        import_module("segline.files.s3").upload(out, arguments.out)
+        import_module("segline.files.transfer").upload(out, arguments.out)
     if arguments.executor_input:
         import_module("segline.platforms.kubeflow").report(arguments.command, out, arguments.executor_input)
 
@@ -272,7 +272,7 @@ def _place(word: str) -> Path | str:
 def _fetched(places: dict[str, Path | str]) -> dict[str, Path]:
     """The folders on this machine; those that lie in a bucket are copied here."""
     return {
-        name: import_module("segline.files.s3").download(place) if isinstance(place, str) else place
+        name: import_module("segline.files.transfer").download(place) if isinstance(place, str) else place
         for name, place in places.items()
     }
 
@@ -287,7 +287,7 @@ def _local_out(out: Path | str) -> Path:
     if isinstance(out, Path):
         return out
     name = hashlib.sha256(out.encode()).hexdigest()[:16]
-    return Path(import_module("segline.files.s3").cache(), "out", name)
+    return Path(import_module("segline.files.cache").cache_dir(), "out", name)
 
 
 def _exclusions(arguments: argparse.Namespace, out: Path) -> Path | None:
@@ -295,7 +295,7 @@ def _exclusions(arguments: argparse.Namespace, out: Path) -> Path | None:
     place: str = arguments.exclusions
     if not place.startswith("s3://"):
         return Path(place) if place else None
-    local_file = import_module("segline.files.s3").local_file
+    local_file = import_module("segline.files.transfer").local_file
     return Path(local_file(place, out.with_name(f"{out.name}.exclusions")))
 
 

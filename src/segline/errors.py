@@ -1,23 +1,23 @@
-"""The errors a user can cause, each with the exit code that the command line returns.
+"""The errors that a user can cause, each with the exit code that the command line returns.
 
 ::
 
     SeglineError                      1
     ├── ParamsError                   2   params.yaml: unknown key, wrong type, out of range, unknown name
     ├── SourceError                   3   the source of the data: missing, empty, unreadable
-    ├── DataError                     4   the data themselves: broken files, unknown label values, no split possible
+    ├── DataError                     4   the data: broken files, unknown label values, no split possible
     ├── StageError                    5   a stage's input is missing, or its output is being written by another run
     ├── TrainingError                 6   a trial failed
     ├── TrackingError                 7   the MLflow server or registry
-    └── StoppedError                 75   training was told to stop and saved itself; the same command continues
+    └── StoppedError                 75   training was asked to stop and saved its state; the same command continues
 
-A message says what is wrong, where, what was got, what was expected and what to do, in one line. Anything
-that is not a :class:`SeglineError` is a fault of Segline itself and keeps its traceback.
+A message says in one line what is wrong, where, what was got, what was expected and what to do. Any other exception
+is a bug in Segline and keeps its traceback.
 """
 
 
 class SeglineError(Exception):
-    """An error that the user can mend; its text is shown without a traceback."""
+    """An error that the user can fix; its text is shown without a traceback."""
 
     exit_code = 1
 
@@ -40,13 +40,13 @@ class SourceError(SeglineError):
 
 
 class DataError(SeglineError):
-    """The data are broken or do not fit the layout."""
+    """The data are broken or do not match the layout."""
 
     exit_code = 4
 
 
 class StageError(SeglineError):
-    """A stage cannot start."""
+    """A stage cannot start, or cannot write its output."""
 
     exit_code = 5
 
@@ -58,12 +58,17 @@ class TrainingError(SeglineError):
 
 
 class TrackingError(SeglineError):
-    """MLflow cannot be reached or holds something that does not fit."""
+    """MLflow cannot be reached, or holds something unexpected."""
 
     exit_code = 7
 
 
 class StoppedError(SeglineError):
-    """Training was told to stop and saved itself; 75 is what sysexits.h has for "try again"."""
+    """Training was asked to stop and saved its state; 75 is EX_TEMPFAIL of sysexits.h, "try again"."""
 
     exit_code = 75
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error without line breaks, or the name of its type if it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Progress of long work: bars and tables on a terminal, plain lines otherwise."""
+"""The progress of long tasks: bars and tables on a terminal, plain lines otherwise."""
 
 import sys
 import time
@@ -11,32 +11,32 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-SHOWN = 20
-"""Trials in a table at most: those under way, then the best."""
+MAX_ROWS = 20
+"""The most trials that the table shows: those in training, then the best."""
 
 
 def log(text: str) -> None:
-    """Print a line at once, also into a pipe."""
+    """Print a line immediately, also into a pipe."""
     print(text, flush=True)
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show ``what`` as a bar of ``total`` steps; yields the function that advances it."""
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of ``total`` steps on a terminal; yield the function that advances it by a number of steps."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as shown:
-        task = shown.add_task(what, total=total)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(description, total=total)
 
         def advance(steps: int) -> None:
-            shown.advance(task, steps)
+            progress.advance(task, steps)
 
         yield advance
 
 
 @dataclass
-class Standing:
-    """A trial in the display."""
+class TrialProgress:
+    """The progress of a trial: its last epoch, its best validation mIoU, and its state."""
 
     epoch: int = 0
     best: float = float("nan")
@@ -45,33 +45,37 @@ class Standing:
 
 @dataclass
 class GridDisplay:
-    """The trials of a grid: a table that is redrawn on a terminal, a line for each end otherwise."""
+    """The progress of a grid's trials: a table on a terminal, else a line when a trial ends."""
 
     epochs: int
-    trials: dict[str, Standing] = field(default_factory=dict)
+    """The number of epochs of a trial."""
+    trials: dict[str, TrialProgress] = field(default_factory=dict)
+    """Name of each trial to its progress."""
     live: Live | None = None
-    began: float = field(default_factory=time.monotonic)
-    seen: int = 0
-    """Epochs that came while the display was there."""
+    """The table on the terminal."""
+    started: float = field(default_factory=time.monotonic)
+    """The time at which the display started."""
+    epochs_seen: int = 0
+    """The number of epochs that ended since then."""
 
-    def expect(self, name: str, standing: Standing) -> None:
-        """A trial that is to run, and what it had come to before."""
-        self.trials.setdefault(name, standing)
+    def add(self, name: str, progress: TrialProgress) -> None:
+        """Add a trial with the progress that it made in an earlier run."""
+        self.trials.setdefault(name, progress)
         self._redraw()
 
     def update(self, name: str, epoch: int, score: float) -> None:
-        """An epoch of a trial, and its validation mIoU."""
-        entry = self.trials[name]
-        self.seen += epoch > entry.epoch
-        entry.epoch, entry.state = max(entry.epoch, epoch), "training"
-        entry.best = score if entry.best != entry.best else max(entry.best, score)
+        """Record the end of an epoch of a trial, and its validation mIoU."""
+        trial = self.trials[name]
+        self.epochs_seen += epoch > trial.epoch
+        trial.epoch, trial.state = max(trial.epoch, epoch), "training"
+        trial.best = score if trial.best != trial.best else max(trial.best, score)
         self._redraw()
 
     def finish(self, name: str, state: str) -> None:
-        """A trial has ended: done, eliminated or failed."""
-        entry = self.trials[name]
-        entry.state = state
-        log(f"train: {name} {state}, validation mIoU {entry.best:.3f} after {entry.epoch} epochs")
+        """Record the end of a trial, and log it: ``state`` is done, eliminated or failed."""
+        trial = self.trials[name]
+        trial.state = state
+        log(f"train: {name} {state}, validation mIoU {trial.best:.3f} after {trial.epoch} epochs")
         self._redraw()
 
     def _redraw(self) -> None:
@@ -79,36 +83,37 @@ class GridDisplay:
             self.live.update(self._table())
 
     def _table(self) -> Table:
-        done = sum(entry.state not in ("waiting", "training") for entry in self.trials.values())
-        table = Table(title=f"{done} of {len(self.trials)} trials, {self._left()} left")
+        done = sum(trial.state not in ("waiting", "training") for trial in self.trials.values())
+        table = Table(title=f"{done} of {len(self.trials)} trials, {self._time_left()} left")
         for heading in ("trial", "state", "epoch", "best mIoU"):
             table.add_column(heading, justify="left" if heading in ("trial", "state") else "right")
-        ranked = sorted(self.trials.items(), key=lambda item: (item[1].state != "training", -_or_zero(item[1].best)))
-        for name, entry in ranked[:SHOWN]:
-            best = "" if entry.best != entry.best else f"{entry.best:.3f}"
-            table.add_row(name, entry.state, f"{entry.epoch}/{self.epochs}", best)
-        if len(ranked) > SHOWN:
-            table.caption = f"and {len(ranked) - SHOWN} more"
+        ranked = sorted(self.trials.items(), key=lambda item: _rank(item[1]))
+        for name, trial in ranked[:MAX_ROWS]:
+            best = "" if trial.best != trial.best else f"{trial.best:.3f}"
+            table.add_row(name, trial.state, f"{trial.epoch}/{self.epochs}", best)
+        if len(ranked) > MAX_ROWS:
+            table.caption = f"and {len(ranked) - MAX_ROWS} more"
         return table
 
-    def _left(self) -> str:
-        """The time left if none of the trials that are known ends before its last epoch."""
+    def _time_left(self) -> str:
+        """Return the time left, as h:mm:ss, if all open trials run to their last epoch at the pace so far."""
         open_epochs = sum(
-            self.epochs - entry.epoch for entry in self.trials.values() if entry.state in ("waiting", "training")
+            self.epochs - trial.epoch for trial in self.trials.values() if trial.state in ("waiting", "training")
         )
-        if not self.seen:
+        if not self.epochs_seen:
             return "time unknown"
-        seconds = round((time.monotonic() - self.began) / self.seen * open_epochs)
+        seconds = round((time.monotonic() - self.started) / self.epochs_seen * open_epochs)
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-def _or_zero(value: float) -> float:
-    return 0.0 if value != value else value
+def _rank(trial: TrialProgress) -> tuple[bool, float]:
+    """Return the sort key of a trial: those in training come first, then the best."""
+    return trial.state != "training", 0.0 if trial.best != trial.best else -trial.best
 
 
 @contextmanager
-def watching_grid(epochs: int) -> Iterator[GridDisplay]:
-    """Show the trials of a grid, each of so many epochs."""
+def grid_display(epochs: int) -> Iterator[GridDisplay]:
+    """Show the progress of a grid's trials, each of so many epochs, until the block ends."""
     display = GridDisplay(epochs)
     if not sys.stderr.isatty():
         yield display

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from segline.errors import StageError
-from segline.files import atomic as outputs
-from segline.files.atomic import file_hash, write_file, write_json, write_text, writing
+from segline.files import atomic, locks
+from segline.files.atomic import write_file, write_json, write_text, writing
 
 HOLDER = """
 import sys, time
@@ -63,7 +63,7 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_text()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != outputs.MARK
+        if path.is_file() and path.name != atomic.MARK
     }
 
 
@@ -153,7 +153,7 @@ def test_a_writer_killed_at_any_moment_never_leaves_half_a_folder(out):
 
 
 def test_a_second_writer_is_refused_until_the_first_is_killed(out, monkeypatch):
-    monkeypatch.setattr(outputs, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.05)
     process = start(HOLDER, out)
     try:
         with pytest.raises(StageError, match="is being written by another segline") as caught:
@@ -185,7 +185,7 @@ def test_a_link_to_a_folder_stays_a_link(out, tmp_path):
 
 
 def test_writers_of_different_folders_do_not_wait(out, monkeypatch):
-    monkeypatch.setattr(outputs, "PATIENCE_S", 0)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0)
     with writing(out), writing(out.with_name("other")):
         pass
 
@@ -232,23 +232,3 @@ def test_json_is_canonical_and_holds_no_nan(tmp_path):
         "a": {"x": None, "y": None},
         "b": [1.5, None, [None, "nan"]],
     }
-
-
-def test_a_file_hash_is_sha256(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    # FIPS 180-4, the example "abc".
-    assert file_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_the_hash_of_a_folder_is_that_of_its_files(tmp_path):
-    from segline.files.atomic import tree_hash
-
-    for name in ("a", "b"):
-        (tmp_path / name / "deep").mkdir(parents=True)
-        (tmp_path / name / "deep" / "x").write_text("1")
-        (tmp_path / name / ".segline").write_text(name)
-    assert tree_hash(tmp_path / "a") == tree_hash(tmp_path / "b")
-    (tmp_path / "b" / "deep" / "x").write_text("2")
-    changed = tree_hash(tmp_path / "b")
-    (tmp_path / "b" / "deep" / "x").rename(tmp_path / "b" / "deep" / "y")
-    assert len({tree_hash(tmp_path / "a"), changed, tree_hash(tmp_path / "b")}) == 3

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from segline.errors import SourceError
-from segline.files.trees import Checked, File, Folder, reading_ahead
+from segline.files.trees import Checked, File, Folder, prefetch
 
 NAMES = ["a/b/c.png", "a/ü ñ.jpg", "b.txt", "z/1.png", "z/10.png", "z/2.png"]
 
@@ -80,7 +80,7 @@ def test_a_checked_tree_gives_no_file_that_has_changed(root):
     assert checked.read("z/1.png") == b"other"
     with pytest.raises(OSError, match="it has changed since it was ingested"):
         checked.read("b.txt")
-    with reading_ahead(checked, ["b.txt"]) as ahead, pytest.raises(OSError, match="it has changed"):
+    with prefetch(checked, ["b.txt"]) as ahead, pytest.raises(OSError, match="it has changed"):
         ahead.read("b.txt")
 
 
@@ -109,7 +109,7 @@ class Slow:
 
 def test_files_read_ahead_are_the_same_and_read_once_each():
     slow = Slow()
-    with reading_ahead(slow, list("abcdcf")) as tree:
+    with prefetch(slow, list("abcdcf")) as tree:
         assert [tree.read(path) for path in "abcd"] == [b"a", b"b", b"c", b"d"]
         assert tree.read("c") == b"c"
         assert tree.read("f") == b"f"
@@ -119,7 +119,7 @@ def test_files_read_ahead_are_the_same_and_read_once_each():
 
 
 def test_reading_ahead_gives_way_to_another_order_and_hands_errors_on():
-    with reading_ahead(Slow(), list("abe")) as tree:
+    with prefetch(Slow(), list("abe")) as tree:
         assert tree.read("d") == b"d"
         assert tree.read("a") == b"a"
         assert tree.read("b") == b"b"
@@ -129,7 +129,7 @@ def test_reading_ahead_gives_way_to_another_order_and_hands_errors_on():
 
 def test_no_more_than_the_depth_is_held():
     slow = Slow()
-    with reading_ahead(slow, list("abcdf"), depth=2) as tree:
+    with prefetch(slow, list("abcdf"), depth=2) as tree:
         tree.read("a")
         time.sleep(0.2)
         assert len(slow.read_by) <= 2

@@ -9,7 +9,7 @@ from servers import serving
 from segline.artifacts.manifest import read_manifest
 from segline.cli import main
 from segline.errors import StageError
-from segline.files.atomic import tree_hash
+from segline.files.hashing import tree_hash
 from segline.platforms import kubeflow, rayjob
 from segline.tracking.client import Experiment
 from segline.tracking.runs import start_run

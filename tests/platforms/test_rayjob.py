@@ -23,8 +23,9 @@ from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.errors import StageError, StoppedError, TrainingError
-from segline.files import s3 as storage
 from segline.files.atomic import write_json, writing
+from segline.files.s3 import Bucket
+from segline.files.transfer import download, upload
 from segline.platforms import rayjob
 from segline.platforms.rayjob import PERMISSIONS, entrypoint, make
 from segline.training import lease
@@ -112,7 +113,7 @@ def deliver(kube, name, tmp_path):
         for file, text in CANDIDATES.items():
             (work / file).parent.mkdir(exist_ok=True)
             (work / file).write_text(text)
-    storage.upload(tmp_path / "made", words_of(kube.jobs[name])["--out"])
+    upload(tmp_path / "made", words_of(kube.jobs[name])["--out"])
 
 
 def succeeding(tmp_path):
@@ -181,7 +182,7 @@ def test_the_candidates_come_back_and_nothing_stays(kube, dataset_dir, edged, tm
     }
     assert load(words["--params"]) == replace(PARAMS, train=replace(PARAMS.train, checkpoints=f"{place}/checkpoints"))
     for name, folder in {"labelled": dataset_dir, "edged": edged}.items():
-        copied = storage.download(words[f"--{name}"])
+        copied = download(words[f"--{name}"])
         assert {path.name for path in copied.rglob("*")} - {".segline"} == {path.name for path in folder.rglob("*")} - {
             ".segline"
         }
@@ -602,7 +603,7 @@ def followed(job):
     [place] = [entry["value"] for entry in head_of(job)["env"] if entry["name"] == lease.FOLLOWED]
     folder, _, name = place.rpartition("/")
     assert name == job["metadata"]["name"], "equal runs have it each"
-    return storage.Bucket(folder).stamp(name)
+    return Bucket(folder).etag(name)
 
 
 def wait_until(is_so):

@@ -23,8 +23,8 @@ from shard_files import write_split
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
-from segline.files import s3 as storage
 from segline.files.atomic import write_json
+from segline.files.transfer import download, upload
 from segline.parallel import SETTINGS
 from segline.stages.train import Trial
 from segline.training.checkpoints import Mirror
@@ -186,7 +186,7 @@ def test_nodes_without_a_disk_in_common_train_what_one_machine_trains(
     name = bucket({})
     store = f"s3://{name}/run"
     for folder in ("label", "edges"):
-        storage.upload(written / folder, f"{store}/{folder}")
+        upload(written / folder, f"{store}/{folder}")
     there = environment | {"SEGLINE_CACHE": str(disk / "cache")}
     driver = there | {"RAY_ADDRESS": address}
     train_here(written / "label", tmp_path / "alone")
@@ -211,6 +211,6 @@ def test_nodes_without_a_disk_in_common_train_what_one_machine_trains(
         second = start(words_for(store), driver, tmp_path, checkpoints=f"{store}/checkpoints")
         assert "2 candidates" in finish(second)
     monkeypatch.setenv("SEGLINE_CACHE", str(tmp_path / "cache"))
-    found, expected = files(storage.download(f"{store}/train")), files(tmp_path / "alone")
+    found, expected = files(download(f"{store}/train")), files(tmp_path / "alone")
     assert sorted(name for name in found if "/" in name and not name.startswith("curves")) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []

@@ -5,12 +5,12 @@ import json
 import pytest
 from mlflow.exceptions import MlflowException
 
+from segline.artifacts.validation import STATISTICS
 from segline.errors import TrackingError
 from segline.tracking.client import Experiment
 from segline.tracking.registry import (
     CHALLENGER,
     CHAMPION,
-    STATISTICS,
     champion_statistics,
     delete_alias,
     download_bundle,

@@ -18,7 +18,8 @@ from segline.config.components import ComponentSpec
 from segline.config.loader import load
 from segline.errors import SourceError, StoppedError
 from segline.files.atomic import MARK, write_text
-from segline.files.s3 import Bucket, download, upload
+from segline.files.s3 import Bucket
+from segline.files.transfer import download, upload
 from segline.stages.train import Trial
 from segline.training import checkpoints as mirror
 from segline.training import trial as trials

@@ -22,7 +22,7 @@ def place(bucket, monkeypatch):
 
 def stamp(place):
     folder, _, name = place.rpartition("/")
-    return Bucket(folder).stamp(name)
+    return Bucket(folder).etag(name)
 
 
 def wait_for(is_so):

@@ -9,7 +9,8 @@ from typing import Any
 from segline.artifacts.artifact import Artifact, Facts
 from segline.classes import LabelClass
 from segline.errors import StageError
-from segline.files.atomic import file_hash, write_json
+from segline.files.atomic import write_json
+from segline.files.hashing import file_hash
 
 INFO = "dataset.json"
 INDEX = "index.csv"

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from segline.artifacts.dataset import IMAGES, INDEX, LABELS, SUMS, part_file, shard_file
 from segline.errors import StageError
-from segline.files.atomic import file_hash, naming, write_json
+from segline.files.atomic import naming, write_json
+from segline.files.hashing import file_hash
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]

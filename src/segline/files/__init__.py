@@ -1,1 +1,1 @@
-"""Files: atomic writes, trees, buckets."""
+"""Files: atomic writes, hashes, locks, retries, trees of files, and buckets of S3."""

@@ -1,67 +1,49 @@
-"""Outputs that are either whole or not there.
+"""Atomic writes: a file or a stage's output folder is complete, or it is absent.
 
-A stage writes into ``<out>.partial`` and the folder takes its name when it is whole. A killed run leaves the
-partial folder behind; the next run with the same fingerprint finds its finished pieces there and continues.
+A stage writes into ``<out>.partial``, which is renamed to ``<out>`` when it is complete. A killed run leaves the
+partial folder behind; the next run with the same fingerprint reuses the finished files there and continues.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from segline.errors import StageError
+from segline.files.locks import output_lock
 
 MARK = ".segline"
-"""In every folder that a stage wrote; it holds the fingerprint."""
-PATIENCE_S = 20.0
+"""The file with the fingerprint, in every folder that a stage wrote."""
 
 
 @contextmanager
 def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
-    """Yield the folder to write into; it becomes ``out`` when the block ends without an error.
+    """Yield the folder to write into; it becomes ``out`` if the block ends without an error.
 
     Args:
-        out: the folder to make or to replace.
-        fingerprint: what the content depends on. Pieces that an unfinished run with the same fingerprint
-            left are kept; without one the folder always starts empty.
+        out: the folder to create or to replace.
+        fingerprint: a hash of everything that the content depends on. The files of an unfinished run with the same
+            fingerprint are kept; without a fingerprint the folder always starts empty.
 
     Raises:
-        StageError: another process is writing ``out``, or ``out`` holds what no stage wrote.
+        StageError: another process is writing ``out``, or no stage wrote the files in ``out``.
     """
     out = out.resolve()
-    _refuse_foreign(out)
+    _check_replaceable(out)
     work = out.with_name(out.name + ".partial")
-    with locked(out):
+    with output_lock(out):
         mark = work / MARK
         if not fingerprint or not mark.is_file() or mark.read_text() != fingerprint:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             write_text(mark, fingerprint)
-        for torn in work.rglob(".*.tmp"):
-            torn.unlink()
+        for temporary in work.rglob(".*.tmp"):
+            temporary.unlink()
         yield work
         _replace_folder(work, out)
-
-
-def tree_hash(folder: Path) -> str:
-    """The SHA-256 over the names and contents of all files below a folder but hidden ones, in hex."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Replacing a folder deletes it, so it has to be one that a stage wrote."""
-    if out.is_file() or Path.cwd().is_relative_to(out):
-        raise StageError(f"{out} is a file, or holds the folder you are in; give --out a folder that may be replaced")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
-        raise StageError(f"{out} holds files that segline did not write; move them or give --out another folder")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,12 +52,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, in one canonical form; NaN is written as null."""
-    write_text(path, json.dumps(_without_nan(content), indent=2, sort_keys=True) + "\n")
+    """Write JSON atomically, with sorted keys; NaN is written as null."""
+    write_text(path, json.dumps(_nan_to_none(content), indent=2, sort_keys=True) + "\n")
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then give it the name."""
+    """Call ``write`` with a temporary path beside ``path``, then rename the file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -88,65 +70,41 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError of a write, which names no file, the one that was being written."""
+    """Add ``path``, the file that is being written, to an OSError that names no file."""
     try:
         yield
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, unwritable(error.errno), str(path)) from None
+        raise OSError(error.errno, describe_write_error(error.errno), str(path)) from None
 
 
-def unwritable(number: int) -> str:
-    """What to tell of a file that cannot be written, given the error's number."""
-    return f"cannot be written ({os.strerror(number)}); mend that and run the same command again"
+def describe_write_error(number: int) -> str:
+    """Return the message for a file that cannot be written, given the error's number."""
+    return f"cannot be written ({os.strerror(number)}); fix that and run the same command again"
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _check_replaceable(out: Path) -> None:
+    """Raise a StageError if ``out`` must not be replaced, because replacing a folder deletes what is in it."""
+    if out.is_file() or Path.cwd().is_relative_to(out):
+        raise StageError(f"{out} is a file, or holds the folder you are in; give --out a folder that may be replaced")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise StageError(f"{out} holds files that segline did not write; move them or give --out another folder")
 
 
-def _without_nan(content: Any) -> Any:
+def _nan_to_none(content: Any) -> Any:
     if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return {key: _nan_to_none(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
+        return [_nan_to_none(value) for value in content]
     return None if isinstance(content, float) and content != content else content
 
 
 def _replace_folder(work: Path, out: Path) -> None:
-    """Give ``work`` the name ``out``; a kill in between leaves ``out`` absent, never half."""
+    """Rename ``work`` to ``out``; a kill in between leaves ``out`` absent, never incomplete."""
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
     work.rename(out)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keep other processes from writing ``out`` meanwhile.
-
-    Raises:
-        StageError: another process is writing it, and goes on for longer than our patience.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.with_name(f".{out.name}.lock")
-    with path.open("a") as stream:
-        deadline = time.monotonic() + PATIENCE_S
-        while not _try_lock(stream.fileno()):
-            if time.monotonic() > deadline:
-                raise StageError(f"{out} is being written by another segline; wait for it or stop it, then run again")
-            time.sleep(0.2)
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,7 +1,7 @@
-"""The files of a data set, wherever they lie: on a disk, in a bucket.
+"""Trees: the files of a data set, whether they are in a folder or in a bucket.
 
-A layout finds its pairs from the names alone, and every stage reads through a tree; so no stage knows where the
-data are.
+A layout finds its pairs by the names alone, and every stage reads files through a tree; so no stage depends on where
+the data are.
 """
 
 import errno
@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Protocol
 
 from segline.errors import SourceError
-from segline.files.atomic import file_hash
+from segline.files.hashing import file_hash
 
 CHANGED = "it has changed since it was ingested: ingest again"
 
 
 @dataclass(frozen=True)
 class File:
-    """What can be known of a file without reading it.
+    """What a listing says of a file.
 
     Attributes:
-        size: in bytes.
-        stamp: differs whenever the content does: the time of change in ns, or a bucket's ETag.
+        size: the size in bytes.
+        stamp: a value that changes with the content: the times of change in ns, or the ETag in a bucket.
     """
 
     size: int
@@ -42,12 +42,12 @@ class Tree(Protocol):
 
     @property
     def where(self) -> str:
-        """The root as the user knows it, for messages."""
+        """The root as the user gave it, for messages."""
         ...
 
     @property
     def files(self) -> dict[str, File]:
-        """Every file, sorted by path; listed once.
+        """All files, sorted by path; they are listed once.
 
         Raises:
             SourceError: the root cannot be listed.
@@ -55,21 +55,21 @@ class Tree(Protocol):
         ...
 
     def read(self, path: str, checksum: str = "") -> bytes:
-        """A file's content. Raises OSError when it cannot be read, or has another checksum than the one given."""
+        """Return a file's content. Raises OSError if it cannot be read, or if ``checksum`` is given and differs."""
         ...
 
     def head(self, path: str, size: int) -> bytes:
-        """The first ``size`` bytes of a file, or all when it is shorter. Raises OSError when it cannot be read."""
+        """Return the first ``size`` bytes of a file, or all of a shorter one. Raises OSError if it is unreadable."""
         ...
 
     def checksum(self, path: str) -> str:
-        """What tells this content from any other, such as ``sha256:...``. Raises OSError when it cannot be read."""
+        """Return an identifier of the content, such as ``sha256:...``. Raises OSError if it cannot be read."""
         ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The files below a folder of this machine. Links are followed, but none into a folder that is above it."""
+    """The files below a folder of this machine. Links are followed, except into a folder that contains the link."""
 
     root: Path
 
@@ -80,57 +80,56 @@ class Folder:
 
     @cached_property
     def files(self) -> dict[str, File]:
-        """Every file, sorted by path; hidden ones are left out.
+        """All files but hidden ones, sorted by path.
 
         Raises:
             SourceError: a folder cannot be listed.
         """
         try:
-            found = dict(_walk(str(self.root), "", (os.path.realpath(self.root),)))
+            return dict(sorted(_walk(str(self.root), "", (os.path.realpath(self.root),))))
         except OSError as error:
-            raise SourceError(f"{error.filename} cannot be listed ({error.strerror}); mend it or remove it") from None
+            raise SourceError(f"{error.filename} cannot be listed ({error.strerror}); fix it or remove it") from None
         except UnicodeEncodeError as error:
             raise SourceError(f"{self.root}: {error.object!a} is no name in UTF-8; rename it") from None
-        return dict(sorted(found.items()))
 
     def read(self, path: str, checksum: str = "") -> bytes:
-        """A file's content. Raises OSError when it cannot be read, or has another checksum than the one given."""
+        """Return a file's content. Raises OSError if it cannot be read, or if ``checksum`` is given and differs."""
         data = (self.root / path).read_bytes()
         if checksum and checksum != f"sha256:{hashlib.sha256(data).hexdigest()}":
             raise OSError(errno.EIO, CHANGED, path)
         return data
 
     def head(self, path: str, size: int) -> bytes:
-        """The first ``size`` bytes of a file, or all when it is shorter. Raises OSError when it cannot be read."""
+        """Return the first ``size`` bytes of a file, or all of a shorter one. Raises OSError if it is unreadable."""
         with (self.root / path).open("rb") as stream:
             return stream.read(size)
 
     def checksum(self, path: str) -> str:
-        """``sha256:`` and the digest of the content. Raises OSError when it cannot be read."""
+        """Return ``sha256:`` and the digest of the content. Raises OSError if it cannot be read."""
         return f"sha256:{file_hash(self.root / path)}"
 
 
-def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, File]]:
-    """Every file below a folder; a link that leads to one of the folders above it would never end."""
+def _walk(folder: str, prefix: str, parents: tuple[str, ...]) -> Iterator[tuple[str, File]]:
+    """Yield every file below a folder; a link to one of the ``parents`` is skipped, as it would never end."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             path = f"{prefix}{entry.name}"
             path.encode()  # raises for a name that is not UTF-8
-            if _leads_nowhere(entry):
+            if _is_broken_link(entry):
                 continue
             if entry.is_dir():
-                real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
-                if not any(f"{one}/".startswith(f"{real.rstrip('/')}/") for one in above):
-                    yield from _walk(entry.path, f"{path}/", (*above, real))
+                real = os.path.realpath(entry.path) if entry.is_symlink() else f"{parents[-1]}/{entry.name}"
+                if not any(f"{parent}/".startswith(f"{real.rstrip('/')}/") for parent in parents):
+                    yield from _walk(entry.path, f"{path}/", (*parents, real))
             elif entry.is_file():
                 stat = entry.stat()
                 yield path, File(stat.st_size, f"{stat.st_mtime_ns}.{stat.st_ctime_ns}")
 
 
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link to nothing, or to itself."""
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a link to a missing file, or to itself."""
     if not entry.is_symlink():
         return False
     try:
@@ -143,10 +142,10 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 class TreeWrapper:
-    """A tree around another, which it only reads in another way.
+    """A tree that passes everything on to another one; a subclass changes how it reads.
 
     Args:
-        tree: the files.
+        tree: the wrapped tree.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -154,33 +153,33 @@ class TreeWrapper:
 
     @property
     def where(self) -> str:
-        """That of the tree."""
+        """The root of the wrapped tree, for messages."""
         return self.tree.where
 
     @property
     def files(self) -> dict[str, File]:
-        """Those of the tree."""
+        """The files of the wrapped tree."""
         return self.tree.files
 
     def read(self, path: str, checksum: str = "") -> bytes:
-        """A file's content, as the tree gives it."""
+        """Return a file's content from the wrapped tree."""
         return self.tree.read(path, checksum)
 
     def head(self, path: str, size: int) -> bytes:
-        """The first ``size`` bytes of a file, as the tree gives them."""
+        """Return the first ``size`` bytes of a file from the wrapped tree."""
         return self.tree.head(path, size)
 
     def checksum(self, path: str) -> str:
-        """That of the file as it is now."""
+        """Return the checksum of a file from the wrapped tree, as it is now."""
         return self.tree.checksum(path)
 
 
 class Checked(TreeWrapper):
-    """A tree that gives a file only as it was when its checksum was taken.
+    """A tree that returns a file only if it has not changed since its checksum was taken.
 
     Args:
-        tree: the files.
-        checksums: path to checksum; a file without one is given as it is.
+        tree: the wrapped tree.
+        checksums: path to checksum; a file without one is not checked.
     """
 
     def __init__(self, tree: Tree, checksums: Mapping[str, str]) -> None:
@@ -188,41 +187,41 @@ class Checked(TreeWrapper):
         self.checksums = checksums
 
     def read(self, path: str, checksum: str = "") -> bytes:
-        """A file's content. Raises OSError when it cannot be read, or has changed."""
+        """Return a file's content. Raises OSError if it cannot be read, or has changed."""
         return self.tree.read(path, checksum or self.checksums.get(path, ""))
 
 
 @contextmanager
-def reading_ahead(tree: Tree, paths: Sequence[str], depth: int = 4) -> Iterator[Tree]:
-    """The same tree; while a file is worked on, threads read the next ones in the order of ``paths``.
+def prefetch(tree: Tree, paths: Sequence[str], depth: int = 4) -> Iterator[Tree]:
+    """Yield the same tree, but threads read the next files of ``paths`` in the background.
 
     Args:
-        tree: the files.
-        paths: in the order in which they will be asked for; others can be asked for too.
-        depth: how many files are read ahead.
+        tree: the tree to read from.
+        paths: the paths in the order in which they will be read; other reads are possible too.
+        depth: the number of files that are read ahead.
     """
     with ThreadPoolExecutor(depth) as pool:
-        ahead = _Ahead(tree, deque(dict.fromkeys(paths)), pool, depth)
+        prefetching = _PrefetchingTree(tree, deque(dict.fromkeys(paths)), pool, depth)
         try:
-            yield ahead
+            yield prefetching
         finally:
-            ahead.pending.clear()
-            for _, future in ahead.under_way:
+            prefetching.waiting.clear()
+            for _, future in prefetching.started:
                 future.cancel()
 
 
-class _Ahead(TreeWrapper):
-    """A tree with some of its files on the way."""
+class _PrefetchingTree(TreeWrapper):
+    """A tree whose next ``depth`` files are read in the background."""
 
-    def __init__(self, tree: Tree, pending: deque[str], pool: ThreadPoolExecutor, depth: int) -> None:
+    def __init__(self, tree: Tree, waiting: deque[str], pool: ThreadPoolExecutor, depth: int) -> None:
         super().__init__(tree)
-        self.pending, self.pool, self.depth = pending, pool, depth
-        self.under_way: deque[tuple[str, Future[bytes]]] = deque()
+        self.waiting, self.pool, self.depth = waiting, pool, depth
+        self.started: deque[tuple[str, Future[bytes]]] = deque()
 
     def read(self, path: str, checksum: str = "") -> bytes:
-        while self.pending and len(self.under_way) < self.depth:
-            following = self.pending.popleft()
-            self.under_way.append((following, self.pool.submit(self.tree.read, following)))
-        if not self.under_way or self.under_way[0][0] != path:
+        while self.waiting and len(self.started) < self.depth:
+            following = self.waiting.popleft()
+            self.started.append((following, self.pool.submit(self.tree.read, following)))
+        if not self.started or self.started[0][0] != path:
             return self.tree.read(path, checksum)
-        return self.under_way.popleft()[1].result()
+        return self.started.popleft()[1].result()

@@ -15,7 +15,8 @@ from typing import Any
 
 from segline.artifacts.table import ARTIFACTS
 from segline.errors import StageError, TrackingError
-from segline.files.atomic import tree_hash, write_text
+from segline.files.atomic import write_text
+from segline.files.hashing import tree_hash
 from segline.progress import log
 
 Record = dict[str, Any]

@@ -33,9 +33,9 @@ from segline.config.params import Params
 from segline.config.sections import Train
 from segline.config.serialization import as_json
 from segline.config.spaces import Space
-from segline.errors import SeglineError, StageError, StoppedError, TrainingError
-from segline.files import s3 as storage
+from segline.errors import SeglineError, StageError, StoppedError, TrainingError, one_line
 from segline.files.atomic import MARK, writing
+from segline.files.transfer import download, origin, upload
 from segline.parallel import GROWS
 from segline.progress import log
 from segline.training.lease import FOLLOWED, renewing
@@ -306,13 +306,13 @@ def _clean(text: str, longest: int, others: str = r"[^A-Za-z0-9]+") -> str:
 
 def _bring(folder: Path, url: str) -> None:
     """To the bucket, where it may lie already."""
-    if storage.origin(folder) != url:
-        storage.upload(folder, url)
+    if origin(folder) != url:
+        upload(folder, url)
 
 
 def _fetch(url: str, out: Path) -> None:
     with writing(out) as work:
-        shutil.copytree(storage.download(url), work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARK))
+        shutil.copytree(download(url), work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARK))
 
 
 def _follow(cluster: "_Cluster", name: str) -> SeglineError | None:
@@ -551,7 +551,7 @@ def _reason(error: Exception) -> str:
     status, body = getattr(error, "status", None), getattr(error, "body", "")
     with suppress(ValueError, TypeError, KeyError):
         return f"{status}: {' '.join(str(json.loads(body)['message']).split())}"
-    return f"{status}: {getattr(error, 'reason', '')}" if status else storage.one_line(error)
+    return f"{status}: {getattr(error, 'reason', '')}" if status else one_line(error)
 
 
 def _lines(stream: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ from segline.config.params import Params, need_edges
 from segline.data.edges import NETWORK
 from segline.data.shards import open_split
 from segline.files.atomic import write_json, writing
-from segline.progress import bar, log
+from segline.progress import log, progress_bar
 
 
 def run(params: Params, *, dataset_dir: Path, out: Path) -> None:
@@ -32,7 +32,7 @@ def _train(params: Params, dataset_dir: Path, work: Path) -> None:
 
     train, val = (open_split(dataset_dir, name) for name in ("train", "val"))
     classes = len(read_dataset_info(dataset_dir).classes)
-    with bar("training the edge network", params.edges.steps) as advance:
+    with progress_bar("training the edge network", params.edges.steps) as advance:
         found = train_edges(
             train,
             val,

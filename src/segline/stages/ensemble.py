@@ -23,7 +23,7 @@ from segline.files.atomic import write_json
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split
 from segline.metrics.confusion import Counts, confusion, mean_iou, scores
-from segline.progress import bar, log
+from segline.progress import log, progress_bar
 
 SCRATCH = "probabilities"
 Probabilities = NDArray[np.float16]
@@ -91,7 +91,7 @@ def _count_mean(planes: list[Probabilities], split: Split, batch_size: int) -> C
 def _predict_all(folders: list[Path], split: Split, batch_size: int, scratch: Path) -> dict[str, Probabilities]:
     """Each candidate's probabilities on a split, memory-mapped so that their number does not matter."""
     scratch.mkdir()
-    with bar("predicting", len(folders) * len(split)) as advance:
+    with progress_bar("predicting", len(folders) * len(split)) as advance:
         return {folder.name: _predict(folder, split, batch_size, scratch, advance) for folder in folders}
 
 

@@ -42,7 +42,7 @@ from segline.inference.audit import Suspect, find_unlabelled
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
-from segline.progress import bar, log
+from segline.progress import log, progress_bar
 from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect
 
 # The first five are those of the exclusions, so that rows can be pasted there.
@@ -89,7 +89,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     pictured = np.unique(np.linspace(0, len(split) - 1, params.evaluate.pictures).round().astype(int))
     folders = candidate_folders(candidates_dir)
     with EVALUATION.writing(out) as work:
-        with bar("evaluating", len(folders) * len(split)) as advance:
+        with progress_bar("evaluating", len(folders) * len(split)) as advance:
             seen = {
                 folder.name: _look(folder, split, description, pictured, params.evaluate.batch_size, advance)
                 for folder in folders
@@ -149,7 +149,7 @@ def _audit(folder: Path, dataset_dir: Path, description: DatasetInfo, settings: 
     models = load_models(folder, read_bundle(folder))
     names = [name for name in description.pixels if not (name == "test" and description.test_is_val)]
     splits = [open_split(dataset_dir, name) for name in names]
-    with bar("looking for what is unlabelled", sum(map(len, splits))) as advance:
+    with progress_bar("looking for what is unlabelled", sum(map(len, splits))) as advance:
         found = [
             Finding(suspect, split, position)
             for split in splits

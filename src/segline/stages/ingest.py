@@ -18,9 +18,10 @@ from segline.config.sections import Ingest
 from segline.data.layouts import LAYOUTS, Layout, Pair
 from segline.data.sources import ResolvedSource, open_source
 from segline.errors import DataError, SourceError, StageError
-from segline.files.atomic import locked, write_file
+from segline.files.atomic import write_file
+from segline.files.locks import output_lock
 from segline.files.trees import Tree
-from segline.progress import bar, log
+from segline.progress import log, progress_bar
 
 BLOCK = 256
 
@@ -32,7 +33,7 @@ def run(params: Params, *, out: Path) -> None:
         SourceError: the source is missing, empty or of a kind that is not known, or a file of it cannot be read.
         DataError: the source does not follow the layout.
     """
-    with locked(out.resolve()):
+    with output_lock(out.resolve()):
         _ingest(params.ingest, params.seed, out)
 
 
@@ -141,7 +142,7 @@ def _sum_up(paths: list[str], tree: Tree) -> Iterator[str]:
             raise SourceError(f"{tree.where}: {path} cannot be read ({reason}); mend or remove it") from None
 
     blocks = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
-    with bar("reading files", len(paths)) as advance, ThreadPoolExecutor() as pool:
+    with progress_bar("reading files", len(paths)) as advance, ThreadPoolExecutor() as pool:
         for sums in pool.map(lambda block: [checksum(path) for path in block], blocks):
             yield from sums
             advance(len(sums))

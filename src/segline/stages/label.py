@@ -31,8 +31,8 @@ from segline.data.sampling import Sampler
 from segline.data.shards import join_shards, open_split, write_shard
 from segline.data.splits import SPLITS, assign
 from segline.errors import DataError
-from segline.files.trees import Tree, reading_ahead
-from segline.progress import bar, log
+from segline.files.trees import Tree, prefetch
+from segline.progress import log, progress_bar
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def make_shard(shard: Shard) -> int:
     keep_memory()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
-    with reading_ahead(checked(shard.tree, shard.manifest), paths) as tree:
+    with prefetch(checked(shard.tree, shard.manifest), paths) as tree:
         layout = layout_of(shard.manifest.origin)
         sampler = Sampler(tree, layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
@@ -151,7 +151,7 @@ def _make(shards: list[Shard], workers: int) -> None:
     missing = [shard for shard in shards if not part_file(shard.folder, shard.number).is_file()]
     if len(missing) < len(shards):
         log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
-    with bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
+    with progress_bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
         parallel.for_each(missing, make_shard, advance, workers=workers)
 
 

@@ -23,10 +23,11 @@ from segline.config.sections import Train
 from segline.config.serialization import as_json
 from segline.data.edges import NETWORK
 from segline.errors import StageError, StoppedError, TrainingError
-from segline.files.atomic import file_hash, write_text, writing
-from segline.files.s3 import local_file
+from segline.files.atomic import write_text, writing
+from segline.files.hashing import file_hash
+from segline.files.transfer import local_file
 from segline.parallel import ray_session
-from segline.progress import GridDisplay, Standing, bar, log, watching_grid
+from segline.progress import GridDisplay, TrialProgress, grid_display, log, progress_bar
 from segline.tracking import provenance, tags
 from segline.tracking.client import Experiment
 from segline.tracking.recorder import Recorder
@@ -112,11 +113,11 @@ class Trial:
         return read_history(self.folder)[self.until - 1]["val_miou"]
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> TrialProgress:
         """What it has come to, to be shown."""
         state = "done" if self.is_finished else "eliminated" if self.is_eliminated else "waiting"
         history = read_history(self.folder)
-        return Standing(len(history), max((epoch["val_miou"] for epoch in history), default=nan), state)
+        return TrialProgress(len(history), max((epoch["val_miou"] for epoch in history), default=nan), state)
 
     def eliminate(self) -> None:
         """Mark it as stopped by the scheduler."""
@@ -206,7 +207,7 @@ def run(
     if plan_only:
         _plan(params, dataset_dir, network, encoders, origins)
         return
-    with bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
+    with progress_bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
         verify(dataset_dir, SPLITS, advance)
     key = fingerprint(params, description, [*encoders.values(), *([network] if network else [])])
     experiment, run_tags = Experiment(tracking_uri, params.name), _run_tags(description)
@@ -214,7 +215,7 @@ def run(
     with (
         writing(out, fingerprint=key) as work,
         Recorder(experiment, parent) as recorder,
-        watching_grid(params.train.epochs) as display,
+        grid_display(params.train.epochs) as display,
     ):
         mirror = Mirror(_kept_in(params.train, key))
         mirror.open(work)
@@ -343,7 +344,7 @@ def _finalists(found: Grid, cells: Sequence[TrialConfig]) -> list[TrialConfig]:
 def _train(found: Grid, trials: Sequence[Trial]) -> None:
     """Run the trials that are not done, those again whose process was killed; those that fail are noted."""
     for trial in trials:
-        found.display.expect(trial.name, trial.standing)
+        found.display.add(trial.name, trial.standing)
     missing = [trial for trial in trials if not trial.is_done]
     for attempt in range(ATTEMPTS):
         if not missing:
@@ -380,7 +381,7 @@ def _plan(params: Params, dataset_dir: Path, *places: Any) -> None:
     """Measure a few steps of each kind of trial, and print what the grid would take."""
     cells = grid.cells(params.train, params.seed)
     cost = partial(_measure, dataset_dir.resolve(), places)
-    with ray_session() as there, bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
+    with ray_session() as there, progress_bar("measuring", len({plan.kind(cell) for cell in cells})) as advance:
         costs = plan.measure(cells, cost, advance)
     plan.show(cells, costs, params.train, there)
 

@@ -38,7 +38,7 @@ from segline.data.validation.rules import rules
 from segline.errors import DataError, StageError, TrackingError
 from segline.files.atomic import MARK
 from segline.files.trees import Tree
-from segline.progress import bar, log
+from segline.progress import log, progress_bar
 
 SHOWN_PAIRS = 5
 NAMED_PAIRS = 3
@@ -77,7 +77,7 @@ def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> 
     tree = checked(open_tree(manifest.origin.root, manifest_dir), manifest)
     rejected = out.with_name(f"{out.name}.rejected")
     with VALIDATION.writing(out, depends_on=manifest.content_hash) as work:
-        with bar("looking at pairs", len(manifest.rows)) as advance:
+        with progress_bar("looking at pairs", len(manifest.rows)) as advance:
             statistics = measure(manifest, tree, pieces=work / PIECES, progress=advance)
         table = _table(manifest, statistics, settings)
         drifted = _drift(params, table, tracking_uri)

@@ -17,7 +17,9 @@ from pathlib import Path
 from segline.artifacts.history import HISTORY, TRIAL, count_epochs, read_history
 from segline.errors import SourceError
 from segline.files.atomic import MARK, write_text
-from segline.files.s3 import SCHEME, Bucket, alone, download, is_same, local_file, origin
+from segline.files.locks import machine_lock
+from segline.files.s3 import SCHEME, Bucket
+from segline.files.transfer import download, local_file, matches_etag, origin
 
 STOP = "stop"
 """The file beside the trials that tells them to save themselves and end; an object's name has the driver's id as well.
@@ -54,7 +56,7 @@ class Origins:
         for folder, url in self.folders.items():
             download(url, folder)
         for path, place in self.files.items():
-            with alone(path):
+            with machine_lock(path):
                 if not path.is_file() and local_file(place, path.parent) != path:
                     raise SourceError(f"{place} was changed since this run began; run the same command again")
 
@@ -96,7 +98,7 @@ class Mirror:
             if not name.startswith(STOP):
                 trials.setdefault(trial or name.rpartition("/")[0], []).append(name)
         for folder, names in trials.items():
-            with alone(work / folder):
+            with machine_lock(work / folder):
                 _fetch(bucket, work / folder, names, whole=whole, exactly=exactly)
 
     def put(self, folder: Path, names: Iterable[str]) -> None:
@@ -175,13 +177,13 @@ class Mirror:
     def _listen(self, told: threading.Event, ended: threading.Event) -> None:
         while not ended.wait(LOOK_S):
             with suppress(SourceError, OSError):
-                if Bucket(self.url).has(self.sign):
+                if Bucket(self.url).exists(self.sign):
                     told.set()
 
     def _claim(self, work: Path) -> None:
         """Remove what another run left on this node; the driver's own folder has the mark."""
         mark, key = work / MARK, self.url.rpartition("/")[2]
-        with alone(work):
+        with machine_lock(work):
             if mark.is_file() and mark.read_text().startswith(key):
                 return
             if mark.is_file():
@@ -201,6 +203,6 @@ def _fetch(bucket: Bucket, folder: Path, names: list[str], *, whole: bool, exact
     # What a look at the folder goes by comes last.
     for file in sorted(by_file, key=lambda file: (file == BUNDLE, file == HISTORY)):
         path, name = folder / file, by_file[file]
-        differs = exactly and not is_same(path, bucket.files[name])
+        differs = exactly and not matches_etag(path, bucket.files[name])
         if file not in unwanted and (is_newer or differs or not path.exists()):
             bucket.fetch(name, path)

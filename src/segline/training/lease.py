@@ -67,7 +67,7 @@ def _watch(place: str, on_lapse: Callable[[], None], ended: threading.Event) -> 
         if ended.wait(LOOK_S):
             return
         with suppress(SourceError, OSError):
-            found = bucket.stamp(name)
+            found = bucket.etag(name)
             unchanged = unchanged + 1 if found == last else 0
             last = found
     if not ended.is_set():

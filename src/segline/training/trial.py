@@ -20,7 +20,8 @@ from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.data.shards import Split, open_split
 from segline.errors import SeglineError, StoppedError, TrainingError
-from segline.files.atomic import file_hash, write_json
+from segline.files.atomic import write_json
+from segline.files.hashing import file_hash
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS

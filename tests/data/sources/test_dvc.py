@@ -14,7 +14,7 @@ import pytest
 from servers import git, git_over_http, serving
 
 from segline.errors import SourceError
-from segline.files import s3 as storage
+from segline.files import retry
 
 # DVC's own, of a library of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
@@ -63,7 +63,7 @@ def repository(made, tmp_path, monkeypatch):
     """A copy of it; its remote is shared."""
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     return shutil.copytree(made, tmp_path / "repository", symlinks=True)
 
 

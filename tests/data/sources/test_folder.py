@@ -136,9 +136,9 @@ def test_without_permission_it_is_one_line(tmp_path):
     for path in shut:
         path.chmod(0o755)
     of_folder, of_file, of_root = done.stdout.splitlines()
-    assert of_folder == f"{tmp_path}/one/sub cannot be listed (Permission denied); mend it or remove it"
+    assert of_folder == f"{tmp_path}/one/sub cannot be listed (Permission denied); fix it or remove it"
     assert of_file == "sub/file Permission denied"
-    assert of_root == f"{tmp_path}/three cannot be listed (Permission denied); mend it or remove it"
+    assert of_root == f"{tmp_path}/three cannot be listed (Permission denied); fix it or remove it"
 
 
 @pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")

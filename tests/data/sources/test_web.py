@@ -14,8 +14,8 @@ import pytest
 from servers import Cut, Refuse, Whole, certificate, from_memory, serving
 
 from segline.errors import StageError
-from segline.files import s3 as storage
-from segline.files.s3 import ATTEMPTS
+from segline.files import retry
+from segline.files.retry import ATTEMPTS
 
 MEBIBYTE = 1024 * 1024
 
@@ -51,7 +51,7 @@ def web(served, tls, monkeypatch):
     path, context = tls
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     monkeypatch.setattr(urllib.request, "_opener", None)
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     with serving(from_memory(served), context) as server:
         yield server
 
@@ -171,7 +171,7 @@ def test_a_refusal_is_one_line_at_once(url, web, refused, status):
 
 
 def test_no_server_is_one_line(refused, monkeypatch):
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     assert f"{ATTEMPTS} attempts" in refused("https://127.0.0.1:1/data.zip")
 
 
@@ -179,7 +179,7 @@ def test_no_server_is_one_line(refused, monkeypatch):
     "url", ["https://", "https:///data.zip", "https://user:word@localhost/x", "https://a b/c", "https://[1/x"]
 )
 def test_a_url_that_is_none_is_one_line(refused, monkeypatch, url):
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     assert "ingest.source" in refused(url)
 
 

@@ -1,8 +1,9 @@
-"""Where data come from: ``open_source`` brings a source within reach; ``storage.open_tree`` finds it again later.
+"""Sources of data: :func:`open_source` makes a source readable.
 
-``SOURCES`` says by the beginning of ``ingest.source`` which file here knows it; anything without a scheme is a path
-of this machine. A source that can be read where it lies (a folder, a bucket) is left there; of any other the files
-are kept in the folder ``files`` beside the manifest of ingest, until another source needs none.
+``SOURCES`` maps the beginning of ``ingest.source`` to the function that opens it; a source without a scheme is a path
+of this machine. A folder or a bucket is read in place. The files of any other source are copied into the folder
+``files`` beside the manifest of ingest (see :mod:`segline.data.sources.staging`). Later stages open the same files
+with :func:`segline.files.transfer.open_tree`.
 """
 
 import os.path
@@ -14,8 +15,8 @@ from segline.config.sections import Ingest
 from segline.data.sources.bucket import open_bucket
 from segline.data.sources.dvc import open_dvc
 from segline.data.sources.folder import open_path
-from segline.data.sources.kept import no_room, remove_kept
-from segline.data.sources.opened import ResolvedSource
+from segline.data.sources.resolved import ResolvedSource
+from segline.data.sources.staging import remove_staging, write_failed
 from segline.data.sources.synthetic import open_synthetic
 from segline.data.sources.web import open_web
 from segline.errors import SourceError
@@ -31,26 +32,25 @@ __all__ = ["SOURCES", "ResolvedSource", "open_source"]
 
 
 def open_source(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
-    """Bring the source within reach; files that cannot be read in place are put into ``files``.
+    """Make a source readable; files that cannot be read in place are copied into ``files``.
 
     Raises:
-        SourceError: the source is missing, empty, unreadable or of a kind that is not known, or it cannot heed a
-            setting.
-        StageError: ``files`` holds what segline did not put there.
+        SourceError: the source is missing, empty, unreadable or of an unknown kind, or a setting does not apply to it.
+        StageError: ``files`` holds files that segline did not put there.
     """
     scheme = _scheme(settings.source)
-    _refuse_unheeded(settings, scheme)
+    _check_settings_apply(settings, scheme)
     try:
-        opened = SOURCES[scheme](settings, seed, files) if scheme else open_path(settings, files)
-        if opened.root:
-            remove_kept(files, opened.root)
-        return opened
-    except OSError as error:  # what goes wrong with a source itself is told by its own file
-        raise no_room(files, error) from None
+        source = SOURCES[scheme](settings, seed, files) if scheme else open_path(settings, files)
+        if source.root:
+            remove_staging(files, source.root)
+        return source
+    except OSError as error:  # of writing ``files``: each source reports its own problems as a SourceError
+        raise write_failed(files, error) from None
 
 
 def _scheme(source: str) -> str:
-    """The key of ``SOURCES`` that the source begins with; empty for a path of this machine."""
+    """Return the key of ``SOURCES`` that the source begins with; empty for a path of this machine."""
     known = next((scheme for scheme in SOURCES if source.startswith(scheme)), "")
     if not source or (not known and ":" in source.split("/")[0]):
         raise SourceError(
@@ -60,8 +60,8 @@ def _scheme(source: str) -> str:
     return known
 
 
-def _refuse_unheeded(settings: Ingest, scheme: str) -> None:
-    """Refuse settings that are for sources of another kind; none is ignored in silence."""
+def _check_settings_apply(settings: Ingest, scheme: str) -> None:
+    """Raise a SourceError for a setting that belongs to another kind of source, rather than ignore it."""
     source = settings.source
     is_archive = scheme in ("http://", "https://") or (not scheme and not os.path.isdir(source))
     if settings.sha256 and not is_archive:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from segline.config.sections import Ingest
-from segline.data.sources.opened import ResolvedSource
+from segline.data.sources.resolved import ResolvedSource
 from segline.errors import SourceError
 from segline.files.s3 import SCHEME, Bucket
 
 
 def open_bucket(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
-    """The objects below the prefix; nothing is copied."""
+    """Return the objects below the prefix; nothing is copied."""
     source = settings.source
     if not source.removeprefix(SCHEME).partition("/")[0]:
         raise SourceError(f"ingest.source: got {source!r}, expected s3://bucket/prefix")

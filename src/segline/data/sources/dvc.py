@@ -1,74 +1,72 @@
 """``dvc://repository``: a folder of a DVC repository at a revision, copied file by file.
 
-The repository is a path of this machine or a git URL; ``ingest.dvc`` says which folder and which revision of it.
-Files that are there already with the same content are not fetched again.
+The repository is a path of this machine or a git URL; ``ingest.dvc`` gives the folder and the revision. Files that
+have been copied already are not fetched again.
 """
 
 import errno
 import filecmp
-import hashlib
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from segline.config.sections import Ingest
-from segline.data.sources.kept import forget_manifest, keep_files, no_room
-from segline.data.sources.opened import ResolvedSource
-from segline.errors import SourceError
+from segline.data.sources.resolved import ResolvedSource
+from segline.data.sources.staging import delete_manifest, prepare_staging, write_failed
+from segline.errors import SourceError, one_line
 from segline.files.atomic import write_file
-from segline.files.s3 import ATTEMPTS, one_line, pauses
+from segline.files.hashing import file_md5
+from segline.files.retry import ATTEMPTS, attempts
 from segline.files.trees import Folder
-from segline.progress import bar
+from segline.progress import progress_bar
 
 SCHEME = "dvc://"
 THREADS = 8
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
-class _Remote:
-    """A file at the revision; ``md5`` is empty for what git keeps itself."""
+class _RemoteFile:
+    """A file at the revision; ``md5`` is empty for a file that is in git itself."""
 
     path: str
     md5: str
 
 
 def open_dvc(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
-    """The folder at the revision, copied into ``files``."""
+    """Return the folder at the revision, copied into ``files``."""
     repository = _repository(settings.source.removeprefix(SCHEME))
-    wanted = settings.dvc
-    where = f"{settings.source}: {wanted.path or '.'} at {wanted.revision or 'HEAD'}"
-    with _opened(repository, wanted.revision, where) as system:
-        remote = _listed(system, wanted.path, where)
-        keep_files(files, f"dvc {repository} {wanted.path}")
-        _remove_others(files, remote)
+    selection = settings.dvc
+    where = f"{settings.source}: {selection.path or '.'} at {selection.revision or 'HEAD'}"
+    with _open_repository(repository, selection.revision, where) as system:
+        remote = _list_files(system, selection.path, where)
+        prepare_staging(files, f"dvc {repository} {selection.path}")
+        _remove_other_files(files, remote)
         try:
-            with bar("fetching", len(remote)) as advance, ThreadPoolExecutor(THREADS) as pool:
+            with progress_bar("fetching", len(remote)) as advance, ThreadPoolExecutor(THREADS) as pool:
                 for _ in pool.map(lambda name: _fetch(system, remote[name], files, name, where), remote):
                     advance(1)
         finally:
-            _remove_torn(files)
+            _remove_temporary_files(files)
         revision = system.repo.get_rev()
     return ResolvedSource(Folder(files), root="", revision=f"git:{revision}")
 
 
 def _repository(address: str) -> str:
-    """The absolute path of a repository of this machine, or a git URL as it is."""
+    """Return the absolute path of a repository of this machine, or a git URL unchanged."""
     if address and Path(address).exists():
         return str(Path(address).resolve())
     if ":" in address:
         url = urlsplit(address)
-        # Over ssh the user is no secret; over https a token may stand in its place.
+        # Over ssh the user name is no secret; over https it may be a token.
         if url.password or (url.username and url.scheme in ("http", "https")):
             raise SourceError(
-                "ingest.source: the address has a login in it, which every manifest would keep; leave it out, and "
+                "ingest.source: the address contains a login, which every manifest would keep; leave it out, and "
                 "let a credential helper of git or GIT_ASKPASS give it"
             )
         return address
@@ -79,8 +77,8 @@ def _repository(address: str) -> str:
 
 
 @contextmanager
-def _opened(repository: str, revision: str, where: str) -> Iterator[Any]:
-    """DVC's file system of the repository; a clone of it is removed in the end."""
+def _open_repository(repository: str, revision: str, where: str) -> Iterator[Any]:
+    """Yield DVC's file system of the repository; a clone of it is removed at the end."""
     try:
         from dvc.api import DVCFileSystem
         from dvc.exceptions import DvcException
@@ -88,85 +86,83 @@ def _opened(repository: str, revision: str, where: str) -> Iterator[Any]:
     except ModuleNotFoundError:
         raise SourceError(f"{where}: DVC is not installed; install segline[dvc]") from None
     local = Path(repository).exists()
-    # Of a path, DVC takes None for the working directory; of a URL, HEAD for the name of a branch.
+    # For a path, DVC takes None as the working directory; for a URL, it takes HEAD as the name of a branch.
     named = (revision or "HEAD") if local or revision != "HEAD" else None
     try:
         system = DVCFileSystem(repository, rev=named)
         with closing(system):
             yield system
     except DvcException as error:
-        cause = _first_cause(error)
         raise SourceError(
-            f"{where}: {one_line(cause) or type(cause).__name__}; check ingest.source and ingest.dvc.revision, and "
+            f"{where}: {one_line(_root_cause(error))}; check ingest.source and ingest.dvc.revision, and "
             "git's login if it wants one"
         ) from None
     finally:
         clean_repos()
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    """What DVC and its libraries have wrapped."""
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the error that DVC and its libraries have wrapped."""
     while error.__cause__:
         error = error.__cause__
     return error
 
 
-def _listed(system: Any, path: str, where: str) -> dict[str, _Remote]:
-    """The files below the path, by their name there; hidden ones are left out."""
+def _list_files(system: Any, path: str, where: str) -> dict[str, _RemoteFile]:
+    """Return all files below the path but hidden ones, by their name relative to it."""
     from dvc.exceptions import DvcException
 
     root = f"/{path.strip('/')}".rstrip("/").removesuffix("/.")
     try:
-        found = system.find(root or "/", detail=True)
+        entries = system.find(root or "/", detail=True)
     except DvcException:  # DVC opens the repository only now
         raise
     except Exception as error:  # the remotes of DVC raise whatever their libraries do
-        reason = one_line(error) or type(error).__name__
         raise SourceError(
-            f"{where}: cannot be listed ({reason}); was it pushed, is there room for DVC's notes?"
+            f"{where}: cannot be listed ({one_line(error)}); was it pushed, is there room for DVC's notes?"
         ) from None
     listed = {
-        name.removeprefix(f"{root}/"): _Remote(name, info.get("md5", ""))
-        for name, info in sorted(found.items())
+        name.removeprefix(f"{root}/"): _RemoteFile(name, info.get("md5", ""))
+        for name, info in sorted(entries.items())
         if name.startswith(f"{root}/")
     }
-    shown = {name: remote for name, remote in listed.items() if "/." not in f"/{name}"}  # nor anything with ..
-    if not shown:
+    # Names with .. are left out as well.
+    visible = {name: remote for name, remote in listed.items() if "/." not in f"/{name}"}
+    if not visible:
         raise SourceError(f"{where}: no files there; check ingest.dvc.path, it is a folder in the repository")
-    return shown
+    return visible
 
 
-def _remove_others(files: Path, wanted: dict[str, _Remote]) -> None:
-    """Remove what the revision does not have."""
-    _remove_torn(files)
-    for name in Folder(files).files.keys() - wanted.keys():
-        forget_manifest(files)
+def _remove_other_files(files: Path, remote: dict[str, _RemoteFile]) -> None:
+    """Remove the files that the revision does not have."""
+    _remove_temporary_files(files)
+    for name in Folder(files).files.keys() - remote.keys():
+        delete_manifest(files)
         (files / name).unlink()
     for folder, _, _ in os.walk(files, topdown=False):
         with suppress(OSError):  # it is not empty
             os.rmdir(folder)
 
 
-def _remove_torn(files: Path) -> None:
-    """Remove what a kill or a full disk left behind, ours and DVC's."""
-    for torn in files.rglob(".*.tmp"):
-        torn.unlink()
+def _remove_temporary_files(files: Path) -> None:
+    """Remove temporary files, ours and DVC's, that a kill or a full disk left behind."""
+    for temporary in files.rglob(".*.tmp"):
+        temporary.unlink()
 
 
-def _fetch(system: Any, remote: _Remote, files: Path, name: str, where: str) -> None:
+def _fetch(system: Any, remote: _RemoteFile, files: Path, name: str, where: str) -> None:
     """Copy a file, unless it is there already."""
     path = files / name
-    if remote.md5 and path.is_file() and _md5(path) == remote.md5:
+    if remote.md5 and path.is_file() and file_md5(path) == remote.md5:
         return
 
     def copy(temporary: Path) -> None:
         _copy(system, remote, temporary, where)
         if not path.is_file() or not filecmp.cmp(path, temporary, shallow=False):
-            forget_manifest(files)
+            delete_manifest(files)
 
     reason = ""
-    for pause in pauses():
-        time.sleep(pause)
+    for _ in attempts():
         try:
             write_file(path, copy)
             return
@@ -176,21 +172,16 @@ def _fetch(system: Any, remote: _Remote, files: Path, name: str, where: str) -> 
             ) from None
         except SourceError:
             raise
-        except Exception as error:  # as above
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise no_room(path, OSError(error.errno, error.strerror)) from None
-            reason = one_line(error) or type(error).__name__
+        except Exception as error:  # the remotes of DVC raise whatever their libraries do
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise write_failed(path, OSError(error.errno, error.strerror)) from None
+            reason = one_line(error)
     raise SourceError(
         f"{where}: {remote.path} could not be fetched in {ATTEMPTS} attempts ({reason}); run the same command again"
     )
 
 
-def _copy(system: Any, remote: _Remote, temporary: Path, where: str) -> None:
+def _copy(system: Any, remote: _RemoteFile, temporary: Path, where: str) -> None:
     system.get_file(remote.path, str(temporary))
-    if remote.md5 and _md5(temporary) != remote.md5:
+    if remote.md5 and file_md5(temporary) != remote.md5:
         raise SourceError(f"{where}: {remote.path} is damaged in DVC's cache or remote; push it again")
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()

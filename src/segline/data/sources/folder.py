@@ -6,13 +6,13 @@ import yaml
 
 from segline.config.sections import Ingest
 from segline.data.sources.archive import open_archive
-from segline.data.sources.opened import ResolvedSource
+from segline.data.sources.resolved import ResolvedSource
 from segline.errors import SourceError
 from segline.files.trees import Folder
 
 
 def open_path(settings: Ingest, files: Path) -> ResolvedSource:
-    """A folder in place, or an archive unpacked into ``files``."""
+    """Return a folder in place, or an archive unpacked into ``files``."""
     source = settings.source
     root = Path(source)
     try:
@@ -20,11 +20,11 @@ def open_path(settings: Ingest, files: Path) -> ResolvedSource:
             return _open_folder(source)
         if root.is_file():
             return open_archive(settings, files)
-        what = "is neither a folder nor a file" if root.exists() else "is not there"
+        problem = "is neither a folder nor a file" if root.exists() else "is not there"
     except OSError as error:
-        what = f"cannot be read ({error.strerror})"
+        problem = f"cannot be read ({error.strerror})"
     raise SourceError(
-        f"ingest.source: {source} {what} (looked from {Path.cwd()}); give the folder or the archive with the data"
+        f"ingest.source: {source} {problem} (looked from {Path.cwd()}); give the folder or the archive with the data"
     )
 
 
@@ -32,11 +32,11 @@ def _open_folder(source: str) -> ResolvedSource:
     tree = Folder(Path(source))
     if not tree.files:
         raise SourceError(f"ingest.source: {source} is empty; put the data there or give another folder")
-    return ResolvedSource(tree, root=source, revision=_tracked(Path(source)))
+    return ResolvedSource(tree, root=source, revision=_dvc_revision(Path(source)))
 
 
-def _tracked(root: Path) -> str:
-    """What DVC's file beside a folder says of it: ``dvc:<md5>``; empty when DVC does not track the folder itself."""
+def _dvc_revision(root: Path) -> str:
+    """Return ``dvc:<md5>`` from DVC's file beside a folder; empty if DVC does not track the folder itself."""
     path = root.resolve()
     try:
         document = yaml.safe_load(path.with_name(f"{path.name}.dvc").read_text())

@@ -30,6 +30,7 @@ from machine import stamp
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
+from street_shards import make_shards
 
 from segline.config.params import Edges, Train
 from segline.data.shards import open_split, read_dataset_info
@@ -44,7 +45,6 @@ from segline.progress import log
 from segline.training.determinism import set_deterministic
 from segline.training.edges import train_edges
 from segline.training.engine import WEIGHTS, Run, fit
-from streets import make_shards
 
 LOSS_OF = {
     "cross-entropy": ("cross_entropy", {}),

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from machine import stamp
 from rich.console import Console
 from rich.table import Table
+from street_shards import make_shards
 from torch import Tensor, nn
 
 from segline.classes import IGNORED
@@ -42,7 +43,6 @@ from segline.models import MODELS
 from segline.progress import log
 from segline.training.edges import train_edges
 from segline.training.engine import computes_bf16
-from streets import make_shards
 
 GOAL = 0.99
 BATCH = 2

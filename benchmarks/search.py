@@ -22,10 +22,10 @@ import pandas as pd
 from machine import stamp
 from rich.console import Console
 from rich.table import Table
+from street_shards import make_shards
 
 from segline.cli import main as segline
 from segline.data.shards import open_split
-from streets import make_shards
 
 SPACES = {
     "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},

@@ -39,6 +39,7 @@ from machine import matrix_peak, stamp
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from street_shards import make_shards
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import tv_tensors
@@ -56,7 +57,6 @@ from segline.training import engine
 from segline.training.determinism import set_deterministic
 from segline.training.memory import tune_malloc
 from segline.training.schedules import learning_rate
-from streets import make_shards
 
 CLASSES = 8  # as good as any for a count of operations
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

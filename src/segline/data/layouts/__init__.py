@@ -28,4 +28,4 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "wad": wad,
 }
 
-__all__ = ["LAYOUTS", "UNKNOWN", "Layout", "LabelSpec", "Pair"]
+__all__ = ["LAYOUTS", "UNKNOWN", "LabelSpec", "Layout", "Pair"]

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.params import Edges
-from segline.data.augment import normalise, to_unit
+from segline.data.augment import normalize, to_unit
 from segline.data.distances import DISTANCES
 from segline.data.edges import edge_map
 from segline.data.shards import Split, open_split
@@ -142,7 +142,7 @@ def take(split: Split, positions: np.ndarray, device: torch.device) -> Batch:
     images, labels = split.take(positions)
     maps = split.take_distances(list(DISTANCES), positions)
     return Batch(
-        images=normalise(to_unit(images, device)).contiguous(memory_format=torch.channels_last),
+        images=normalize(to_unit(images, device)).contiguous(memory_format=torch.channels_last),
         target=torch.from_numpy(labels).to(device),
         distances={name: torch.from_numpy(values).to(device) for name, values in maps.items()},
     )

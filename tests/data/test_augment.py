@@ -13,20 +13,20 @@ from torchvision.transforms.v2.functional import adjust_saturation
 
 from segline.classes import IGNORED
 from segline.config.sections import Augment
-from segline.data.augment import MEAN, STD, Amounts, augment, draw, normalise, to_unit
+from segline.data.augment import MEAN, STD, AugmentParams, augment, generate_parameters, normalize, to_unit
 
 STILL = Augment(**{field.name: 0.0 for field in fields(Augment)})
 SIDE = 48
 STRIPES = 6
 
 
-def drawn(count, seed=0, **settings):
-    return draw(count, replace(STILL, **settings), torch.Generator().manual_seed(seed))
+def params_of(count, seed=0, **settings):
+    return generate_parameters(count, replace(STILL, **settings), torch.Generator().manual_seed(seed))
 
 
 def change(images, labels, seed=0, **settings):
     """The changed images and labels of images without distances."""
-    *changed, distances = augment(images, labels, drawn(len(images), seed, **settings))
+    *changed, distances = augment(images, labels, params_of(len(images), seed, **settings))
     assert distances == {}
     return changed
 
@@ -49,7 +49,7 @@ def stripes(images, upright):
 def test_no_amounts_change_nothing():
     images, labels = noise()
     one = labels[:, None].float()
-    moved, moved_labels, distances = augment(images, labels, drawn(3), {"one": one})
+    moved, moved_labels, distances = augment(images, labels, params_of(3), {"one": one})
     assert torch.equal(moved, images)
     assert torch.equal(moved_labels, labels)
     assert torch.equal(distances["one"], one)
@@ -87,11 +87,11 @@ def test_flips_come_as_often_as_told():
     [
         {"flip": 0.5},
         {"scale": 0.9},
-        {"shift": 1.0},
+        {"translate": 1.0},
         {"rotate": 180.0},
         {"elastic": 6.0},
-        {"flip": 0.5, "scale": 0.2, "shift": 0.1, "rotate": 5.0},
-        {"flip": 0.5, "flip_vertical": 0.5, "scale": 0.9, "shift": 0.3, "rotate": 180.0, "elastic": 3.0},
+        {"flip": 0.5, "scale": 0.2, "translate": 0.1, "rotate": 5.0},
+        {"flip": 0.5, "flip_vertical": 0.5, "scale": 0.9, "translate": 0.3, "rotate": 180.0, "elastic": 3.0},
     ],
     ids=lambda amounts: "-".join(amounts),
 )
@@ -108,7 +108,11 @@ def test_image_and_label_move_together(amounts, upright):
 def test_values_stay_in_range_and_labels_known(seed):
     images, labels = noise()
     labels[labels == 2] = IGNORED
-    everything = {field.name: 0.5 for field in fields(Augment)} | {"rotate": 180.0, "elastic": 5.0, "colour": 1.0}
+    everything = {field.name: 0.5 for field in fields(Augment)} | {
+        "rotate": 180.0,
+        "elastic": 5.0,
+        "brightness_contrast": 1.0,
+    }
     moved, moved_labels = change(images, labels, seed, **everything)
     assert moved.min() >= 0
     assert moved.max() <= 1
@@ -134,7 +138,7 @@ def marked(rows, columns, images=200):
 
 
 def test_a_shift_goes_at_most_as_far_as_told_and_every_way():
-    way = centre(change(*marked(slice(23, 25), slice(23, 25)), shift=0.25)[1]) - 23.5
+    way = centre(change(*marked(slice(23, 25), slice(23, 25)), translate=0.25)[1]) - 23.5
     reach = 0.25 * SIDE
     assert (np.abs(way) <= reach + 0.5).all()
     assert (way.min(0) < -0.9 * reach).all()
@@ -161,15 +165,15 @@ def test_a_rotation_keeps_the_distance_and_is_at_most_as_large_as_told():
 
 def test_what_comes_in_from_outside_is_ignored_and_the_image_reflected():
     images, labels = noise(images=20)
-    moved, moved_labels = change(images, labels, shift=0.5)
+    moved, moved_labels = change(images, labels, translate=0.5)
     assert (moved_labels == IGNORED).any((1, 2)).all()
     assert (moved.mean((1, 2, 3)) > 0.4).all()
 
 
-def test_colour_changes_brightness_and_contrast_of_the_image_alone():
+def test_brightness_contrast_changes_brightness_and_contrast_of_the_image_alone():
     images, labels = noise(images=50)
     images = 0.4 + 0.2 * images
-    changed, same_labels = change(images, labels, colour=0.3)
+    changed, same_labels = change(images, labels, brightness_contrast=0.3)
     assert torch.equal(same_labels, labels)
     before, after = (pixels.flatten(1) for pixels in (images, changed))
     brightness, contrast = after.mean(1) / before.mean(1), after.std(1) / before.std(1)
@@ -210,9 +214,9 @@ def test_hue_and_saturation_turn_and_scale_the_chroma_of_an_image_alone():
 def test_saturation_is_that_of_torchvision():
     """Whose luma differs in the third digit; colours that leave the range are cut in both."""
     images, labels = noise(images=6)
-    amounts = drawn(6, saturation=1.0)
+    amounts = params_of(6, saturation=1.0)
     changed = augment(images, labels, amounts)[0]
-    for image, after, matrix in zip(images, changed, amounts.chroma, strict=True):
+    for image, after, matrix in zip(images, changed, amounts.color_matrix, strict=True):
         factor = float((matrix.trace() - 1) / 2)
         torch.testing.assert_close(after, adjust_saturation(image, factor), rtol=0, atol=5e-3)
 
@@ -225,13 +229,13 @@ def cubic(distance):
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
 
 
-def between(nodes, height, width):
+def between(control_points, height, width):
     """A field of which 3 x 3 nodes are known, node by node and pixel by pixel; beyond them the outermost goes on."""
     field = np.zeros((height, width))
     for row, column in np.ndindex(height, width):
         y, x = 2 * row / (height - 1), 2 * column / (width - 1)
         for i, j in np.ndindex(7, 7):
-            node = nodes[min(max(i - 2, 0), 2), min(max(j - 2, 0), 2)]
+            node = control_points[min(max(i - 2, 0), 2), min(max(j - 2, 0), 2)]
             field[row, column] += node * cubic(y - (i - 2)) * cubic(x - (j - 2))
     return field
 
@@ -242,14 +246,14 @@ def test_places_are_those_of_scipy_in_a_crop_that_is_not_square():
     generator = torch.Generator().manual_seed(5)
     image = torch.rand(1, 3, height, width, generator=generator)
     label = torch.randint(0, 9, (1, height, width), dtype=torch.uint8, generator=generator)
-    nodes = 2 * torch.randn(1, 2, 3, 3, generator=generator)
+    control_points = 2 * torch.randn(1, 2, 3, 3, generator=generator)
     linear = zoom * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     transform = torch.tensor(np.column_stack([linear, shift]), dtype=torch.float32)
-    moved, moved_label, _ = augment(image, label, Amounts(torch.tensor([zoom]), transform[None], nodes))
+    moved, moved_label, _ = augment(image, label, AugmentParams(torch.tensor([zoom]), transform[None], control_points))
     rows, columns = np.mgrid[:height, :width]
     offsets = np.stack([columns - (width - 1) / 2, rows - (height - 1) / 2])
     x, y = np.einsum("ij,jhw->ihw", linear, offsets)
-    right, down = (between(part, height, width) for part in nodes[0].double().numpy())
+    right, down = (between(part, height, width) for part in control_points[0].double().numpy())
     x += (width - 1) / 2 + shift[0] * width / 2 + right
     y += (height - 1) / 2 + shift[1] * height / 2 + down
     for channel in range(3):
@@ -261,12 +265,12 @@ def test_places_are_those_of_scipy_in_a_crop_that_is_not_square():
 
 
 def test_displacements_are_normal_with_the_deviation_told():
-    nodes = drawn(3000, elastic=4.0).nodes.double()
-    count = nodes.numel()
-    assert float(nodes.std()) == pytest.approx(4, abs=3 * 4 / math.sqrt(2 * count))
-    assert float(nodes.mean()) == pytest.approx(0, abs=3 * 4 / math.sqrt(count))
-    assert float((nodes.abs() < 4).double().mean()) == pytest.approx(0.6827, abs=0.01)
-    correlation = np.corrcoef(nodes.flatten(1).T.numpy()) - np.eye(18)
+    control_points = params_of(3000, elastic=4.0).control_points.double()
+    count = control_points.numel()
+    assert float(control_points.std()) == pytest.approx(4, abs=3 * 4 / math.sqrt(2 * count))
+    assert float(control_points.mean()) == pytest.approx(0, abs=3 * 4 / math.sqrt(count))
+    assert float((control_points.abs() < 4).double().mean()) == pytest.approx(0.6827, abs=0.01)
+    correlation = np.corrcoef(control_points.flatten(1).T.numpy()) - np.eye(18)
     assert np.abs(correlation).max() < 4.5 / math.sqrt(3000)
 
 
@@ -274,24 +278,31 @@ EVERYTHING = {
     "flip": 0.5,
     "flip_vertical": 0.5,
     "scale": 0.2,
-    "shift": 0.1,
+    "translate": 0.1,
     "rotate": 10.0,
     "elastic": 3.0,
-    "colour": 0.3,
+    "brightness_contrast": 0.3,
     "saturation": 0.5,
     "hue": 0.1,
 }
 
 
 def move(images, labels, distances, **settings):
-    return augment(images, labels, drawn(len(images), **settings), distances)
+    return augment(images, labels, params_of(len(images), **settings), distances)
 
 
 def test_distances_move_with_the_labels():
     """Maps that are painted from the labels, two channels of one and one of the other; without zoom they are kept."""
     images, labels = noise(images=8)
     one, other = labels[:, None].float() + 1, torch.stack([labels * 2.0 + 1, -1.0 - labels], 1)
-    amounts = {"flip": 0.5, "flip_vertical": 0.5, "shift": 0.3, "rotate": 180.0, "elastic": 3.0, "colour": 0.5}
+    amounts = {
+        "flip": 0.5,
+        "flip_vertical": 0.5,
+        "translate": 0.3,
+        "rotate": 180.0,
+        "elastic": 3.0,
+        "brightness_contrast": 0.5,
+    }
     moved, moved_labels, distances = move(images, labels, {"one": one, "other": other}, **amounts)
     there = moved_labels != IGNORED
     assert 0.3 < there.float().mean() < 1
@@ -338,7 +349,9 @@ def two_threads():
 ROWS = [slice(0, 1), slice(2, 3), slice(3, 7), slice(None, None, 2), torch.tensor([5, 1])]
 
 
-@pytest.mark.parametrize("settings", [EVERYTHING, {"colour": 0.3, "hue": 0.1}, {"flip": 0.5}], ids="-".join)
+@pytest.mark.parametrize(
+    "settings", [EVERYTHING, {"brightness_contrast": 0.3, "hue": 0.1}, {"flip": 0.5}], ids="-".join
+)
 @pytest.mark.parametrize("rows", ROWS, ids=str)
 @pytest.mark.parametrize("side", [37, 128])
 @pytest.mark.usefixtures("two_threads")
@@ -346,8 +359,8 @@ def test_a_worker_with_its_rows_gets_the_bits_of_the_whole_batch(settings, rows,
     """With images of any layout in memory, those of a shard have their channels last, and with several threads."""
     images, labels = noise(images=7, side=side)
     maps = {"one": images[:, :2]}
-    whole = augment(images.contiguous(memory_format=torch.channels_last), labels, drawn(7, **settings), maps)
-    part = augment(images[rows], labels[rows], drawn(7, **settings).take(rows), {"one": maps["one"][rows]})
+    whole = augment(images.contiguous(memory_format=torch.channels_last), labels, params_of(7, **settings), maps)
+    part = augment(images[rows], labels[rows], params_of(7, **settings).take(rows), {"one": maps["one"][rows]})
     for old, new in zip(whole[:2], part[:2], strict=True):
         assert torch.equal(old[rows], new)
     assert torch.equal(whole[2]["one"][rows], part[2]["one"])
@@ -358,28 +371,35 @@ def test_how_much_is_drawn_depends_on_the_count_alone():
     states = []
     for settings in (STILL, Augment(), replace(STILL, **EVERYTHING)):
         generator = torch.Generator().manual_seed(0)
-        draw(5, settings, generator)
+        generate_parameters(5, settings, generator)
         states.append(generator.get_state())
     assert torch.equal(states[0], states[1])
     assert torch.equal(states[0], states[2])
-    everything, less = drawn(5, **EVERYTHING), drawn(5, **EVERYTHING | {"hue": 0.0, "saturation": 0.0, "elastic": 0.0})
+    everything, less = (
+        params_of(5, **EVERYTHING),
+        params_of(5, **EVERYTHING | {"hue": 0.0, "saturation": 0.0, "elastic": 0.0}),
+    )
     assert torch.equal(everything.transform, less.transform)
-    assert torch.equal(everything.light, less.light)
-    assert less.chroma is less.nodes is None
+    assert torch.equal(everything.brightness_contrast, less.brightness_contrast)
+    assert less.color_matrix is less.control_points is None
 
 
 def test_amounts_go_to_a_device():
-    amounts = drawn(5, flip=0.5, colour=0.1).to(torch.device("meta"))
-    assert {name for name, part in vars(amounts).items() if part is not None} == {"zoom", "transform", "light"}
+    amounts = params_of(5, flip=0.5, brightness_contrast=0.1).to(torch.device("meta"))
+    assert {name for name, part in vars(amounts).items() if part is not None} == {
+        "zoom",
+        "transform",
+        "brightness_contrast",
+    }
     assert amounts.zoom.is_meta
     assert amounts.transform.is_meta
-    assert amounts.light.is_meta
+    assert amounts.brightness_contrast.is_meta
 
 
 def test_what_is_given_is_not_written_to():
     given = (*noise(), torch.ones(3, 1, SIDE, SIDE))
     kept = [tensor.clone() for tensor in given]
-    for settings in (EVERYTHING, {"colour": 0.5}, {"hue": 0.2}):
+    for settings in (EVERYTHING, {"brightness_contrast": 0.5}, {"hue": 0.2}):
         move(*given[:2], {"one": given[2]}, **settings)
         assert all(map(torch.equal, given, kept))
 
@@ -406,4 +426,4 @@ def test_stored_images_become_normalised_input():
     unit = to_unit(stored, torch.device("cpu"))
     assert unit.shape == (2, 3, 5, 7)
     expected = (stored / 255 - np.array(MEAN)) / np.array(STD)
-    np.testing.assert_allclose(normalise(unit).permute(0, 2, 3, 1).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(normalize(unit).permute(0, 2, 3, 1).numpy(), expected, rtol=1e-5, atol=1e-6)

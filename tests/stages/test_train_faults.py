@@ -109,7 +109,6 @@ from segline.data.shards import open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.config.sections import Train
 from segline.training.engine import Run, fit
 labelled = Path({labelled!r})
 run = Run(

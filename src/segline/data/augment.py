@@ -1,4 +1,4 @@
-"""From stored crops to network input, and random changes of a batch on the training device."""
+"""Conversion of stored crops to network input, and random augmentation of a batch on the training device."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,29 +24,29 @@ YIQ = ((0.30, 0.59, 0.11), (0.599, -0.2773, -0.3217), (0.213, -0.5251, 0.3121))
 
 
 def to_unit(images: NDArray[np.uint8], device: torch.device) -> Float[Tensor, "b 3 h w"]:
-    """Images (b, h, w, 3) in 0 to 255 to floats in 0 to 1, channels last in memory."""
+    """Convert images (b, h, w, 3) of 0 to 255 to floats of 0 to 1, channels last in memory."""
     return to_device(torch.from_numpy(images), device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A copy on a GPU that does not wait for what the GPU is doing; on a CPU the same values."""
+    """Return a copy on a GPU without waiting for the GPU's pending work; on a CPU the same tensor."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
-def normalise(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+def normalize(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Subtract ImageNet's mean and divide by its standard deviation, per channel."""
     mean, std = (to_device(torch.tensor(values).view(3, 1, 1), images.device) for values in (MEAN, STD))
     return (images - mean).div_(std)
 
 
 @dataclass(frozen=True)
-class Amounts:
-    """What happens to each image of a batch; a part is None where it leaves every image alone.
+class AugmentParams:
+    """The parameters of the augmentation of each image of a batch; None for a part that changes no image.
 
     Attributes:
-        zoom: how many times as much of the source a side shows.
-        transform: matrix from px off the middle of the result to px off the middle of the source; its last column is
-            the shift, in halves of a side.
+        zoom: The factor by which a side shows more of the source.
+        transform: The matrix from offsets in px from the center of the result to those from the center of the source;
+            its last column is the translation, in halves of a side.
         nodes: displacements right and down in px, of the nodes of a grid of 3 rows and 3 columns.
         chroma: matrix from colours to colours.
         light: factors of brightness and of contrast.
@@ -54,47 +54,47 @@ class Amounts:
 
     zoom: Float[Tensor, " b"]
     transform: Float[Tensor, "b 2 3"] | None = None
-    nodes: Float[Tensor, "b 2 3 3"] | None = None
-    chroma: Float[Tensor, "b 3 3"] | None = None
-    light: Float[Tensor, "b 2"] | None = None
+    control_points: Float[Tensor, "b 2 3 3"] | None = None
+    color_matrix: Float[Tensor, "b 3 3"] | None = None
+    brightness_contrast: Float[Tensor, "b 2"] | None = None
 
-    def take(self, rows: slice | Integer[Tensor, " _"]) -> "Amounts":
-        """The amounts of these images alone."""
-        return self._each(lambda amounts: amounts[rows])
+    def take(self, rows: slice | Integer[Tensor, " _"]) -> "AugmentParams":
+        """Return the parameters of these images alone."""
+        return self._each(lambda params: params[rows])
 
-    def to(self, device: torch.device) -> "Amounts":
-        """The same amounts on a device."""
-        return self._each(lambda amounts: to_device(amounts, device))
+    def to(self, device: torch.device) -> "AugmentParams":
+        """Return the same parameters on a device."""
+        return self._each(lambda params: to_device(params, device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Amounts":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "AugmentParams":
         parts: dict[str, Any] = {name: None if part is None else change(part) for name, part in vars(self).items()}
-        return Amounts(**parts)
+        return AugmentParams(**parts)
 
 
-def draw(count: int, settings: Augment, generator: torch.Generator) -> Amounts:
-    """Random amounts for a batch, within the settings.
+def generate_parameters(count: int, settings: Augment, generator: torch.Generator) -> AugmentParams:
+    """Return random parameters for a batch, within the settings.
 
-    Every worker draws those of the whole batch and takes its own rows, so that many workers do what one would. How
-    many random numbers that takes depends on ``count`` alone.
+    Every worker generates the parameters of the whole batch and takes its own rows, so that many workers do what one
+    would do. The number of random numbers that are drawn depends on ``count`` alone.
 
     Args:
-        count: images in the batch.
-        settings: the largest amounts, and how probable flips are.
-        generator: a CPU generator, the source of all randomness.
+        count: The number of images in the batch.
+        settings: The largest changes, and the probability of flips.
+        generator: A CPU generator, the source of all randomness.
     """
     uniform = torch.rand(10, count, generator=generator) * 2 - 1
     normal = torch.randn(count, 2, 3, 3, generator=generator)
     zoom = 1 + settings.scale * uniform[0]
-    return Amounts(
+    return AugmentParams(
         zoom=zoom,
-        transform=_transform(zoom, uniform[1:6], settings),
-        nodes=settings.elastic * normal if settings.elastic else None,
-        chroma=_chroma(uniform[6:8], settings),
-        light=1 + settings.brightness_contrast * uniform[8:].mT if settings.brightness_contrast else None,
+        transform=_affine_transform(zoom, uniform[1:6], settings),
+        control_points=settings.elastic * normal if settings.elastic else None,
+        color_matrix=_color_matrix(uniform[6:8], settings),
+        brightness_contrast=1 + settings.brightness_contrast * uniform[8:].mT if settings.brightness_contrast else None,
     )
 
 
-def _transform(
+def _affine_transform(
     zoom: Float[Tensor, " b"], uniform: Float[Tensor, "5 b"], settings: Augment
 ) -> Float[Tensor, "b 2 3"] | None:
     s = settings
@@ -110,12 +110,12 @@ def _transform(
 
 
 def _signs(uniform: Float[Tensor, " b"], probability: float) -> Float[Tensor, " b"]:
-    """-1 with this probability, otherwise 1."""
+    """Return -1 with this probability, otherwise 1."""
     return torch.where((uniform + 1) / 2 < probability, -1.0, 1.0)
 
 
-def _chroma(uniform: Float[Tensor, "2 b"], settings: Augment) -> Float[Tensor, "b 3 3"] | None:
-    """Scale and rotate the plane of I and Q, which keeps the luma Y of every colour."""
+def _color_matrix(uniform: Float[Tensor, "2 b"], settings: Augment) -> Float[Tensor, "b 3 3"] | None:
+    """Return the matrix that scales and rotates the plane of I and Q, which keeps the luma Y of every color."""
     if not (settings.saturation or settings.hue):
         return None
     saturation, angle = 1 + settings.saturation * uniform[0], math.tau * settings.hue * uniform[1]
@@ -131,7 +131,7 @@ def _chroma(uniform: Float[Tensor, "2 b"], settings: Augment) -> Float[Tensor, "
 def augment(
     images: Float[Tensor, "b 3 h w"],
     labels: UInt8[Tensor, "b h w"],
-    amounts: Amounts,
+    params: AugmentParams,
     distances: Mapping[str, Float[Tensor, "b _ h w"]] = MappingProxyType({}),
 ) -> tuple[Float[Tensor, "b 3 h w"], UInt8[Tensor, "b h w"], dict[str, Float[Tensor, "b _ h w"]]]:
     """Flip, zoom, shift, rotate, deform and recolour each image of a batch by its own amounts.
@@ -146,82 +146,89 @@ def augment(
             What comes in from outside is 0. A deformation bends them and leaves their values.
     """
     moved = dict(distances)
-    if amounts.transform is not None:
-        places = _places(amounts.transform, amounts.nodes, *labels.shape[1:])
-        images = F.grid_sample(images, places, mode="bilinear", padding_mode="reflection", align_corners=False)
-        labels = _move_labels(labels, places)
-        moved = {name: _move_distances(maps, places, amounts.zoom) for name, maps in distances.items()}
-    if amounts.chroma is not None:
-        images = _recolour(images, amounts.chroma)
-    if amounts.light is not None:
-        images = _relight(images, amounts.light)
+    if params.transform is not None:
+        grid = _sampling_grid(params.transform, params.control_points, *labels.shape[1:])
+        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        labels = _move_labels(labels, grid)
+        moved = {name: _move_distances(maps, grid, params.zoom) for name, maps in distances.items()}
+    if params.color_matrix is not None:
+        images = _apply_color_matrix(images, params.color_matrix)
+    if params.brightness_contrast is not None:
+        images = _adjust_brightness_contrast(images, params.brightness_contrast)
     return images, labels, moved
 
 
-def _places(
-    transform: Float[Tensor, "b 2 3"], nodes: Float[Tensor, "b 2 3 3"] | None, height: int, width: int
+def _sampling_grid(
+    transform: Float[Tensor, "b 2 3"], control_points: Float[Tensor, "b 2 3 3"] | None, height: int, width: int
 ) -> Float[Tensor, "b {height} {width} 2"]:
-    """Where each pixel comes from, in halves of a side off the middle, as ``F.grid_sample`` wants.
+    """Return the source position of each pixel, in halves of a side from the center, as ``F.grid_sample`` expects.
 
-    What its column adds and what its row adds are summed; ``F.affine_grid`` multiplies matrices, many times as slow.
+    The contributions of its column and of its row are summed; ``F.affine_grid`` multiplies matrices, which is many
+    times as slow.
     """
     halves = to_device(torch.tensor([[width / 2], [height / 2]]), transform.device)
     from_columns, from_rows, shift = transform.unsqueeze(2).unbind(3)
-    by_column = from_columns * _off_middle(width, transform.device) / halves + shift
-    by_row = from_rows * _off_middle(height, transform.device) / halves
-    places = by_column.unsqueeze(2) + by_row.unsqueeze(3)
-    if nodes is not None:
-        places += _between(nodes / halves.unsqueeze(2), height, width)
-    return places.permute(0, 2, 3, 1)
+    by_column = from_columns * _centered_positions(width, transform.device) / halves + shift
+    by_row = from_rows * _centered_positions(height, transform.device) / halves
+    grid = by_column.unsqueeze(2) + by_row.unsqueeze(3)
+    if control_points is not None:
+        grid += _interpolate_control_points(control_points / halves.unsqueeze(2), height, width)
+    return grid.permute(0, 2, 3, 1)
 
 
-def _off_middle(side: int, device: torch.device) -> Float[Tensor, " {side}"]:
+def _centered_positions(side: int, device: torch.device) -> Float[Tensor, " {side}"]:
     return torch.arange(side, device=device) - (side - 1) / 2
 
 
-def _between(nodes: Float[Tensor, "b 2 3 3"], height: int, width: int) -> Float[Tensor, "b 2 {height} {width}"]:
-    """A value for every pixel, bicubic between 3 x 3 nodes, the outermost of which lie on the outermost pixels.
+def _interpolate_control_points(
+    control_points: Float[Tensor, "b 2 3 3"], height: int, width: int
+) -> Float[Tensor, "b 2 {height} {width}"]:
+    """Return bicubic values for every pixel between 3 x 3 points, the outermost of which lie on the outermost pixels.
 
-    Source: Ronneberger et al. 2015, U-Net, section 3.1 (Seed S1, section 7.3.4). The sums are written out because a
-    matrix product of a batch may round otherwise than that of a part of it.
+    Source: Ronneberger et al. 2015, U-Net, section 3.1 (Seed S1, section 7.3.4). The sums are written out because the
+    matrix product of a whole batch may be rounded differently from that of a part of it.
     """
-    by_row, by_column = _bicubic(height, nodes.device), _bicubic(width, nodes.device)
-    rows = (nodes.unsqueeze(3) * by_column).sum(4)
+    by_row, by_column = _bicubic_weights(height, control_points.device), _bicubic_weights(width, control_points.device)
+    rows = (control_points.unsqueeze(3) * by_column).sum(4)
     first, second, third = (rows[:, :, node, None] * by_row[:, node, None] for node in range(3))
     return first + second + third
 
 
-def _bicubic(side: int, device: torch.device) -> Float[Tensor, "{side} 3"]:
-    """The weights of three nodes at each pixel of a side."""
+def _bicubic_weights(side: int, device: torch.device) -> Float[Tensor, "{side} 3"]:
+    """Return the weights of three points at each pixel of a side."""
     each = torch.eye(3, device=device)[None, None]
     return F.interpolate(each, size=(side, 3), mode="bicubic", align_corners=True)[0, 0]
 
 
-def _move_labels(labels: UInt8[Tensor, "b h w"], places: Float[Tensor, "b h w 2"]) -> UInt8[Tensor, "b h w"]:
-    """Nearest neighbours; sampling pads with 0, so that ``IGNORED``, the largest number, is made the zero."""
+def _move_labels(labels: UInt8[Tensor, "b h w"], grid: Float[Tensor, "b h w 2"]) -> UInt8[Tensor, "b h w"]:
+    """Sample nearest neighbors. Sampling pads with 0, so ``IGNORED``, the largest number, is mapped to 0 before."""
     inverted = (IGNORED - labels).unsqueeze(1).float()
-    moved = F.grid_sample(inverted, places, mode="nearest", padding_mode="zeros", align_corners=False)
+    moved = F.grid_sample(inverted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return IGNORED - moved.squeeze(1).to(torch.uint8)
 
 
 def _move_distances(
-    maps: Float[Tensor, "b c h w"], places: Float[Tensor, "b h w 2"], zoom: Float[Tensor, " b"]
+    maps: Float[Tensor, "b c h w"], grid: Float[Tensor, "b h w 2"], zoom: Float[Tensor, " b"]
 ) -> Float[Tensor, "b c h w"]:
-    """Nearest neighbours, as for labels; what a zoom by z takes in is shown 1 / z times as large."""
-    moved = F.grid_sample(maps, places, mode="nearest", padding_mode="zeros", align_corners=False)
+    """Sample nearest neighbors, as for labels; a zoom by z shows the source 1 / z times as large."""
+    moved = F.grid_sample(maps, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return moved.div_(zoom.view(-1, 1, 1, 1))
 
 
-def _recolour(images: Float[Tensor, "b 3 h w"], chroma: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3 h w"]:
-    """Every colour through its image's matrix, written out for the same bits as in :func:`_between`."""
-    red, green, blue = (images[:, None, channel] * chroma[:, :, channel, None, None] for channel in range(3))
+def _apply_color_matrix(
+    images: Float[Tensor, "b 3 h w"], color_matrix: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Apply each image's matrix; the sum is written out, as in :func:`_interpolate_control_points`, for equal bits."""
+    red, green, blue = (images[:, None, channel] * color_matrix[:, :, channel, None, None] for channel in range(3))
     return red.add_(green).add_(blue).clamp_(0, 1)
 
 
-def _relight(images: Float[Tensor, "b 3 h w"], light: Float[Tensor, "b 2"]) -> Float[Tensor, "b 3 h w"]:
-    """Scale the mean of an image by its brightness, and what its pixels differ from that by its contrast."""
-    # A mean over everything is split among threads where the batch is one image, and rounds otherwise.
+def _adjust_brightness_contrast(
+    images: Float[Tensor, "b 3 h w"], brightness_contrast: Float[Tensor, "b 2"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Scale the mean of an image by its brightness factor, and the deviations from the mean by its contrast factor."""
+    # The mean over a whole image is split among threads when the batch is one image, and is then rounded differently.
     mean = images.mean(3).mean((1, 2))
-    brightness, contrast = light.unbind(1)
+    brightness, contrast = brightness_contrast.unbind(1)
     offset = mean * (brightness - contrast)
     return (images * contrast.view(-1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1)).clamp_(0, 1)

@@ -1,7 +1,5 @@
 """Where an image is cut, and the cutting: the fullest crops (Seed S0, sections 3 and 4.2.2), tiles, random crops."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,8 +12,6 @@ Corner = tuple[int, int]
 ROWS = 32
 # Above this many ranges of raw values a look-up per pixel is the faster test.
 MOST_RANGES = 8
-# Side, in px, of the largest cell of corners whose windows are first bounded together.
-LARGEST_CELL = 16
 
 
 class Foreground:
@@ -54,29 +50,32 @@ class Foreground:
 
 
 def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> Corner:
-    """The top-left corner of the square window with the most foreground pixels; exact.
+    """Return the top-left corner of the square window with the most foreground pixels; the search is exact.
 
-    Of equally full windows the one nearest to the image's centre wins, then the first in reading order; so data
-    without a background class are cropped around their centre.
+    Of equally full windows the first in row order wins: the topmost, then the leftmost.
 
-    Corners are taken in square cells. The windows of a cell hold no more than the rectangle around them all, and
-    sums over a coarse grid bound that; so windows are counted one by one in the few cells only that are left.
+    A summed-area table is kept for one row of windows at a time, because a table of a whole large image does not fit
+    into the processor's cache and takes four times as long.
 
     Args:
-        foreground: shape (h, w).
-        side: of the window in px; a window larger than the image starts at 0.
+        foreground: The mask, shape (h, w).
+        side: The side of the window in px; a window larger than the image starts at 0.
     """
-    windows = _Windows(foreground, side)
-    most, distance = windows.most(), windows.distance()
-    promise = most.max(1)
-    nearest = np.where(most == promise[:, None], distance, FAR).min(1)
-    best = _Window(-windows.at_least(), FAR, 0, 0)
-    for row in np.lexsort((nearest, -promise)).tolist():
-        count = -best.minus_count
-        cells = np.flatnonzero((most[row] > count) | ((most[row] == count) & (distance[row] <= best.distance)))
-        if len(cells):
-            best = min(best, windows.best(row, int(cells[0]), int(cells[-1])))
-    return best.top, best.left
+    height, width = (min(side, length) for length in foreground.shape)
+    pixels = foreground.view(np.uint8)
+    in_column = np.zeros(foreground.shape[1] + 1, np.int32)
+    in_column[1:] = pixels[:height].sum(0)
+    most, corner = -1, (0, 0)
+    for top in range(len(pixels) - height + 1):
+        if top:
+            in_column[1:] += pixels[top + height - 1]
+            in_column[1:] -= pixels[top - 1]
+        sums = in_column.cumsum(dtype=np.int32)
+        counts = sums[width:] - sums[:-width]
+        left = int(counts.argmax())
+        if counts[left] > most:
+            most, corner = int(counts[left]), (top, left)
+    return corner
 
 
 def several_corners(foreground: NDArray[np.bool_], side: int, count: int) -> list[Corner]:
@@ -150,97 +149,3 @@ def _pad(image: NDArray[np.uint8], label: NDArray[np.uint8], side: int) -> tuple
 def _starts(length: int, side: int, overlap: int) -> list[int]:
     last = max(length - side, 0)
     return [*range(0, last, side - overlap), last]
-
-
-FAR = np.iinfo(np.int64).max
-
-
-class _Window(NamedTuple):
-    """A window; the better one of two is the smaller tuple."""
-
-    minus_count: int
-    distance: int
-    top: int
-    left: int
-
-
-class _Windows:
-    """All windows of one size in an image, by cells of corners."""
-
-    def __init__(self, foreground: NDArray[np.bool_], side: int) -> None:
-        self._pixels = np.ascontiguousarray(foreground).view(np.uint8)
-        self._cell = max(1, min(LARGEST_CELL, side // 8))
-        self._size = [min(side, length) for length in foreground.shape]
-        self._last = [length - size for length, size in zip(foreground.shape, self._size, strict=True)]
-        self._first_of_cells = [np.arange(0, last + 1, self._cell) for last in self._last]
-        self._last_of_cells = [
-            np.minimum(first + self._cell - 1, last)
-            for first, last in zip(self._first_of_cells, self._last, strict=True)
-        ]
-        self._strips = self._sum_strips()
-        self._sums = self._sum_blocks()
-
-    def most(self) -> NDArray[np.int32]:
-        """For each cell what no window in it exceeds: all blocks that its windows touch."""
-        ends = [-(-(last + size) // self._cell) for last, size in zip(self._last_of_cells, self._size, strict=True)]
-        return self._in_blocks(ends).clip(max=self._size[0] * self._size[1])
-
-    def at_least(self) -> int:
-        """What the fullest window reaches at least: all blocks within the first window of a cell."""
-        ends = [
-            first // self._cell + size // self._cell
-            for first, size in zip(self._first_of_cells, self._size, strict=True)
-        ]
-        return int(self._in_blocks(ends).max())
-
-    def distance(self) -> NDArray[np.int64]:
-        """For each cell the squared distance from the image's centre that no window in it is below, in half px."""
-        rows, columns = (
-            np.maximum(np.maximum(2 * first - last, last - 2 * end), 0)
-            for first, end, last in zip(self._first_of_cells, self._last_of_cells, self._last, strict=True)
-        )
-        squares: NDArray[np.int64] = np.square(rows)[:, None] + np.square(columns)
-        return squares
-
-    def best(self, row: int, first: int, last: int) -> _Window:
-        """The best window of the cells from ``first`` to ``last`` of a row, counted one by one."""
-        (height, width), top, left = self._size, row * self._cell, first * self._cell
-        bottom, right = int(self._last_of_cells[0][row]), int(self._last_of_cells[1][last])
-        columns = slice(left, right + width)
-        strips_end = row + height // self._cell
-        sums = np.zeros((bottom - top + 1, right + width - left + 1), np.int32)
-        sums[0, 1:] = self._strips[row:strips_end, columns].sum(0, dtype=np.int32)
-        sums[0, 1:] += self._pixels[strips_end * self._cell : top + height, columns].sum(0, dtype=np.int32)
-        sums[1:, 1:] = self._pixels[top + height : bottom + height, columns]
-        sums[1:, 1:] -= self._pixels[top:bottom, columns]
-        sums = sums.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
-        counts = sums[:, width:] - sums[:, :-width]
-        count = int(counts.max())
-        corners = np.argwhere(counts == count) + np.array((top, left))
-        distances = np.square(2 * corners - self._last).sum(1)
-        nearest = int(distances.argmin())
-        return _Window(-count, int(distances[nearest]), *corners[nearest].tolist())
-
-    def _sum_strips(self) -> NDArray[np.uint8]:
-        """Column sums over strips as high as a cell; at most ``LARGEST_CELL`` each."""
-        height, width = self._pixels.shape
-        whole = height // self._cell
-        strips = np.zeros((-(-height // self._cell), width), np.uint8)
-        strips[:whole] = self._pixels[: whole * self._cell].reshape(whole, self._cell, width).sum(1, dtype=np.uint8)
-        strips[whole:] = self._pixels[whole * self._cell :].sum(0, dtype=np.uint8)
-        return strips
-
-    def _sum_blocks(self) -> NDArray[np.int32]:
-        """The summed-area table of blocks as large as a cell, with a row and a column of zeros in front."""
-        width = self._pixels.shape[1]
-        ends = np.minimum(np.arange(self._cell, width + self._cell, self._cell), width)
-        sums = np.zeros((len(self._strips) + 1, len(ends) + 1), np.int32)
-        sums[1:, 1:] = self._strips.cumsum(1, dtype=np.int32)[:, ends - 1].cumsum(0, dtype=np.int32)
-        return sums
-
-    def _in_blocks(self, ends: list[NDArray[np.int64]]) -> NDArray[np.int32]:
-        """For each cell the foreground from its first block up to the ``ends`` of rows and columns."""
-        row_ends, column_ends = ends
-        in_columns = self._sums[:, column_ends] - self._sums[:, : len(column_ends)]
-        found: NDArray[np.int32] = in_columns[row_ends] - in_columns[: len(row_ends)]
-        return found

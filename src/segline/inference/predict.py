@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segline.data.augment import normalise, to_unit
+from segline.data.augment import normalize, to_unit
 from segline.data.shards import Split
 from segline.metrics.confusion import Counts, confusion
 
@@ -17,7 +17,7 @@ from segline.metrics.confusion import Counts, confusion
 def probabilities(models: Sequence[nn.Module], images: NDArray[np.uint8]) -> Float[Tensor, "b k h w"]:
     """The mean of the models' softmax outputs for RGB images (b, h, w, 3) in 0 to 255."""
     device = next(models[0].parameters()).device
-    inputs = normalise(to_unit(images, device))
+    inputs = normalize(to_unit(images, device))
     return torch.stack([model(inputs).softmax(1) for model in models]).mean(0)
 
 

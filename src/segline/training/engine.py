@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from segline.config.sections import Train
-from segline.data.augment import augment, draw, normalise, to_device, to_unit
+from segline.data.augment import augment, generate_parameters, normalize, to_device, to_unit
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
 from segline.files.atomic import write_file
@@ -321,10 +321,10 @@ def _mix(*numbers: int) -> int:
 
 def _pass(run: Run, batch: Batch, generator: torch.Generator, *, is_last: bool) -> Tensor:
     """Forward and backward; the gradients are averaged over the processes in the last pass of a step."""
-    amounts = draw(batch.of, run.settings.augment, generator).take(batch.rows).to(run.device)
+    amounts = generate_parameters(batch.of, run.settings.augment, generator).take(batch.rows).to(run.device)
     inputs, target, distances = augment(batch.images, batch.labels, amounts, batch.distances)
     with workers.no_sync(run.network, apart=not is_last):
-        loss: Tensor = run.loss(_forward(run, run.network, normalise(inputs)), target, distances)
+        loss: Tensor = run.loss(_forward(run, run.network, normalize(inputs)), target, distances)
         torch.autograd.backward(loss * batch.share)
     return loss.detach()
 
@@ -365,7 +365,7 @@ def _validate(run: Run) -> tuple[float, float, float]:
 def _judge(run: Run, positions: range) -> tuple[float, NDArray[np.int64]]:
     """The mean loss of some crops of the validation split, and their confusion matrix."""
     images, labels = run.val.take(positions)
-    logits = _forward(run, run.judged, normalise(to_unit(images, run.device)))
+    logits = _forward(run, run.judged, normalize(to_unit(images, run.device)))
     target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(labels), run.device)
     loss = float(run.loss(logits, target, _distances(run, run.val, positions)))
     return loss, confusion(labels, logits.argmax(1).cpu().numpy(), run.classes).sum(0)

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segline.classes import IGNORED
-from segline.data.decoding import decode_image, keep_memory, read_header
+from segline.data.decoding import decode_image, read_header
 from segline.data.layouts import UNKNOWN, LabelSpec, Layout
 from segline.data.layouts.layout import read_image
 from segline.data.manifest import Manifest
 from segline.errors import StageError
 from segline.files.atomic import write_file
 from segline.files.trees import Tree
+from segline.parallel import tune_malloc
 
 NAME = "statistics.parquet"
 SIDE = 128
@@ -88,7 +89,7 @@ def measure(
             error is not: the file may have been mended meanwhile.
         progress: called with the number of pairs done since the last call.
     """
-    keep_memory()
+    tune_malloc()
     pieces.mkdir(exist_ok=True)
     parts = []
     with ThreadPoolExecutor() as pool:

@@ -33,7 +33,7 @@ from segline.data.shards import read_dataset_info
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError
 from segline.files import s3 as storage
 from segline.files.atomic import MARK, writing
-from segline.parallel import GROWS
+from segline.parallel import AUTOSCALING
 from segline.progress import log
 from segline.training.lease import FOLLOWED, renewing
 
@@ -160,7 +160,7 @@ def make(template: Json, params: Params, *, name: str, run: str, place: str, ima
         word: os.environ[word] for word in HANDED_ON if os.environ.get(word)
     }
     if spec["rayClusterSpec"].get("enableInTreeAutoscaling"):
-        variables[GROWS] = "1"
+        variables[AUTOSCALING] = "1"
     for pod in _pods(spec):
         for container in [*pod.get("initContainers", []), *pod["containers"]]:
             container["image"] = image

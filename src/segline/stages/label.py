@@ -13,11 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline import parallel as cluster
 from segline.config.params import Label, Params, as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
-from segline.data.decoding import keep_memory
 from segline.data.distances import channels
 from segline.data.exclusions import Exclusions, read_exclusions
 from segline.data.layouts import LabelSpec
@@ -30,6 +28,7 @@ from segline.errors import DataError
 from segline.files.atomic import source_hash, write_json, writing
 from segline.files.s3 import open_tree
 from segline.files.trees import Tree, reading_ahead
+from segline.parallel import for_each, tune_malloc
 from segline.progress import bar, log
 
 
@@ -83,7 +82,7 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
 
 def make_shard(shard: Shard) -> int:
     """Write one shard; returns the number of pairs in it."""
-    keep_memory()
+    tune_malloc()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
     with reading_ahead(checked(shard.tree, shard.manifest), paths) as tree:
@@ -150,7 +149,7 @@ def _make(shards: list[Shard], workers: int) -> None:
     if len(missing) < len(shards):
         log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
     with bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
-        cluster.for_each(missing, make_shard, advance, workers=workers)
+        for_each(missing, make_shard, advance, workers=workers)
 
 
 def _describe(

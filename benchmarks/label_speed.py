@@ -32,9 +32,10 @@ from rich.table import Table
 from segline.classes import IGNORED
 from segline.data.boxes import Box
 from segline.data.crops import Foreground, cut, max_foreground_corner
-from segline.data.decoding import decode_image, decode_label, keep_memory
+from segline.data.decoding import decode_image, decode_label
 from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
 from segline.data.statistics import SIDE, of_image, of_label, reduction
+from segline.parallel import tune_malloc
 from streets import write_streets
 
 CROP = 384
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
     one_thread()
-    keep_memory()
+    tune_malloc()
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or write_frames(Path(folder), arguments.frames)
         frames = read_frames(data, arguments.frames)

@@ -54,9 +54,9 @@ from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion, mean_iou
 from segline.models import MODELS
+from segline.parallel import tune_malloc
 from segline.training import engine
 from segline.training.determinism import set_deterministic
-from segline.training.memory import tune_malloc
 from segline.training.schedules import learning_rate
 
 CLASSES = 8  # as good as any for a count of operations

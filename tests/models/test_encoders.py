@@ -150,7 +150,6 @@ def hub_of(content):
 
 FETCH = f"""
 import torch
-from segline.errors import TrainingError
 from segline.models.encoders import pyramid
 try:
     encoder, _ = pyramid({NAME!r}, pretrained=True)

@@ -715,7 +715,7 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, ed
     assert kube.jobs == {}
     # The container's environment tells MLflow of the run.
     assert kube.events[0][2]["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["env"][-1] == {
-        "name": rayjob.GROWS,
+        "name": rayjob.AUTOSCALING,
         "value": "1",
     }
 

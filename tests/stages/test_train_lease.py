@@ -23,7 +23,6 @@ PARAMS = {
 SEGLINE = f"""
 import sys
 from segline.cli import main
-from segline.training import lease
 lease.LOOK_S, lease.LOOKS = 0.1, {10 * LEASE_S}
 sys.exit(main())
 """

@@ -5,7 +5,6 @@ which is several times slower. Damage is an error, never grey rows: libjpeg's wa
 of all chunks and that of the pixels are compared.
 """
 
-import ctypes
 import io
 import re
 import struct
@@ -35,11 +34,6 @@ JPEG_START, JPEG_END, PNG_START = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 TRUNCATED = "the file is truncated"
 EXIF_ORIENTATION, TIFF_BITS = 0x0112, 258
 BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}
-
-
-# The options of glibc's mallopt, and the largest block it lets one keep.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_KEPT, MOST_KEPT = 32 * 2**20, 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -129,18 +123,6 @@ def decode_label(data: bytes) -> NDArray[np.integer]:
     if bits <= 16:
         return values.astype(np.uint8 if bits == 8 else np.uint16, copy=False)
     return _to_16_bits(values)
-
-
-def keep_memory() -> None:
-    """Let this process keep the memory of images that are done with, for the next ones.
-
-    Otherwise glibc hands so large blocks back to the kernel, which clears them anew for every image: a third of the
-    time that a large frame takes to label. Of other C libraries nothing is asked.
-    """
-    allocator = getattr(ctypes.CDLL(None), "mallopt", None)
-    if allocator is not None:
-        for option, size in ((M_MMAP_THRESHOLD, LARGEST_KEPT), (M_TRIM_THRESHOLD, MOST_KEPT)):
-            allocator(option, size)
 
 
 # JPEG. https://www.w3.org/Graphics/JPEG/itu-t81.pdf, annex B.

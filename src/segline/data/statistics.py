@@ -19,12 +19,13 @@ from PIL import Image
 from segline.artifacts.manifest import Manifest
 from segline.artifacts.validation import STATISTICS_COLUMNS
 from segline.classes import IGNORED
-from segline.data.decoding import decode_image, keep_memory, read_header
+from segline.data.decoding import decode_image, read_header
 from segline.data.layouts import UNKNOWN, LabelSpec, Layout
 from segline.data.layouts.layout import read_image
 from segline.data.pairs import label_spec_of, layout_of
 from segline.files.atomic import write_file
 from segline.files.trees import Tree
+from segline.parallel import tune_malloc
 
 SIDE = 128
 SHOWN_VALUES = 5
@@ -47,7 +48,7 @@ def measure(
             error is not: the file may have been mended meanwhile.
         progress: called with the number of pairs done since the last call.
     """
-    keep_memory()
+    tune_malloc()
     pieces.mkdir(exist_ok=True)
     parts = []
     with ThreadPoolExecutor() as pool:

@@ -36,7 +36,7 @@ from segline.config.spaces import Space
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError, one_line
 from segline.files.atomic import MARK, writing
 from segline.files.transfer import download, origin, upload
-from segline.parallel import GROWS
+from segline.parallel import AUTOSCALING
 from segline.progress import log
 from segline.training.lease import FOLLOWED, renewing
 
@@ -163,7 +163,7 @@ def make(template: Json, params: Params, *, name: str, run: str, place: str, ima
         word: os.environ[word] for word in HANDED_ON if os.environ.get(word)
     }
     if spec["rayClusterSpec"].get("enableInTreeAutoscaling"):
-        variables[GROWS] = "1"
+        variables[AUTOSCALING] = "1"
     for pod in _pods(spec):
         for container in [*pod.get("initContainers", []), *pod["containers"]]:
             container["image"] = image

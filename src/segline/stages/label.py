@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline import parallel
 from segline.artifacts.dataset import DATASET, DatasetInfo, part_file, write_dataset_info
 from segline.artifacts.manifest import Manifest, read_manifest
 from segline.artifacts.validation import read_statistics, write_statistics
@@ -22,7 +21,6 @@ from segline.config.sections import Label
 from segline.config.serialization import as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
-from segline.data.decoding import keep_memory
 from segline.data.distances import channels
 from segline.data.exclusions import Exclusions, read_exclusions
 from segline.data.layouts import LabelSpec
@@ -32,6 +30,7 @@ from segline.data.shards import join_shards, open_split, write_shard
 from segline.data.splits import SPLITS, assign
 from segline.errors import DataError
 from segline.files.trees import Tree, prefetch
+from segline.parallel import for_each, tune_malloc
 from segline.progress import log, progress_bar
 
 
@@ -85,7 +84,7 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
 
 def make_shard(shard: Shard) -> int:
     """Write one shard; returns the number of pairs in it."""
-    keep_memory()
+    tune_malloc()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
     with prefetch(checked(shard.tree, shard.manifest), paths) as tree:
@@ -152,7 +151,7 @@ def _make(shards: list[Shard], workers: int) -> None:
     if len(missing) < len(shards):
         log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
     with progress_bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
-        parallel.for_each(missing, make_shard, advance, workers=workers)
+        for_each(missing, make_shard, advance, workers=workers)
 
 
 def _describe(

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from segline.errors import SeglineError, StoppedError, TrainingError
-from segline.parallel import GROWS
+from segline.parallel import AUTOSCALING
 from segline.training.ray_train import Record, Records, train_together
 
 # How a trial's error ends, as Ray tells it.
@@ -89,7 +89,7 @@ def run_trials(
     from ray import tune
 
     room = _room(ray.nodes(), cpus, gpus)
-    grows = bool(os.environ.get(GROWS))
+    grows = bool(os.environ.get(AUTOSCALING))
     if not grows:
         _refuse_too_large(ray.cluster_resources(), room, workers, cpus, gpus)
     alone = workers == 1

@@ -25,12 +25,12 @@ from segline.files.hashing import file_hash
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
+from segline.parallel import tune_malloc
 from segline.stages.train import Trial
 from segline.training import ddp as workers
 from segline.training import engine
 from segline.training.checkpoints import STOP
 from segline.training.determinism import set_deterministic
-from segline.training.memory import tune_malloc
 from segline.training.search.plan import Cost
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")

@@ -99,7 +99,6 @@ def test_a_name_that_is_not_utf8_is_one_line(source, refused):
 AS_NOBODY = """
 import json, os, sys
 from pathlib import Path
-from segline.errors import SourceError
 from segline.config.loader import load
 from segline.data.sources import open_source
 # The code itself may lie where nobody may read.

@@ -30,12 +30,18 @@ def imports(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "segline":
-            names = [f"segline.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [_module(node.module, alias.name) for alias in node.names]
         else:
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names = []
         for name in names:
             yield name if name.startswith("segline.") else name.partition(".")[0]
+
+
+def _module(package, name):
+    """The module that ``from package import name`` names: of segline also one that lies in a package."""
+    is_module = (ROOT / "src" / package.replace(".", "/") / f"{name}.py").exists()
+    return f"{package}.{name}" if is_module else package
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -72,7 +72,7 @@ def other_package(tmp_path):
     return small(tmp_path / "other", "segline/train:0.2.0")
 
 
-def ray_session(server):
+def reach(server):
     return Service(server.address, "team")
 
 
@@ -84,7 +84,7 @@ def message(info):
 
 
 def made_schedule(server, package, name="nightly", cron=NIGHTLY, given=GIVEN):
-    return ray_session(server).schedule(package, given, name=name, cron=cron)
+    return reach(server).schedule(package, given, name=name, cron=cron)
 
 
 def names_sent(server, call):
@@ -95,7 +95,7 @@ def names_sent(server, call):
 
 
 def test_a_healthy_server_is_asked_once_and_warns_of_nothing(server, capfd):
-    ray_session(server)
+    reach(server)
     assert server.asked == ["get_healthz"]
     assert capfd.readouterr() == ("", "")
 
@@ -113,7 +113,7 @@ def test_a_server_that_is_not_there_gives_one_line(capfd):
 def test_a_server_that_breaks_off_gives_one_line(server):
     server.down = True
     with pytest.raises(ServiceError) as info:
-        ray_session(server)
+        reach(server)
     assert re.search(r"not tell its health: [^()']*; is the address right", message(info))
 
 
@@ -138,7 +138,7 @@ def test_a_slash_at_the_end_of_the_address_does_not_matter(server):
 def test_a_page_to_log_in_is_no_kubeflow(server):
     server.page_to_log_in = True
     with pytest.raises(ServiceError) as info:
-        ray_session(server)
+        reach(server)
     assert "text/html" in message(info)
 
 
@@ -162,7 +162,7 @@ def test_a_certificate_that_nobody_trusts_is_told(tmp_path):
 def test_without_a_token_where_one_is_wanted(server):
     server.token = "secret"
     with pytest.raises(ServiceError) as info:
-        ray_session(server)
+        reach(server)
     assert "401" in message(info)
     assert "SEGLINE_KUBEFLOW_TOKEN" in message(info)
     assert server.asked == ["get_healthz"]
@@ -183,7 +183,7 @@ def test_the_tokens_file_may_come_from_the_environment(server, tmp_path, monkeyp
     (tmp_path / "token").write_text("secret")
     server.token = "secret"
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    ray_session(server)
+    reach(server)
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def test_a_file_without_a_token_is_told(server, tmp_path, content):
 @PASSING
 def test_an_answer_is_asked_for_again_after_a_fault_that_passes(server, status):
     server.faults = [Fault("get_healthz", status)]
-    ray_session(server)
+    reach(server)
 
 
 def test_a_fault_that_stays_is_told_with_kubeflows_words(server):
     server.faults = [Fault("get_healthz", 500) for _ in range(50)]
     with pytest.raises(ServiceError) as info:
-        ray_session(server)
+        reach(server)
     assert "500 as wanted" in message(info)
     assert len(server.asked) > 2
 
@@ -233,7 +233,7 @@ def test_a_namespace_means_nothing_with_one_user(multi_user, capsys):
 
 def test_a_run_belongs_to_a_version_and_an_experiment(server, compiled, capsys):
     given = GIVEN | {"exclusions": "s3://bucket/key"}
-    run_id = ray_session(server).run(compiled, given, name="one", service_account="runner")
+    run_id = reach(server).run(compiled, given, name="one", service_account="runner")
     run = server.runs[run_id]
     version = server.versions[run["pipeline_version_reference"]["pipeline_version_id"]]
     assert server.files[version["pipeline_version_id"]] == compiled.read_bytes()
@@ -246,14 +246,14 @@ def test_a_run_belongs_to_a_version_and_an_experiment(server, compiled, capsys):
 
 def test_the_same_content_is_uploaded_once(server, package, other_package):
     for file in (package, other_package, package):
-        ray_session(server).run(file, GIVEN, name="one")
+        reach(server).run(file, GIVEN, name="one")
     assert server.asked.count("upload_pipeline_version") == 2
     assert (len(server.pipelines), len(server.experiments), len(server.runs)) == (1, 1, 3)
 
 
 def test_with_several_users_all_is_made_in_the_namespace(package):
     with kubeflow(multi_user=True) as server:
-        reached = ray_session(server)
+        reached = reach(server)
         reached.run(package, GIVEN, name="one")
         reached.schedule(package, GIVEN, name="nightly", cron=NIGHTLY)
         made = [*server.pipelines.values(), *server.experiments.values(), *server.recurring_runs.values()]
@@ -280,13 +280,13 @@ def test_with_one_user_no_namespace_is_sent(server, package):
 def test_the_experiment_is_chosen_as_kfp_does(server, package, monkeypatch, default, override, given, expected):
     monkeypatch.setenv("KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", default)
     monkeypatch.setenv("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", override)
-    ray_session(server).run(package, GIVEN, name="one", experiment=given)
+    reach(server).run(package, GIVEN, name="one", experiment=given)
     assert [entry["display_name"] for entry in server.experiments.values()] == [expected]
 
 
 def test_the_address_of_the_pages_may_be_another(server, package, monkeypatch, capsys):
     monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://pages.example.org/")
-    ray_session(server).run(package, GIVEN, name="one")
+    reach(server).run(package, GIVEN, name="one")
     assert "https://pages.example.org/#/runs/details/run-" in capsys.readouterr().out
 
 
@@ -301,14 +301,14 @@ def cached(content):
 
 @pytest.mark.parametrize("caching", [None, True])
 def test_caching_is_as_compiled(server, compiled, caching):
-    ray_session(server).run(compiled, GIVEN, name="one", caching=caching)
+    reach(server).run(compiled, GIVEN, name="one", caching=caching)
     (content,) = server.files.values()
     assert content == compiled.read_bytes()
     assert "train" in cached(content)
 
 
 def test_without_caching_no_task_at_any_depth_has_it(server, compiled):
-    ray_session(server).run(compiled, GIVEN, name="one", caching=False)
+    reach(server).run(compiled, GIVEN, name="one", caching=False)
     (content,) = server.files.values()
     assert cached(content) == set()
     before, after = (list(yaml.safe_load_all(text)) for text in (compiled.read_bytes(), content))
@@ -318,7 +318,7 @@ def test_without_caching_no_task_at_any_depth_has_it(server, compiled):
 
 def test_an_argument_that_the_pipeline_does_not_know_is_told(server, package):
     with pytest.raises(ServiceError) as info:
-        ray_session(server).run(package, {"speed": 3}, name="one")
+        reach(server).run(package, {"speed": 3}, name="one")
     assert "400 unknown runtime parameter speed" in message(info)
 
 
@@ -328,7 +328,7 @@ def test_what_is_no_pipeline_is_told(server, tmp_path, content):
     if content is not None:
         file.write_text(content)
     with pytest.raises(ServiceError) as info:
-        ray_session(server).run(file, GIVEN, name="one")
+        reach(server).run(file, GIVEN, name="one")
     assert str(file) in message(info)
     assert server.asked == ["get_healthz"]
 
@@ -349,27 +349,27 @@ MADE = pytest.mark.parametrize(
 @pytest.mark.parametrize("done", [False, True])
 def test_a_lost_answer_makes_nothing_twice(server, package, call, table, status, done):
     server.faults = [Fault(call, status, done)]
-    ray_session(server).run(package, GIVEN, name="one")
+    reach(server).run(package, GIVEN, name="one")
     assert len(getattr(server, table)) == 1
 
 
 @pytest.mark.parametrize("call", ["create_pipeline", "upload_pipeline_version", "create_experiment"])
 def test_what_somebody_else_has_just_made_is_taken(server, package, call):
     server.faults = [Fault(call, 409, done=True)]
-    ray_session(server).run(package, GIVEN, name="one")
+    reach(server).run(package, GIVEN, name="one")
     assert len(server.runs) == 1
 
 
 def test_a_conflict_with_what_is_not_there_is_told(server, package):
     server.faults = [Fault("create_experiment", 409)]
     with pytest.raises(ServiceError) as info:
-        ray_session(server).run(package, GIVEN, name="one")
+        reach(server).run(package, GIVEN, name="one")
     assert "409" in message(info)
 
 
 @pytest.mark.parametrize("name", ["a+b", "100 %", "a&b=c", "größer", 'quote"d', "a%20b"])
 def test_a_name_with_special_signs_is_found_again(server, package, name):
-    reached = ray_session(server)
+    reached = reach(server)
     for _ in range(2):
         reached.run(package, GIVEN, name=name, experiment=name)
         reached.schedule(package, GIVEN, name=name, cron=NIGHTLY)
@@ -386,7 +386,7 @@ def states(*names):
 
 def test_each_change_of_the_state_is_one_line(server, package, capsys):
     server.states["one"] = states("PENDING", "PENDING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED")
-    run_id = ray_session(server).run(package, GIVEN, name="one", wait=True)
+    run_id = reach(server).run(package, GIVEN, name="one", wait=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == [f"pipelines: run {run_id} {state}" for state in ("pending", "running", "succeeded")]
 
@@ -395,7 +395,7 @@ def test_each_change_of_the_state_is_one_line(server, package, capsys):
 def test_a_run_that_does_not_succeed_is_an_error(server, package, state):
     server.states["one"] = states("RUNNING", state)
     with pytest.raises(ServiceError) as info:
-        ray_session(server).run(package, GIVEN, name="one", wait=True)
+        reach(server).run(package, GIVEN, name="one", wait=True)
     assert state.lower() in message(info)
     assert "/#/runs/details/" in message(info)
 
@@ -409,7 +409,7 @@ def test_a_failed_run_names_its_failed_tasks(server, package):
     }
     server.states["one"] = [{"state": "FAILED", "error": {"code": 2, "message": "a task"}, "run_details": details}]
     with pytest.raises(ServiceError) as info:
-        ray_session(server).run(package, GIVEN, name="one", wait=True)
+        reach(server).run(package, GIVEN, name="one", wait=True)
     assert "failed (a task); failed: train (out of memory); see" in message(info)
 
 
@@ -421,7 +421,7 @@ def test_ctrl_c_leaves_the_run_and_says_so(server, package, monkeypatch, capsys)
 
     monkeypatch.setattr(service.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        ray_session(server).run(package, GIVEN, name="one", wait=True)
+        reach(server).run(package, GIVEN, name="one", wait=True)
     assert "goes on" in capsys.readouterr().out.splitlines()[-1]
     assert "terminate_run" not in server.asked
     assert next(iter(server.runs.values()))["state"] == "RUNNING"
@@ -432,14 +432,14 @@ def test_waiting_outlives_a_server_that_is_away(server, package, monkeypatch):
     monkeypatch.setattr(service, "PATIENCE_S", 0.0)
     server.faults = [Fault("get_run", status) for status in (503, 0, 500, 0, 502, 0, 504)]
     server.states["one"] = states("RUNNING", "SUCCEEDED")
-    ray_session(server).run(package, GIVEN, name="one", wait=True)
+    reach(server).run(package, GIVEN, name="one", wait=True)
 
 
 def test_waiting_gives_up_on_a_server_that_stays_away(server, package, monkeypatch):
     monkeypatch.setattr(service, "OUTAGE_S", 0.05)
     server.states["one"] = [{"state": "RUNNING"}, lambda: setattr(server, "down", True)]
     with pytest.raises(ServiceError) as info:
-        ray_session(server).run(package, GIVEN, name="one", wait=True)
+        reach(server).run(package, GIVEN, name="one", wait=True)
     assert "itself goes on" in message(info)
 
 
@@ -447,7 +447,7 @@ def test_waiting_gives_up_on_a_server_that_stays_away(server, package, monkeypat
 
 
 def test_a_schedule_is_as_asked_for(server, package, capsys):
-    made = ray_session(server).schedule(
+    made = reach(server).schedule(
         package, GIVEN, name="nightly", cron="0  0 3 *  * *", service_account="runner", experiment="nights"
     )
     entry = server.recurring_runs[made.schedule_id]
@@ -456,13 +456,13 @@ def test_a_schedule_is_as_asked_for(server, package, capsys):
     assert (entry["service_account"], entry["runtime_config"]["parameters"]) == ("runner", GIVEN)
     assert server.experiments[entry["experiment_id"]]["display_name"] == "nights"
     assert made.enabled
-    assert made == ray_session(server).schedules()[0]
+    assert made == reach(server).schedules()[0]
     assert "'nightly' made" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cron", ["0 3 * * *", "@every 1h", "0 0 25 * * *", ""])
 def test_a_wrong_cron_text_is_told_before_any_request(server, package, cron):
-    reached = ray_session(server)
+    reached = reach(server)
     with pytest.raises(service.SeglineError) as info:
         reached.schedule(package, GIVEN, name="nightly", cron=cron)
     assert "cron" in message(info)
@@ -487,7 +487,7 @@ def test_another_content_replaces(server, package, other_package, change, capsys
     first = made_schedule(server, package)
     wanted = {"cron": NIGHTLY, "given": GIVEN, "package": package, "experiment": None} | change
     wanted["package"] = other_package if wanted["package"] == "other" else package
-    second = ray_session(server).schedule(
+    second = reach(server).schedule(
         wanted["package"], wanted["given"], name="nightly", cron=wanted["cron"], experiment=wanted["experiment"]
     )
     assert list(server.recurring_runs) == [second.schedule_id]
@@ -499,11 +499,11 @@ def test_another_content_replaces(server, package, other_package, change, capsys
 
 def test_a_replaced_schedules_run_goes_on(server, package):
     first = made_schedule(server, package)
-    run_id = ray_session(server).run(package, GIVEN, name="in progress")
+    run_id = reach(server).run(package, GIVEN, name="in progress")
     server.runs[run_id]["recurring_run_id"] = first.schedule_id
     made_schedule(server, package, cron=WEEKLY)
     assert server.killed == []
-    ray_session(server).unschedule("nightly")
+    reach(server).unschedule("nightly")
     assert server.killed == []
 
 
@@ -519,7 +519,7 @@ def test_others_are_left_alone(server, package):
     others = {made_schedule(server, package, name).schedule_id for name in ("weekly", "Nightly", "nightly 2")}
     made_schedule(server, package)
     made_schedule(server, package, cron=WEEKLY)
-    assert ray_session(server).unschedule("nightly") == 1
+    assert reach(server).unschedule("nightly") == 1
     assert set(server.recurring_runs) == others
     assert all(entry["status"] == "ENABLED" for entry in server.recurring_runs.values())
 
@@ -553,7 +553,7 @@ def test_after_a_refusal_the_old_goes_on(server, package, call):
 
 def test_ctrl_c_between_leaves_the_old(server, package, monkeypatch):
     first = made_schedule(server, package)
-    reached = ray_session(server)
+    reached = reach(server)
     change = reached._set
 
     def interrupted(word, schedule_id):
@@ -613,7 +613,7 @@ def test_all_pages_are_read(package):
             identity = f"double-{number}"
             double = {"recurring_run_id": identity, "display_name": "schedule 0", "description": "by hand"}
             server.recurring_runs[identity] = entry | double
-        reached = ray_session(server)
+        reached = reach(server)
         assert len(reached.schedules()) == 12
         assert [found.name for found in reached.schedules()][:2] == ["schedule 6", "schedule 5"]
         assert reached.unschedule("schedule 0") == 6
@@ -626,8 +626,8 @@ def test_all_pages_are_read(package):
 
 def test_unschedule_twice(server, package, capsys):
     made_schedule(server, package)
-    assert ray_session(server).unschedule("nightly") == 1
-    assert ray_session(server).unschedule("nightly") == 0
+    assert reach(server).unschedule("nightly") == 1
+    assert reach(server).unschedule("nightly") == 0
     assert "there is no schedule 'nightly'" in capsys.readouterr().out
 
 
@@ -635,7 +635,7 @@ def test_unschedule_twice(server, package, capsys):
 def test_unschedule_takes_what_is_gone_for_deleted(server, package, done):
     made_schedule(server, package)
     server.faults = [Fault("delete_recurring_run", 0, done)]
-    assert ray_session(server).unschedule("nightly") == 1
+    assert reach(server).unschedule("nightly") == 1
     assert server.recurring_runs == {}
 
 
@@ -643,7 +643,7 @@ def test_unschedule_takes_what_is_gone_for_deleted(server, package, done):
 
 
 def test_a_run_is_one_line(server, package):
-    reached = ray_session(server)
+    reached = reach(server)
     assert reached.runs() == []
     reached.run(package, GIVEN, name="one")
     run_id = reached.run(package, GIVEN, name="two")
@@ -663,7 +663,7 @@ def test_a_schedule_that_somebody_made_otherwise_is_listed(server, package):
     made_schedule(server, package)
     (entry,) = server.recurring_runs.values()
     entry["trigger"] = {"periodic_schedule": {"interval_second": "3600"}}
-    (found,) = ray_session(server).schedules()
+    (found,) = reach(server).schedules()
     assert found.cron == ""
 
 
@@ -672,7 +672,7 @@ def test_a_schedule_that_somebody_made_otherwise_is_listed(server, package):
 
 def test_the_server_refuses_what_is_not_as_published(server, package):
     """kfp's own client sends a number where the model has text."""
-    ray_session(server).run(package, GIVEN, name="one")
+    reach(server).run(package, GIVEN, name="one")
     (version,) = server.versions.values()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline.yaml"
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
+# The packages of the wheel.
+OURS = ("segline", "streets")
 WITH_TORCH = ["edges", "evaluate", "ensemble", "promote"]
 # Kubeflow alone gives these; the rest are the words of dvc.yaml.
 ITS_OWN = ("--set", "--executor-input")
@@ -174,10 +176,10 @@ def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
 @cache
 def imported(stage):
     """Distributions that the code of a stage imports, also within functions: the names that each may have."""
-    graph = grimp.build_graph("segline", include_external_packages=True, cache_dir=None)
+    graph = grimp.build_graph(*OURS, include_external_packages=True, cache_dir=None)
     names = {name.partition(".")[0] for name in graph.find_upstream_modules(f"segline.stages.{stage}")}
     known = packages_distributions()
-    return {name: known[name] for name in names - {"segline", *sys.stdlib_module_names}}
+    return {name: known[name] for name in names - {*OURS, *sys.stdlib_module_names}}
 
 
 @STAGE

@@ -245,15 +245,9 @@ def _run(arguments: argparse.Namespace) -> None:
         _run_locally(arguments, given)
         return
     with TemporaryDirectory() as folder:
-        package = _package(arguments, Path(folder))
-        _service(arguments).run(
-            package,
-            given,
-            name=arguments.name,
-            service_account=arguments.service_account,
-            caching=False if arguments.no_cache else None,
-            wait=arguments.wait,
-        )
+        package = _package(arguments, Path(folder), caching=not arguments.no_cache)
+        account = arguments.service_account
+        _service(arguments).run(package, given, name=arguments.name, service_account=account, wait=arguments.wait)
 
 
 def _run_locally(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
@@ -284,14 +278,14 @@ def _unschedule(arguments: argparse.Namespace) -> None:
 def _list(arguments: argparse.Namespace) -> None:
     service = _service(arguments)
     for schedule in service.schedules():
-        print(schedule)
+        print(service.describe_schedule(schedule))
     for run in service.runs():
-        print(run)
+        print(service.describe_run(run))
 
 
-def _package(arguments: argparse.Namespace, folder: Path) -> Path:
+def _package(arguments: argparse.Namespace, folder: Path, *, caching: bool = True) -> Path:
     package = folder / "segline.yaml"
-    compile_to(package, _site_for(arguments))
+    compile_to(package, replace(_site_for(arguments), caching=caching))
     return package
 
 

@@ -55,6 +55,7 @@ class Site:
         scratch: the most that a pod may write to /tmp.
         rayjob: train on a Ray cluster that is made for it, in place of the stage's own container.
         retries: of a stage that fails; each waits twice as long as the one before.
+        caching: whether a stage may take a result that Kubeflow knows, where that depends on its inputs alone.
     """
 
     registry: str = "segline"
@@ -70,6 +71,8 @@ class Site:
     scratch: str = "50Gi"
     rayjob: bool = False
     retries: int = 3
+    # kfp's own `enable_caching` means nothing for a version that was uploaded, nor within an exit handler.
+    caching: bool = True
 
     def __post_init__(self) -> None:
         cores = (r"[0-9]*\.?[0-9]+m?", "cores, such as 4 or 500m")
@@ -185,7 +188,7 @@ def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
     stage = task.name
     limit = LIMIT_S.get(stage, OTHERS_LIMIT_S)
     task.set_container_image(site.image("data" if task.container_spec.image == DATA else "train"))
-    task.set_caching_options(stage in CACHED)
+    task.set_caching_options(site.caching and stage in CACHED)
     if site.retries and stage != "outcome":
         # The largest duration is not that of a pause: Argo counts it from the beginning of the first attempt, begins no
         # other one after it, and ends the one that runs.

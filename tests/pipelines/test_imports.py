@@ -19,7 +19,6 @@ ALLOWED = {
         "segline.errors",
         "segline.config.params",
         "urllib3",
-        "yaml",
     },
 }
 FILES = [file for folder in ALLOWED for file in sorted((ROOT / folder).rglob("*.py"))]

@@ -99,7 +99,7 @@ def test_a_cluster_is_told_where_its_images_are(capsys):
 def test_a_wrong_cron_text_is_told_before_anything_is_asked(capsys):
     words = f"schedule {ENDPOINT} --registry r --tag t --cron"
     assert program.main([*words.split(), "0 3 * * 1"]) == 2
-    assert "5 fields, expected 6" in capsys.readouterr().err
+    assert "got 5 fields, expected 6" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["run --local", "compile"])

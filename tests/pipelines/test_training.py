@@ -173,6 +173,15 @@ def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
         assert hashed == set(producers(tasks[name]))
 
 
+def test_without_caching_no_task_at_any_depth_takes_a_known_result():
+    pipeline = compiled(caching=False)[0]
+    groups = [pipeline["root"], *pipeline["components"].values()]
+    tasks = [task for group in groups for task in group.get("dag", {}).get("tasks", {}).values()]
+    assert len(tasks) > len(DVC)
+    assert not [task for task in tasks if task.get("cachingOptions", {}).get("enableCache")]
+    assert pipeline["deploymentSpec"] == compiled()[0]["deploymentSpec"]
+
+
 @cache
 def imported(stage):
     """Distributions that the code of a stage imports, also within functions: the names that each may have."""

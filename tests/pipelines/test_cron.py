@@ -1,4 +1,4 @@
-"""The cron fields against a brute force: which texts stand for some number of the field, read in another way."""
+"""The cron check against a brute force that counts the numbers of a range."""
 
 import itertools
 
@@ -6,16 +6,14 @@ import pytest
 
 from pipelines.cron import FIELDS, NAMES, CronError, check_cron
 
-PLACES = list(FIELDS)
-
 
 def text_with(field, word):
-    """A cron text that has the word in the place of a field."""
-    return " ".join(word if name == field else "*" for name in PLACES)
+    """Return a cron text with the word as one field."""
+    return " ".join(word if name == field else "*" for name in FIELDS)
 
 
 def numbers(field):
-    """The least numbers, one amid, the greatest, and those beyond."""
+    """Return the first and last numbers, one between, and those beyond."""
     first, last = FIELDS[field]
     return sorted({*range(first - 1, first + 2), (first + last) // 2, last, last + 1} - {-1})
 

@@ -1,4 +1,4 @@
-"""Who may import whom beside ``src``: pipelines -> components -> kfp, and of segline what checks parameters."""
+"""The allowed imports outside ``src``: pipelines -> components -> kfp, and what checks parameters in segline."""
 
 import ast
 import sys
@@ -25,7 +25,7 @@ FILES = [file for folder in ALLOWED for file in sorted((ROOT / folder).rglob("*.
 
 
 def imports(file):
-    """The modules that a file names, with ``segline`` down to its modules."""
+    """Yield the packages that a file imports, and of segline the modules."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -38,7 +38,7 @@ def imports(file):
 
 
 def _module(package, name):
-    """The module that ``from package import name`` names: of segline also one that lies in a package."""
+    """Return the module that ``from package import name`` imports, or the package if it is no module of segline."""
     is_module = (ROOT / "src" / package.replace(".", "/") / f"{name}.py").exists()
     return f"{package}.{name}" if is_module else package
 

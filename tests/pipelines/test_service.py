@@ -1,4 +1,4 @@
-"""What is asked of Kubeflow, against a server that checks every request, and that fails in the ways real ones do."""
+"""The requests to Kubeflow, against a server that checks each of them, and that fails in the ways of real ones."""
 
 import itertools
 import re
@@ -22,7 +22,7 @@ from pipelines import client, service
 from pipelines.client import ServiceError
 from pipelines.cron import CronError
 from pipelines.service import Service
-from pipelines.training import Site, compile_to
+from pipelines.training import DeploymentConfig, compile_to
 
 GIVEN = {"name": "streets", "seed": 7, "promotion": True, "train": '{"epochs": 3}'}
 NIGHTLY, WEEKLY = "0 0 3 * * *", "0 0 3 * * 1"
@@ -31,7 +31,7 @@ PASSING = pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 0])
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """No pauses, and no settings of this machine's user."""
+    """Shorten all pauses, and remove the settings of this machine's user."""
     for name, value in {"FIRST_PAUSE_S": 0.002, "LONGEST_PAUSE_S": 0.01, "PATIENCE_S": 0.05}.items():
         monkeypatch.setattr(client, name, value)
     monkeypatch.setattr(service, "POLL_S", 0.001)
@@ -49,14 +49,14 @@ def server():
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """The real pipeline."""
+    """Return the real pipeline, compiled."""
     path = tmp_path_factory.mktemp("compiled") / "segline.yaml"
-    compile_to(path, Site())
+    compile_to(path, DeploymentConfig())
     return path
 
 
 def small(folder, image):
-    """A package with the parameters of the real one, which is slow to read."""
+    """Write a package with some parameters of the real one, which is slow to read."""
     kinds = {"name": "STRING", "seed": "NUMBER_INTEGER", "promotion": "BOOLEAN", "train": "STRING"}
     parameters = {name: {"parameterType": kind} for name, kind in kinds.items()}
     root = {"dag": {"tasks": {}}, "inputDefinitions": {"parameters": parameters}}
@@ -81,13 +81,13 @@ def connect(server):
 
 
 def listed(server):
-    """What `list` prints of the schedules."""
+    """Return the lines that `list` prints for the schedules."""
     reached = connect(server)
     return [reached.describe_schedule(schedule) for schedule in reached.schedules()]
 
 
 def message(info):
-    """The error's text, which is one line."""
+    """Return the error's text, which must be one line."""
     text = str(info.value)
     assert "\n" not in text
     return text
@@ -135,7 +135,7 @@ def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
 
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:8080", "ftp://kubeflow", "https://"])
-def test_an_endpoint_that_is_none_is_told(endpoint):
+def test_a_wrong_endpoint_is_reported(endpoint):
     with pytest.raises(ServiceError) as info:
         Service(endpoint, "team")
     assert "http://host:port" in message(info)
@@ -155,8 +155,8 @@ def test_a_page_to_log_in_is_no_kubeflow(server):
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"fine"', b"{", b""])
-def test_json_that_is_no_answer_is_told(body):
-    """The API's own client makes an empty answer of it."""
+def test_json_that_is_no_object_is_reported(body):
+    """The API's client itself would take it for an empty answer."""
     with serving(lambda _: (200, {"Content-Type": "application/json"}, body)) as other:
         with pytest.raises(ServiceError) as info:
             Service(other.address, "team")
@@ -164,7 +164,7 @@ def test_json_that_is_no_answer_is_told(body):
     assert repr(body.decode()) in message(info)
 
 
-def test_a_certificate_that_nobody_trusts_is_told(tmp_path):
+def test_an_untrusted_certificate_is_reported(tmp_path):
     _, tls = certificate(tmp_path)
     with serving(lambda _: (200, {}, b"{}"), tls) as other, pytest.raises(ServiceError) as info:
         Service(other.address, "team")
@@ -210,7 +210,7 @@ def test_the_tokens_file_may_come_from_the_environment(server, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "content", [None, b"", b"\n", b"two\nlines", b"two words", "k\u00e9y".encode(), b"\xff\xfe\x00"]
 )
-def test_a_file_without_a_token_is_told(server, tmp_path, content):
+def test_a_file_without_a_token_is_reported(server, tmp_path, content):
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
@@ -226,7 +226,7 @@ def test_an_answer_is_asked_for_again_after_a_fault_that_passes(server, status):
     connect(server)
 
 
-def test_a_fault_that_stays_is_told_with_kubeflows_words(server):
+def test_a_lasting_fault_is_reported_in_kubeflows_words(server):
     server.faults = [Fault("get_healthz", 500) for _ in range(50)]
     with pytest.raises(ServiceError) as info:
         connect(server)
@@ -246,7 +246,9 @@ def test_a_namespace_means_nothing_with_one_user(multi_user, capsys):
         words = ["list", "--endpoint", server.address]
         assert program.main(words) == 0
         assert program.main([*words, "--namespace", "other"]) == (0 if multi_user else 2)
-    assert ("--namespace: got 'other', but this Kubeflow has one user" in capsys.readouterr().err) is not multi_user
+    assert (
+        "--namespace: got 'other', but this Kubeflow has one user and no namespaces" in capsys.readouterr().err
+    ) is not multi_user
 
 
 # Running
@@ -305,7 +307,7 @@ def test_the_address_of_the_pages_may_be_another(server, package, monkeypatch, c
     assert "https://pages.example.org/#/runs/details/run-" in capsys.readouterr().out
 
 
-def test_an_argument_that_the_pipeline_does_not_know_is_told(server, package):
+def test_an_argument_that_the_pipeline_lacks_is_reported(server, package):
     with pytest.raises(ServiceError) as info:
         connect(server).run(package, {"speed": 3}, name="one")
     assert "400 unknown runtime parameter speed" in message(info)
@@ -332,13 +334,13 @@ def test_a_lost_answer_makes_nothing_twice(server, package, call, table, status,
 
 
 @pytest.mark.parametrize("call", ["create_pipeline", "upload_pipeline_version", "create_experiment"])
-def test_what_somebody_else_has_just_made_is_taken(server, package, call):
+def test_what_somebody_else_has_just_made_is_used(server, package, call):
     server.faults = [Fault(call, 409, done=True)]
     connect(server).run(package, GIVEN, name="one")
     assert len(server.runs) == 1
 
 
-def test_a_conflict_with_what_is_not_there_is_told(server, package):
+def test_a_conflict_with_what_does_not_exist_is_reported(server, package):
     server.faults = [Fault("create_experiment", 409) for _ in range(50)]
     with pytest.raises(ServiceError) as info:
         connect(server).run(package, GIVEN, name="one")
@@ -407,7 +409,7 @@ def test_ctrl_c_leaves_the_run_and_says_so(server, package, monkeypatch, capsys)
 
 
 def test_waiting_outlives_a_server_that_is_away(server, package, monkeypatch):
-    """Longer than another request would be tried."""
+    """It is away for longer than any other request would be repeated."""
     monkeypatch.setattr(client, "PATIENCE_S", 0.0)
     server.faults = [Fault("get_run", status) for status in (503, 0, 500, 0, 502, 0, 504)]
     server.states["one"] = states("RUNNING", "SUCCEEDED")
@@ -437,7 +439,7 @@ def test_a_schedule_is_as_asked_for(server, package, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("cron", ["0 3 * * *", "@every 1h", "0 0 25 * * *", ""])
-def test_a_wrong_cron_text_is_told_before_any_request(server, package, cron):
+def test_a_wrong_cron_text_is_refused_before_any_request(server, package, cron):
     reached = connect(server)
     with pytest.raises(CronError) as info:
         reached.schedule(package, GIVEN, name="nightly", cron=cron)
@@ -545,7 +547,7 @@ def test_ctrl_c_between_leaves_the_old(server, package, monkeypatch, capsys):
 @pytest.mark.parametrize("call", ["create", "disable", "enable", "delete"])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_kill_at_any_moment_is_set_right_by_the_next_command(server, package, call, done, again):
-    """The server is gone from the request on, whether carried out or not: nothing of ours can tidy up."""
+    """The server is down from the request on, whether that was carried out or not, so that nothing can be undone."""
     made_schedule(server, package)
     server.faults = [Fault(f"{call}_recurring_run", 0, done, then=lambda: setattr(server, "down", True))]
     with pytest.raises(ServiceError) as info:
@@ -648,7 +650,7 @@ def test_a_schedule_that_somebody_made_otherwise_is_listed(server, package):
 
 
 def test_the_server_refuses_what_is_not_as_published(server, package):
-    """kfp's own client sends a number where the model has text."""
+    """kfp.Client's own default is a number where the model has text."""
     connect(server).run(package, GIVEN, name="one")
     (version,) = server.versions.values()
     with warnings.catch_warnings():
@@ -662,7 +664,7 @@ def test_the_server_refuses_what_is_not_as_published(server, package):
 
 
 @pytest.mark.parametrize("path", ["/apis/v2beta1/nothing", "/apis/v1beta1/runs", "/apis/v2beta1/runs?speed=3"])
-def test_the_server_tells_of_an_unpublished_request(server, path):
+def test_the_server_records_an_unpublished_request(server, path):
     with pytest.raises(urllib.error.HTTPError) as info:
         urllib.request.urlopen(server.address + path)
     info.value.close()

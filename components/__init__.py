@@ -1,4 +1,4 @@
-"""The stages as Kubeflow components: one folder each, with the same words as on the command line."""
+"""The stages as Kubeflow components: one folder each, with the same options as on the command line."""
 
 from components.edges.component import edges
 from components.ensemble.component import ensemble
@@ -20,6 +20,6 @@ COMPONENTS = {
     "ensemble": ensemble,
     "promote": promote,
 }
-"""By stage, in the order of the line."""
+"""The component of each stage, in the order of the pipeline."""
 
 __all__ = ["COMPONENTS", "outcome"]

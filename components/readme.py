@@ -13,14 +13,14 @@ ALL = {**COMPONENTS, "outcome": outcome}
 
 
 def readme(name: str) -> str:
-    """Purpose, image and command, and tables of parameters, inputs and outputs of a component; Markdown."""
+    """Return a component's README: its purpose, image and command, and tables of parameters, inputs and outputs."""
     spec = ALL[name].component_spec
     container = spec.implementation.container
     inputs = dict(spec.inputs or {})
     parameters = {key: entry for key, entry in inputs.items() if not entry.type.startswith("system.")}
     artifacts = {key: entry for key, entry in inputs.items() if key not in parameters}
     documented = _documentation(name)
-    meanings = {known.arg_name: known.description or "" for known in documented.params}
+    meanings = {entry.arg_name: entry.description or "" for entry in documented.params}
     parts = [
         f"# {name}",
         "\n\n".join(text for text in (documented.short_description, documented.long_description) if text),
@@ -33,7 +33,7 @@ def readme(name: str) -> str:
 
 
 def _documentation(name: str) -> docstring_parser.Docstring:
-    """Of the function in the source: Kubeflow keeps what it says of inputs, and loses what it says of outputs."""
+    """Return the docstring from the source: Kubeflow keeps the descriptions of inputs, but not those of outputs."""
     tree = ast.parse((ROOT / name / "component.py").read_text())
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
     return docstring_parser.parse(ast.get_docstring(function) or "")
@@ -45,7 +45,7 @@ def _table(heading: str, entries: dict[str, Any], meanings: dict[str, str]) -> s
 
 
 def _kind(kind: str) -> str:
-    """``system.Dataset@0.0.1`` is a Dataset."""
+    """Return the short name of a type, such as Dataset for ``system.Dataset@0.0.1``."""
     return kind.removeprefix("system.").partition("@")[0]
 
 

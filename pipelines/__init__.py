@@ -1,1 +1,1 @@
-"""The line on Kubeflow: the same stages as in ``dvc.yaml``, compiled, run and scheduled."""
+"""The pipeline on Kubeflow: the same stages as in ``dvc.yaml``, compiled, run and scheduled."""

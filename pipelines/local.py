@@ -1,41 +1,44 @@
-"""The compiled pipeline in containers of this machine, with ``kfp.local``: what a cluster would run, without one."""
+"""Run the compiled pipeline in containers on this machine, with ``kfp.local``."""
 
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from kfp import local
 from kfp.components import load_component_from_file
 from kfp.local import docker_task_handler
 
-from pipelines.training import LOGIN, USER, Site, compile_to
+from pipelines.training import LOGIN, USER, DeploymentConfig, compile_to
 from segline.errors import SeglineError
+
+if TYPE_CHECKING:
+    import docker
 
 DATABASE = "mlflow.db"
 SHARED_MEMORY = "2g"
-SPACE = "size=4g,mode=1777"
-"""Of the folder /tmp of a container, in memory."""
+TMPFS = "size=4g,mode=1777"
+"""The options of the folder /tmp of a container, which is in memory."""
 
 
 class LocalError(SeglineError):
-    """A run in local containers that did not come to its end."""
+    """A run in local containers did not finish."""
 
     exit_code = 5
 
 
-def run_locally(arguments: dict[str, Any], site: Site, folder: Path, network: str) -> Path:
-    """Run the pipeline, each stage in a container of its own, read-only and without rights.
+def run_locally(arguments: dict[str, Any], config: DeploymentConfig, folder: Path, network: str) -> Path:
+    """Run the pipeline, each stage in its own container, which is read-only and has no privileges.
 
     MLflow is a database in the folder unless ``MLFLOW_TRACKING_URI`` names a server, so that the default needs no
     network at all.
 
     Args:
-        arguments: of the pipeline.
-        site: whose images run; they have to be here.
-        folder: what the stages write goes below it.
-        network: of the containers, as Docker calls it: ``none``, ``host``, or a network's name.
+        arguments: The pipeline's arguments.
+        config: The configuration that names the images, which Docker must have.
+        folder: The folder below which the stages write.
+        network: The containers' network, as Docker calls it: ``none``, ``host``, or a network's name.
 
     Returns:
         The folder that promote wrote.
@@ -44,44 +47,50 @@ def run_locally(arguments: dict[str, Any], site: Site, folder: Path, network: st
         LocalError: Docker cannot be reached, or a stage failed.
     """
     root = folder.resolve()
-    _hand_over(root)
+    _make_writable(root)
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / DATABASE}")
     if uri.startswith("http") and network == "none":
         raise LocalError(
-            f"MLFLOW_TRACKING_URI is {uri}, but containers have no network; say --network host, or unset it"
+            f"MLFLOW_TRACKING_URI is {uri}, but the containers have no network; set --network host, or unset it"
         )
     definition = root / "pipeline.yaml"
-    compile_to(definition, site)
-    before = set(_promoted(root))
-    # Its own takes a container that is gone before it was asked how it ended for one that ended well.
+    compile_to(definition, config)
+    before = set(_promotions(root))
+    _init_kfp(root, network, uri)
+    try:
+        load_component_from_file(str(definition))(**arguments)
+    except RuntimeError as error:
+        raise LocalError(f"{error}; the output above says why, and the same command starts a new run") from None
+    promotions = set(_promotions(root)) - before
+    if not promotions:
+        raise LocalError("a stage failed; the output above says why, and the same command starts a new run")
+    return promotions.pop()
+
+
+def _init_kfp(root: Path, network: str, tracking_uri: str) -> None:
+    # kfp's own function takes a container that was removed before its exit status was read for one that succeeded.
     docker_task_handler.run_docker_container = _run_container
     local.init(
         runner=local.DockerRunner(
             user=f"{USER}:{USER}" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
             network_mode=network,
             read_only=True,
-            tmpfs={"/tmp": SPACE},
+            tmpfs={"/tmp": TMPFS},
             shm_size=SHARED_MEMORY,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            environment={"MLFLOW_TRACKING_URI": uri, "SEGLINE_RUN": f"local-{uuid4()}", **_passed_on()},
+            environment={"MLFLOW_TRACKING_URI": tracking_uri, "SEGLINE_RUN": f"local-{uuid4()}", **_credentials()},
         ),
         pipeline_root=str(root),
         workspace_root=str(root / "workspace"),
     )
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
-    try:
-        load_component_from_file(str(definition))(**arguments)
-    except RuntimeError as error:
-        raise LocalError(f"{error}; its own words are above, and the same command begins again") from None
-    promoted = set(_promoted(root)) - before
-    if not promoted:
-        raise LocalError("a stage failed; its own words are above, and the same command begins again")
-    return promoted.pop()
 
 
-def _run_container(client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any) -> int:
-    """Run a container, print what it says, and return its exit status; it is gone afterwards, also after Ctrl-C."""
+def _run_container(
+    client: "docker.DockerClient", image: str, command: list[str], volumes: dict[str, Any], **settings: Any
+) -> int:
+    """Run a container, print its output, and return its exit status; remove it afterwards, also after Ctrl-C."""
     container = client.containers.run(image, command, volumes=volumes, detach=True, **settings)
     try:
         for line in container.logs(stream=True):
@@ -91,39 +100,39 @@ def _run_container(client: Any, image: str, command: list[str], volumes: dict[st
         container.remove(force=True)
 
 
-def check_images(site: Site) -> None:
-    """See that Docker answers and has the images, before a stage begins.
+def check_images(config: DeploymentConfig) -> None:
+    """Check that Docker answers and has the images, before a stage starts.
 
     Raises:
-        LocalError: it has not.
+        LocalError: Docker does not answer, or lacks an image.
     """
     import docker
 
     try:
         client = docker.from_env()
-        # In one answer: client.images.list() then asks for each, and fails when one is gone meanwhile.
+        # client.images.list() sends a request for each image as well, and fails if one was removed meanwhile.
         known = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
         client.close()
     except docker.errors.DockerException as error:
         raise LocalError(f"Docker does not answer ({str(error).splitlines()[0]}); start it, then try again") from None
-    missing = [site.image(name) for name in ("data", "train") if site.image(name) not in known]
+    missing = [image for image in map(config.image, ("data", "train")) if image not in known]
     if missing:
-        raise LocalError(f"Docker has no image {' and no '.join(missing)}; run `make images TAG={site.tag}`")
+        raise LocalError(f"Docker has no image {' and no '.join(missing)}; run `make images TAG={config.tag}`")
 
 
-def _hand_over(root: Path) -> None:
-    """The folder, writable for the user of the containers, whom root gives it to."""
+def _make_writable(root: Path) -> None:
+    """Make the folder, and as root give it to the user of the containers."""
     root.mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:
         os.chown(root, USER, USER)
 
 
-def _promoted(root: Path) -> list[Path]:
+def _promotions(root: Path) -> list[Path]:
     return [path.parent for path in root.glob("*/promote/out/decision.json")]
 
 
-def _passed_on() -> dict[str, str]:
-    """What the caller has set for the object store and for an MLflow server that wants a login."""
+def _credentials() -> dict[str, str]:
+    """Return the caller's environment variables for the object store and for an MLflow server that wants a login."""
     parts = ("ENDPOINT_URL", "DEFAULT_REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
     names = (*(f"AWS_{part}" for part in parts), *LOGIN)
     return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,4 +1,4 @@
-"""The pipeline: every stage from ingest to promote, as :mod:`components` has them."""
+"""The pipeline: every stage from ingest to promote, made of :mod:`components`."""
 
 import re
 from collections.abc import Callable
@@ -15,46 +15,48 @@ from segline.errors import ParamsError
 NAME = "segline"
 HOUR = 3600
 LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
-"""How long the first attempt at a stage may take; the others ``OTHERS_LIMIT_S``. With retries it is twice as long."""
-OTHERS_LIMIT_S = 6 * HOUR
+"""The time that the first attempt at a stage may take, in seconds; with retries a stage may take twice as long."""
+DEFAULT_LIMIT_S = 6 * HOUR
+"""The limit of the other stages."""
 DATA_STAGES = ("ingest", "validate", "label")
-"""Those that read the data and compute nothing with torch."""
+"""The stages that read the data and compute nothing with torch."""
 CACHED = ("edges", "train", "evaluate", "ensemble")
-"""Stages that depend on nothing but their inputs: the others look at a source, the champion, a file of exclusions."""
+"""The stages that depend on their inputs alone; the others also read a source, the champion or a file of exclusions."""
 USER = 10001
-"""Whom the images run as."""
+"""The user that the images run as."""
 SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "SEGLINE_STORE")
-"""Keys of the config map, which are variables, as those of the two secrets below are."""
+"""The keys of the config map, each the name of an environment variable, as in the two secrets below."""
 GIT_LOGIN = {"username": "SEGLINE_GIT_USERNAME", "password": "SEGLINE_GIT_PASSWORD"}
-"""Of a private repository, for DVC."""
-KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+"""The login of a private git repository, for DVC: key of the secret and environment variable."""
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 TRACKED = ("validate", "train", "promote", "outcome")
-"""Those that speak to MLflow."""
+"""The tasks that use MLflow."""
 GPU = "nvidia.com/gpu"
-RAYJOB = "/etc/segline"
-"""Where the template of a RayJob is mounted."""
+RAYJOB_FOLDER = "/etc/segline"
+"""The folder where the template of a RayJob is mounted."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where the pipeline runs, as far as it is compiled into it.
+class DeploymentConfig:
+    """The images and resources that are compiled into the pipeline.
 
     Attributes:
-        registry: of the images, with their common path.
-        tag: of the images; never ``latest``, for the cache takes equal names for equal images.
-        gpus: of training in its own container; a trial takes what ``train.gpus_per_worker`` says of them.
-        cpus: of training, and no more: as many trials as there are run at once.
-        memory: of training, such as ``32G``.
-        stage_cpus: of edges, evaluate, ensemble and promote, each.
-        stage_memory: of each of these.
-        stage_gpus: of each of these, 0 or 1. With promote among them a champion is judged on the device of its
-            challenger.
-        data_cpus: of ingest, validate and label, each.
-        data_memory: of each of these.
-        scratch: the most that a pod may write to /tmp.
-        rayjob: train on a Ray cluster that is made for it, in place of the stage's own container.
-        retries: of a stage that fails; each waits twice as long as the one before.
+        registry: The registry of the images, with their common path.
+        tag: The tag of the images; never ``latest``, since the cache takes equal names for equal images.
+        gpus: The number of GPUs of training in its own container; a trial uses ``train.gpus_per_worker`` of them.
+        cpus: The cores of training, as request and as limit: Ray starts as many trials at once as fit in them.
+        memory: The memory of training, such as ``32G``.
+        stage_cpus: The cores of each other stage that computes with torch.
+        stage_memory: The memory of each of these stages.
+        stage_gpus: The number of GPUs of each of these stages, 0 or 1. They include promote, so that the champion is
+            evaluated on the same device as its challenger.
+        data_cpus: The cores of each of ingest, validate and label.
+        data_memory: The memory of each of these stages.
+        scratch: The most that a pod may write to /tmp.
+        rayjob: Whether to train on a Ray cluster that is made for the run, in place of the stage's own container.
+        retries: The number of retries of a stage that fails; the pause before each is twice as long as the last one.
+        caching: Whether Kubeflow may reuse the result of a stage that depends on its inputs alone.
     """
 
     registry: str = "segline"
@@ -70,6 +72,8 @@ class Site:
     scratch: str = "50Gi"
     rayjob: bool = False
     retries: int = 3
+    # The `enable_caching` of kfp.Client has no effect on a version that was uploaded, nor within an exit handler.
+    caching: bool = True
 
     def __post_init__(self) -> None:
         cores = (r"[0-9]*\.?[0-9]+m?", "cores, such as 4 or 500m")
@@ -96,14 +100,15 @@ class Site:
             raise ParamsError("the command line", faults)
 
     def image(self, name: str) -> str:
-        """Such as ``segline/train:0.1.0``."""
+        """Return the full name of an image, such as ``segline/train:0.1.0``."""
         return f"{self.registry}/{name}:{self.tag}"
 
 
-def make_pipeline(site: Site) -> Callable[..., Any]:
-    """The pipeline for a site; its parameters are the sections of ``params.yaml`` as JSON text."""
+# Longer than 40 lines: Kubeflow reads the inputs and their descriptions from one signature and its docstring.
+def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
+    """Return the pipeline; its parameters are the sections of ``params.yaml`` as JSON text."""
 
-    @dsl.pipeline(name=NAME, description="From images and label maps to a model that is promoted if it is better.")
+    @dsl.pipeline(name=NAME, description="Train on images and label maps, and promote the model if it is better.")
     def segline(
         name: str = "streets",
         seed: int = 7,
@@ -120,93 +125,96 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         ensemble: str = "{}",
         promote: str = "{}",
     ):
-        """From images and label maps to a model that is promoted if it is better.
+        """Train on images and label maps, and promote the model if it is better.
 
         Args:
-            name: Of the MLflow experiment and of the registered model.
-            seed: Of every random choice.
-            source: Where the images are, in place of the one in the section ingest.
-            revision: Of a source dvc://..., in place of the one in the section ingest.
-            exclusions: CSV of images and boxes to leave out, s3://bucket/key; empty for none.
-            promotion: Whether a better model becomes champion, or is only registered and judged.
-            ingest: Section of params.yaml as JSON; what it leaves out has its default. So have the others.
-            validate: Section of params.yaml as JSON.
-            label: Section of params.yaml as JSON.
+            name: The name of the MLflow experiment and of the registered model.
+            seed: The seed of every random choice.
+            source: The source of the images, in place of the one in the section ingest; empty to keep that.
+            revision: The revision of a source dvc://..., in place of the one in the section ingest; empty to keep that.
+            exclusions: The CSV of images and boxes to leave out, s3://bucket/key; empty for none.
+            promotion: Whether a better model becomes the champion, or is only registered and compared.
+            ingest: The section ingest of params.yaml as JSON text; a key that is left out has its default.
+            validate: The section validate of params.yaml as JSON text.
+            label: The section label of params.yaml as JSON text.
             edges: Section of params.yaml as JSON.
-            train: Section of params.yaml as JSON.
-            evaluate: Section of params.yaml as JSON.
-            ensemble: Section of params.yaml as JSON.
-            promote: Section of params.yaml as JSON.
+            train: The section train of params.yaml as JSON text.
+            evaluate: The section evaluate of params.yaml as JSON text.
+            ensemble: The section ensemble of params.yaml as JSON text.
+            promote: The section promote of params.yaml as JSON text.
         """
-        told = _placed(outcome(), site)
-        with dsl.ExitHandler(told, name="line"):
-            run = {stage: _runner(stage, site) for stage in COMPONENTS}
-            files = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision).outputs["out"]
-            valid = run["validate"](name=name, validate=validate, manifest=files).outputs["out"]
-            shards = _made(
-                run["label"](seed=seed, label=label, exclusions=exclusions, manifest=files, validation=valid),
-                "dataset",
+        with dsl.ExitHandler(_configure(outcome(), config), name="line"):
+            run = {stage: _task_factory(stage, config) for stage in COMPONENTS}
+            manifest = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision).outputs["out"]
+            validation = run["validate"](name=name, validate=validate, manifest=manifest).outputs["out"]
+            labeling = run["label"](
+                seed=seed, label=label, exclusions=exclusions, manifest=manifest, validation=validation
             )
-            edged = _made(run["edges"](seed=seed, edges=edges, train=train, **shards), "edged")
-            candidates = _made(run["train"](name=name, seed=seed, train=train, **shards, **edged), "candidates")
-            evaluation = _made(run["evaluate"](evaluate=evaluate, **shards, **candidates), "evaluation")
-            averaged = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **shards, **candidates, **evaluation)
+            dataset = _hashed_output(labeling, "dataset")
+            edged = _hashed_output(run["edges"](seed=seed, edges=edges, train=train, **dataset), "edged")
+            training = run["train"](name=name, seed=seed, train=train, **dataset, **edged)
+            candidates = _hashed_output(training, "candidates")
+            evaluation = _hashed_output(run["evaluate"](evaluate=evaluate, **dataset, **candidates), "evaluation")
+            ensembling = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **dataset, **candidates, **evaluation)
             run["promote"](
                 name=name,
                 seed=seed,
                 promotion=promotion,
                 evaluate=evaluate,
                 promote=promote,
-                dataset=shards["dataset"],
+                dataset=dataset["dataset"],
                 evaluation=evaluation["evaluation"],
-                ensemble=averaged.outputs["out"],
+                ensemble=ensembling.outputs["out"],
             )
 
     return segline
 
 
-def compile_to(path: Path, site: Site) -> None:
-    """Write the pipeline's definition, with what it asks of Kubernetes, as YAML."""
-    compiler.Compiler().compile(make_pipeline(site), str(path))
+def compile_to(path: Path, config: DeploymentConfig) -> None:
+    """Write the pipeline's definition, with its requests to Kubernetes, as YAML."""
+    compiler.Compiler().compile(make_pipeline(config), str(path))
 
 
-def _made(task: dsl.PipelineTask, name: str) -> dict[str, Any]:
-    """What a task wrote, and its hash: Kubeflow's cache looks at the names of artifacts alone, which never change."""
+def _hashed_output(task: dsl.PipelineTask, name: str) -> dict[str, Any]:
+    """Return a task's output and its hash, as inputs of other tasks.
+
+    Kubeflow's cache compares only the names of artifacts, which never change; so the hash has to be an input too.
+    """
     return {name: task.outputs["out"], f"{name}_hash": task.outputs["out_hash"]}
 
 
-def _runner(stage: str, site: Site) -> Callable[..., dsl.PipelineTask]:
-    """The component as a task of this site."""
-    return lambda **inputs: _placed(COMPONENTS[stage](**inputs), site)
+def _task_factory(stage: str, config: DeploymentConfig) -> Callable[..., dsl.PipelineTask]:
+    """Return a function that makes a stage's task from its inputs."""
+    return lambda **inputs: _configure(COMPONENTS[stage](**inputs), config)
 
 
-def _placed(task: dsl.PipelineTask, site: Site) -> dsl.PipelineTask:
-    """A task with its image, its room, its patience, and what it may know of the cluster."""
+def _configure(task: dsl.PipelineTask, config: DeploymentConfig) -> dsl.PipelineTask:
+    """Give a task its image, caching, retries, limits, resources and environment, and return it."""
     stage = task.name
-    limit = LIMIT_S.get(stage, OTHERS_LIMIT_S)
-    task.set_container_image(site.image("data" if task.container_spec.image == DATA else "train"))
-    task.set_caching_options(stage in CACHED)
-    if site.retries and stage != "outcome":
-        # The largest duration is not that of a pause: Argo counts it from the beginning of the first attempt, begins no
-        # other one after it, and ends the one that runs.
-        task.set_retry(site.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{2 * limit}s")
+    limit = LIMIT_S.get(stage, DEFAULT_LIMIT_S)
+    task.set_container_image(config.image("data" if task.container_spec.image == DATA else "train"))
+    task.set_caching_options(config.caching and stage in CACHED)
+    if config.retries and stage != "outcome":
+        # The largest duration is not that of a pause: Argo counts it from the start of the first attempt, starts no
+        # other attempt after it, and ends the one that runs.
+        task.set_retry(config.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{2 * limit}s")
     kubernetes.set_timeout(task, limit)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "segline")
-    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=site.scratch)
+    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=config.scratch)
     _set_environment(task)
-    _set_resources(task, site)
+    _set_resources(task, config)
     return task
 
 
 def _set_environment(task: dsl.PipelineTask) -> None:
-    """The addresses and keys of MLflow and of the object store, and the run that the task is part of.
+    """Set the addresses and keys of MLflow and of the object store, and the id of the run.
 
-    No secret has to be there: a service account may have the rights of a key, and few MLflow servers want a login.
+    Every secret may be absent: a service account may have the rights of a key, and few MLflow servers want a login.
     """
     kubernetes.use_config_map_as_env(task, "segline-settings", {name: name for name in SETTINGS})
     if task.name != "outcome":
-        _use_secret(task, "segline-s3", {name: name for name in KEYS})
+        _use_secret(task, "segline-s3", {name: name for name in S3_KEYS})
     if task.name in TRACKED:
         _use_secret(task, "segline-mlflow-login", {name: name for name in LOGIN})
     kubernetes.use_field_path_as_env(task, env_name="SEGLINE_RUN", field_path="metadata.labels['pipeline/runid']")
@@ -217,47 +225,47 @@ def _set_environment(task: dsl.PipelineTask) -> None:
 
 
 def _use_secret(task: dsl.PipelineTask, name: str, variables: dict[str, str]) -> None:
-    """Keys of a secret as environment variables, those that are there."""
+    """Set environment variables from the keys of a secret; a key that is absent sets none."""
     kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=variables, optional=True)
 
 
-def _set_resources(task: dsl.PipelineTask, site: Site) -> None:
-    """What the task asks of its node; training on a Ray cluster only waits here."""
-    if task.name == "train" and site.rayjob:
+def _set_resources(task: dsl.PipelineTask, config: DeploymentConfig) -> None:
+    """Request cores, memory and GPUs; the task of training on a Ray cluster only waits for that cluster."""
+    if task.name == "train" and config.rayjob:
         _request(task, "1", "4G")
-        kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB)
-        task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB}/rayjob.yaml")
-        task.set_env_variable("SEGLINE_IMAGE", site.image("train"))
+        kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB_FOLDER)
+        task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB_FOLDER}/rayjob.yaml")
+        task.set_env_variable("SEGLINE_IMAGE", config.image("train"))
     elif task.name == "train":
-        _request(task, site.cpus, site.memory)
-        # Without a limit Ray takes all cores of the node for its own, and begins a trial on each.
-        task.set_cpu_limit(site.cpus)
+        _request(task, config.cpus, config.memory)
+        # Without a limit Ray counts all cores of the node, and starts a trial on each.
+        task.set_cpu_limit(config.cpus)
         _share_memory(task)
-        if site.gpus:
-            _use_gpus(task, site.gpus)
+        if config.gpus:
+            _use_gpus(task, config.gpus)
     elif task.name in DATA_STAGES:
-        _request(task, site.data_cpus, site.data_memory)
+        _request(task, config.data_cpus, config.data_memory)
     elif task.name == "outcome":
         _request(task, "1", "4G")
     else:
-        _request(task, site.stage_cpus, site.stage_memory)
-        if site.stage_gpus:
+        _request(task, config.stage_cpus, config.stage_memory)
+        if config.stage_gpus:
             _share_memory(task)
-            _use_gpus(task, site.stage_gpus)
+            _use_gpus(task, config.stage_gpus)
 
 
 def _request(task: dsl.PipelineTask, cpus: str, memory: str) -> None:
-    """As a request, and memory as a limit too: what has more is ended first where memory is short."""
+    """Request cores and memory, and limit memory: a pod above its request is ended first when memory is short."""
     task.set_cpu_request(cpus).set_memory_request(memory).set_memory_limit(memory)
 
 
 def _share_memory(task: dsl.PipelineTask) -> None:
-    """What workers share goes through /dev/shm, of which a container has 64 MB."""
+    """Mount 8 GiB at /dev/shm, through which workers share tensors; a container has 64 MB of its own."""
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
 
 
 def _use_gpus(task: dsl.PipelineTask, number: int) -> None:
-    """A node that has GPUs, and some of them."""
+    """Request a node with GPUs, and a number of them."""
     task.set_accelerator_type(GPU).set_accelerator_limit(number)
     kubernetes.add_node_selector(task, "nvidia.com/gpu.present", "true")
     kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")

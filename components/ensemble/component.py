@@ -1,4 +1,4 @@
-"""Ensemble as a Kubeflow component."""
+"""The stage ensemble as a Kubeflow component."""
 
 from kfp import dsl
 
@@ -18,19 +18,19 @@ def ensemble(
     out: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ):
-    """Average the best candidates, chosen on validation.
+    """Average the probabilities of the best candidates, which are chosen on the validation images.
 
     Args:
-        evaluate: Section of the parameters, as JSON text: its batch size is used.
-        ensemble: Section of the parameters, as JSON text.
-        dataset_hash: SHA-256 of what label wrote; not read, but in the cache's key.
-        candidates_hash: SHA-256 of what train wrote; not read, but in the cache's key.
-        evaluation_hash: SHA-256 of what evaluate wrote; not read, but in the cache's key.
-        dataset: What label wrote.
-        candidates: What train wrote.
-        evaluation: What evaluate wrote.
-        out: The ensemble, and its counts on the test images.
-        metrics: Its test scores.
+        evaluate: The section `evaluate` of the parameters, as JSON text; the batch size is read from it.
+        ensemble: The section `ensemble` of the parameters, as JSON text.
+        dataset_hash: The SHA-256 of the dataset; the stage ignores it, but it is a part of the cache's key.
+        candidates_hash: The SHA-256 of the candidates; the stage ignores it, but it is a part of the cache's key.
+        evaluation_hash: The SHA-256 of the evaluation; the stage ignores it, but it is a part of the cache's key.
+        dataset: The dataset that label wrote.
+        candidates: The candidates that train wrote.
+        evaluation: The evaluation that evaluate wrote.
+        out: The definition of the ensemble, and its counts on the test images.
+        metrics: The scores of the ensemble on the test images.
     """
     return command(
         TRAIN,

@@ -1,4 +1,4 @@
-"""Evaluate as a Kubeflow component."""
+"""The stage evaluate as a Kubeflow component."""
 
 from kfp import dsl
 
@@ -16,17 +16,17 @@ def evaluate(
     out_hash: dsl.OutputPath(str),
     metrics: dsl.Output[dsl.Metrics],
 ):
-    """Metrics, pictures and curves of every candidate.
+    """Compute the metrics of every candidate, and draw its pictures and curves.
 
     Args:
-        evaluate: Section of the parameters, as JSON text.
-        dataset_hash: SHA-256 of what label wrote; not read, but in the cache's key.
-        candidates_hash: SHA-256 of what train wrote; not read, but in the cache's key.
-        dataset: What label wrote.
-        candidates: What train wrote.
-        out: Leaderboard, counts, pictures, curves.
-        out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
-        metrics: Validation mIoU of each candidate.
+        evaluate: The section `evaluate` of the parameters, as JSON text.
+        dataset_hash: The SHA-256 of the dataset; the stage ignores it, but it is a part of the cache's key.
+        candidates_hash: The SHA-256 of the candidates; the stage ignores it, but it is a part of the cache's key.
+        dataset: The dataset that label wrote.
+        candidates: The candidates that train wrote.
+        out: The leaderboard, the counts, the pictures and the curves.
+        out_hash: The SHA-256 of out, which is a part of the cache keys of the stages that read it.
+        metrics: The mIoU of each candidate on the validation images.
     """
     return command(
         TRAIN,

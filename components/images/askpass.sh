@@ -1,5 +1,5 @@
 #!/bin/sh
-# What git's askpass says when a repository wants a login: askpass.sh "Username for ..." or "Password for ...".
+# Answer git when a repository requires a login: askpass.sh "Username for ..." or "Password for ...".
 case $1 in
   Username*) echo "${SEGLINE_GIT_USERNAME:-}" ;;
   *) echo "${SEGLINE_GIT_PASSWORD:-}" ;;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Segline itself into an image's environment, /opt/segline (install.sh [WHEEL]), and the bill of materials of all.
+# Install Segline into the environment of an image, /opt/segline (install.sh [WHEEL]), and write its bill of materials.
 set -eu
 for wheel in "$@"; do
   /opt/tools/bin/uv pip install --quiet --python /opt/segline/bin/python --no-deps --compile-bytecode "$wheel"

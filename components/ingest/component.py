@@ -1,4 +1,4 @@
-"""Ingest as a Kubeflow component."""
+"""The stage ingest as a Kubeflow component."""
 
 from kfp import dsl
 
@@ -13,14 +13,14 @@ def ingest(
     revision: str,
     out: dsl.Output[dsl.Dataset],
 ):
-    """Pair images with label maps and write their manifest.
+    """Pair images with label maps, and write their manifest.
 
     Args:
-        seed: Of every random choice.
-        ingest: Section of the parameters, as JSON text.
-        source: In place of the section's; empty to keep it.
-        revision: In place of the section's; empty to keep it.
-        out: The manifest, and the files that cannot be read in place.
+        seed: The seed of every random choice.
+        ingest: The section `ingest` of the parameters, as JSON text.
+        source: The source that replaces the one in the section; empty to keep that one.
+        revision: The revision that replaces the one in the section; empty to keep that one.
+        out: The manifest, and copies of the files that cannot be read in place.
     """
     return command(
         DATA,

@@ -1,4 +1,4 @@
-"""Label as a Kubeflow component."""
+"""The stage label as a Kubeflow component."""
 
 from kfp import dsl
 
@@ -15,16 +15,16 @@ def label(
     out: dsl.Output[dsl.Dataset],
     out_hash: dsl.OutputPath(str),
 ):
-    """Class ids, crops and splits as memory-mapped shards.
+    """Convert labels to class ids, cut crops, and write the splits as memory-mapped shards.
 
     Args:
-        seed: Of every random choice.
-        label: Section of the parameters, as JSON text.
-        exclusions: CSV of images and boxes to leave out, ``s3://bucket/key``; empty for none.
-        manifest: What ingest wrote.
-        validation: What validate wrote.
+        seed: The seed of every random choice.
+        label: The section `label` of the parameters, as JSON text.
+        exclusions: The CSV of images and boxes to leave out, `s3://bucket/key`; empty for none.
+        manifest: The manifest that ingest wrote.
+        validation: The validation that validate wrote.
         out: The shards and their description.
-        out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
+        out_hash: The SHA-256 of out, which is a part of the cache keys of the stages that read it.
     """
     return command(
         DATA,

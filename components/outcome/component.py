@@ -1,4 +1,4 @@
-"""What a run came to, told at its end, however it ends."""
+"""The exit handler as a Kubeflow component: it runs at the end of a run, however that ends."""
 
 from kfp import dsl
 
@@ -7,10 +7,10 @@ from components.command import TRAIN
 
 @dsl.container_component
 def outcome(status: dsl.PipelineTaskFinalStatus):
-    """Clean up after a run, tag its MLflow runs with its outcome, and tell the webhook in ``SEGLINE_WEBHOOK``.
+    """Clean up after a run, tag its MLflow runs with the outcome, and call the webhook in `SEGLINE_WEBHOOK`.
 
     Args:
-        status: Of the stages as a whole.
+        status: The final status of the stages as a whole.
     """
     return dsl.ContainerSpec(
         image=TRAIN,

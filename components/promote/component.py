@@ -1,4 +1,4 @@
-"""Promote as a Kubeflow component."""
+"""The stage promote as a Kubeflow component."""
 
 from kfp import dsl
 
@@ -19,20 +19,20 @@ def promote(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ):
-    """Make the winner champion if it is better on the same test images.
+    """Compare the winner with the champion on the same test images, and make it the champion if it is better.
 
     Args:
-        name: Of the experiment and of the registered model.
-        seed: Of every random choice.
-        promotion: Whether a better model becomes champion; in place of the section's `enabled`.
-        evaluate: Section of the parameters, as JSON text: its batch size is used.
-        promote: Section of the parameters, as JSON text.
-        dataset: What label wrote.
-        evaluation: What evaluate wrote.
-        ensemble: What ensemble wrote.
+        name: The name of the MLflow experiment and of the registered model.
+        seed: The seed of every random choice.
+        promotion: Whether a better model becomes the champion; it replaces `enabled` of the section.
+        evaluate: The section `evaluate` of the parameters, as JSON text; the batch size is read from it.
+        promote: The section `promote` of the parameters, as JSON text.
+        dataset: The dataset that label wrote.
+        evaluation: The evaluation that evaluate wrote.
+        ensemble: The ensemble that ensemble wrote.
         out: The decision and the report.
-        metrics: The challenger's and the champion's mIoU on the test images.
-        report: The report, one page.
+        metrics: The mIoU of the challenger and of the champion on the test images.
+        report: The report, as one HTML page.
     """
     return command(
         TRAIN,

@@ -1,4 +1,4 @@
-"""Train as a Kubeflow component: in its own container, or on a Ray cluster that it makes for the time it takes."""
+"""The stage train as a Kubeflow component, which trains in its own container or on a Ray cluster that it makes."""
 
 from kfp import dsl
 
@@ -17,20 +17,20 @@ def train(
     out: dsl.Output[dsl.Model],
     out_hash: dsl.OutputPath(str),
 ):
-    """Train every architecture x loss with Ray Tune.
+    """Train every architecture with every loss, with Ray Tune.
 
-    With ``SEGLINE_RAYJOB`` in its environment, the path of a RayJob's template, it trains on GPU nodes.
+    If the environment variable `SEGLINE_RAYJOB` names the template of a RayJob, the stage trains on a Ray cluster.
 
     Args:
-        name: Of the experiment and of the registered model.
-        seed: Of every random choice.
-        train: Section of the parameters, as JSON text.
-        dataset_hash: SHA-256 of what label wrote; not read, but in the cache's key.
+        name: The name of the MLflow experiment and of the registered model.
+        seed: The seed of every random choice.
+        train: The section `train` of the parameters, as JSON text.
+        dataset_hash: The SHA-256 of the dataset; the stage ignores it, but it is a part of the cache's key.
         edged_hash: SHA-256 of what edges wrote; not read, but in the cache's key.
-        dataset: What label wrote.
+        dataset: The dataset that label wrote.
         edged: What edges wrote.
-        out: A bundle for each candidate.
-        out_hash: SHA-256 of what is in out; in the cache keys of the stages that follow.
+        out: One bundle for each candidate.
+        out_hash: The SHA-256 of out, which is a part of the cache keys of the stages that read it.
     """
     return command(
         TRAIN,

@@ -1,4 +1,4 @@
-"""Validate as a Kubeflow component."""
+"""The stage validate as a Kubeflow component."""
 
 from kfp import dsl
 
@@ -13,13 +13,13 @@ def validate(
     out: dsl.Output[dsl.Dataset],
     docs: dsl.Output[dsl.HTML],
 ):
-    """Check every pair, quarantine the bad, write Data Docs.
+    """Check every pair, quarantine the bad ones, and write Data Docs.
 
     Args:
-        name: Of the experiment and of the registered model.
-        validate: Section of the parameters, as JSON text.
-        manifest: What ingest wrote.
-        out: The valid pairs, their statistics, the quarantine.
-        docs: The Data Docs, one page.
+        name: The name of the MLflow experiment and of the registered model.
+        validate: The section `validate` of the parameters, as JSON text.
+        manifest: The manifest that ingest wrote.
+        out: The valid pairs, their statistics, and the quarantine.
+        docs: The Data Docs, as one HTML page.
     """
     return command(TRAIN, "validate", params={"name": name, "validate": validate}, manifest=manifest.path, out=out.path)

@@ -1,4 +1,4 @@
-"""The images' definition, and the images themselves where an engine has them (`make images TAG=dev`)."""
+"""The definition of the images, and the images themselves if Docker has them (`make images TAG=dev`)."""
 
 import json
 import re
@@ -18,7 +18,7 @@ MOST_DATA_BYTES = 700e6
 
 
 def stages():
-    """Target -> its lines, in order."""
+    """Return the lines of each target, in order."""
     found = {}
     for word, rest in LINES:
         if word == "FROM":
@@ -100,18 +100,18 @@ def engine(*words):
 
 
 def image(name):
-    """What the engine knows of an image."""
+    """Return what Docker knows about an image."""
     try:
         found = engine("image", "inspect", f"segline/{name}:{TAG}")
     except FileNotFoundError:
-        pytest.skip("there is no docker here")
+        pytest.skip("docker is not installed")
     if found.returncode:
         pytest.skip(f"docker has no segline/{name}:{TAG} (make images TAG={TAG}): {found.stderr.strip()[:80]}")
     return json.loads(found.stdout)[0]
 
 
 def run(name, *words):
-    """A command in a container that may write nothing but /tmp and has neither network nor rights."""
+    """Run a command in a container that can write only to /tmp and has neither network nor privileges."""
     known = image(name)
     done = engine("run", "--rm", *CONFINED, "--entrypoint", words[0], known["Id"], *words[1:])
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A component's README says what its code does."""
+"""Each component's README is generated from its code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The manifests as kustomize builds them, and what is asked of them: each check returns its complaints."""
+"""The manifests as kustomize builds them, and the checks of them, each of which returns its complaints."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def _built(overlay):
 
 
 def kustomize(folder):
-    """The objects that a folder's kustomization makes."""
+    """Return the objects of a folder's kustomization."""
     kubectl = shutil.which("kubectl")
     if not kubectl:
         pytest.skip("kubectl, which builds the overlays, is not installed")
@@ -51,7 +51,7 @@ def kustomize(folder):
 
 
 def build(overlay):
-    """The objects of an overlay, which may be changed."""
+    """Return a copy of the objects of an overlay."""
     return deepcopy(_built(overlay))
 
 
@@ -69,7 +69,7 @@ def name_of(entry):
 
 
 def template(objects):
-    """The RayJob in its ConfigMap."""
+    """Return the RayJob in its ConfigMap."""
     return yaml.safe_load(find(objects, "ConfigMap", TEMPLATE)["data"]["rayjob.yaml"])
 
 
@@ -81,7 +81,7 @@ def change_template(objects, change):
 
 @dataclass
 class Pod:
-    """A pod that some object makes: where it is written, its labels, its spec, and what makes it."""
+    """A pod that an object makes: the name of the object, the labels, the spec, and whether KubeRay makes it."""
 
     where: str
     labels: dict
@@ -94,7 +94,7 @@ class Pod:
 
 
 def pods(objects):
-    """Every pod that the objects make, those of a Ray cluster among them."""
+    """Yield every pod that the objects make, those of a Ray cluster among them."""
     for entry in of_kind(objects, "Deployment", "StatefulSet", "Job", "CronJob"):
         spec = entry["spec"]
         if entry["kind"] == "CronJob":
@@ -120,7 +120,7 @@ def containers(objects):
 
 @cache
 def schema(filename, version):
-    """As kubernetes-validate reads it, but once."""
+    """Return a schema as kubernetes-validate reads it, but read it only once."""
     return _read_schema(filename, version)
 
 
@@ -128,7 +128,7 @@ _read_schema = utils.schema_contents
 
 
 def unfit(objects, version):
-    """What Kubernetes of this version does not take."""
+    """Return what this version of Kubernetes would refuse."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "schema_contents", schema)
@@ -144,7 +144,7 @@ def unfit(objects, version):
 
 @cache
 def crd(kind):
-    """The strict schema of a Ray kind: what it does not name is refused, as by a server that is asked to be strict."""
+    """Return the strict schema of a Ray kind, which refuses unknown names, as a server does in strict validation."""
     path = SCHEMAS / f"ray.io_{kind.lower()}s.yaml"
     if not path.exists():
         pytest.skip(f"the custom resource definition {path.name} is not at hand")
@@ -165,13 +165,13 @@ def _closed(node):
 
 
 def unfit_rayjob(job):
-    """What KubeRay does not take."""
+    """Return what KubeRay would refuse."""
     validator = jsonschema.Draft202012Validator(crd("RayJob"))
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(job)]
 
 
 def unsafe(objects):
-    """What pod security "restricted" refuses, and a root file system that can be written."""
+    """Return what pod security "restricted" refuses, and each root file system that can be written."""
     found = []
     for pod in pods(objects):
         pod_context = pod.spec.get("securityContext", {})
@@ -204,7 +204,7 @@ def unsafe(objects):
 
 
 def unpinned(objects):
-    """Images without a version."""
+    """Return the images without a version."""
     found = []
     for where, pod, container in containers(objects):
         image = container["image"]
@@ -219,7 +219,7 @@ def unpinned(objects):
 
 
 def unlimited(objects):
-    """Containers that the quota refuses, or that may take a whole node."""
+    """Return the containers that the quota refuses, or that may use a whole node."""
     found = []
     for where, _, container in containers(objects):
         resources = container.get("resources", {})
@@ -237,7 +237,7 @@ def unready_for_gpus(objects):
 
 
 def gpu_faults(made):
-    """Pods for a GPU that get none, get onto no node with one, or run out of shared memory."""
+    """Return the pods that need a GPU but lack its limit, its node or shared memory."""
     found = []
     for pod in made:
         keys = {entry.get("key") for entry in pod.spec.get("tolerations", [])}
@@ -274,7 +274,7 @@ def example_secrets():
 
 @cache
 def bucket_policy():
-    """The example of what each key has to be allowed, as secret -> (actions, objects or prefixes of listings)."""
+    """Return the example of the rights of each key: secret -> (actions, objects or prefixes of listings)."""
     path = ROOT / "k8s" / "examples" / "bucket-policy.json"
     found = {}
     for statement in json.loads(path.read_text())["Statement"]:
@@ -294,7 +294,7 @@ def _listed(value):
 
 
 def allows(name, action, key):
-    """Whether the policy lets the key in a secret do that; with s3:ListBucket the key is the prefix."""
+    """Return whether the policy allows an action to the key in a secret; for s3:ListBucket, ``key`` is the prefix."""
     return any(
         action in actions and any(fnmatchcase(key, pattern) for pattern in where)
         for actions, where in bucket_policy()[name]
@@ -302,14 +302,14 @@ def allows(name, action, key):
 
 
 def identities(objects):
-    """What the S3 server of the small cluster knows: name of an identity -> its entry."""
+    """Return the identities of the small cluster's S3 server by name."""
     (container,) = find(objects, "StatefulSet", "s3")["spec"]["template"]["spec"]["containers"]
     text = re.search(r"<<END\n(.*?)\nEND\n", container["args"][0], re.DOTALL)[1]
     return {entry["name"]: entry for entry in json.loads(text)["identities"]}
 
 
 def seaweed_allows(identity, action, key):
-    """As SeaweedFS decides it: an action of a pattern, or of the whole bucket; Admin is all actions."""
+    """Decide as SeaweedFS does: by an action on a pattern or on the whole bucket; Admin means all actions."""
     kind = {"s3:GetObject": "Read", "s3:PutObject": "Write", "s3:DeleteObject": "Write", "s3:ListBucket": "List"}[
         action
     ]
@@ -320,7 +320,7 @@ def seaweed_allows(identity, action, key):
 
 
 def readers(objects):
-    """Secret -> the containers that read it, each with whether it may be absent."""
+    """Return for each secret the containers that read it, and whether it may be absent."""
     found = {}
     for where, _, container in containers(objects):
         references = [entry["secretRef"] for entry in container.get("envFrom", []) if "secretRef" in entry]
@@ -336,13 +336,13 @@ def readers(objects):
 
 @cache
 def scripts():
-    """What the image of the tracking server has of this repository."""
+    """Return the files of this repository in the image of the tracking server."""
     copied = re.search(r"^COPY mlflow/\*\.sh mlflow/\*\.py (\S+)/$", DOCKERFILE.read_text(), re.MULTILINE)
     return {f"{copied[1]}/{path.name}" for path in (ROOT / "mlflow").iterdir() if path.suffix in (".sh", ".py")}
 
 
 def dangling(objects):
-    """Names of what is not there: in pods, services, bindings, monitors and addresses."""
+    """Return the names in pods, services, bindings, monitors and addresses that refer to nothing."""
     found = []
     known = {"secret": example_secrets()}
     known["config map"] = {entry["metadata"]["name"]: entry["data"] for entry in of_kind(objects, "ConfigMap")}
@@ -446,7 +446,7 @@ def _dangling_bindings(objects):
 
 
 def _dangling_addresses(objects):
-    """Addresses within the cluster, in the settings."""
+    """Return the addresses within the cluster that the settings name."""
     services = {
         f"{entry['metadata']['name']}.{entry['metadata']['namespace']}.svc.cluster.local:{port['port']}"
         for entry in of_kind(objects, "Service")
@@ -460,7 +460,7 @@ def _dangling_addresses(objects):
 
 
 def rights(objects, account):
-    """Resource -> verbs that an account has."""
+    """Return the verbs that an account has for each resource."""
     found = {}
     for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding"):
         if account in [subject["name"] for subject in binding["subjects"]]:
@@ -471,7 +471,7 @@ def rights(objects, account):
 
 
 def unused_rights(objects, permissions):
-    """Rights that no code uses, those that code lacks, and tokens of accounts without rights."""
+    """Return rights that no code uses, rights that code lacks, and tokens of accounts without rights."""
     found = [f"{name_of(entry)} holds everywhere" for entry in of_kind(objects, "ClusterRole", "ClusterRoleBinding")]
     for entry in of_kind(objects, "ServiceAccount"):
         account = entry["metadata"]["name"]
@@ -497,7 +497,7 @@ def unused_rights(objects, permissions):
 
 
 def matches(selector, labels):
-    """Whether a label selector matches; what it may say is all here."""
+    """Return whether a label selector matches; all kinds of expressions are covered."""
     for key, value in selector.get("matchLabels", {}).items():
         if labels.get(key) != value:
             return False
@@ -522,7 +522,7 @@ def peer(labels, namespace="segline"):
 
 
 def allowed(objects, source, target, port):
-    """Whether the policies let a connection through: out of the source, and into the target."""
+    """Return whether the policies allow a connection, out of the source and into the target."""
     return all(
         end.namespace != "segline" or end.address or _open(objects, way, end, other, port)
         for way, end, other in (("egress", source, target), ("ingress", target, source))
@@ -562,7 +562,7 @@ def _is(entry, other):
 
 
 def aimless(objects):
-    """Policies that select no pod, and do not say whose pods they are for."""
+    """Return the policies that select no pod, and do not say whose pods they are for."""
     made = [pod.labels for pod in pods(objects)]
     found = []
     for entry in of_kind(objects, "NetworkPolicy"):
@@ -583,7 +583,7 @@ def aimless(objects):
 
 
 def amount(text):
-    """A quantity of Kubernetes as a number."""
+    """Return a quantity of Kubernetes as a number."""
     units = {"m": 0.001, "Mi": 2**20, "Gi": 2**30, "G": 10**9}
     text = str(text)
     for unit, factor in units.items():
@@ -593,7 +593,7 @@ def amount(text):
 
 
 def over_quota(objects, more=None):
-    """What all pods, one Ray cluster at its largest, and ``more`` request beyond the quota."""
+    """Return what all pods, one Ray cluster at its largest, and ``more`` request beyond the quota."""
     hard = find(objects, "ResourceQuota", "segline")["spec"]["hard"]
     times = {name_of(entry): entry["spec"].get("replicas", 1) for entry in objects if "spec" in entry}
     (group,) = template(objects)["spec"]["rayClusterSpec"]["workerGroupSpecs"]

@@ -1,4 +1,4 @@
-"""Each overlay builds, fits Kubernetes and KubeRay, and keeps the rules; a breach of any rule is noticed."""
+"""Each overlay builds, is valid for Kubernetes and KubeRay, and keeps the rules; every breach of a rule is noticed."""
 
 import os
 import re
@@ -303,7 +303,7 @@ def test_the_template_names_the_ray_of_the_image():
 
 
 def test_the_small_template_is_the_large_one_without_gpus():
-    """But for sizes and for what leads to a node with a GPU they say the same."""
+    """They are equal except for sizes and for what selects a node with a GPU."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -368,7 +368,7 @@ def test_a_key_may_be_absent_where_an_account_can_stand_in_for_it(objects):
 
 
 def test_the_s3_server_has_no_key_under_the_names_of_aws():
-    """SeaweedFS makes AWS_ACCESS_KEY_ID in its environment an administrator's."""
+    """SeaweedFS takes the key AWS_ACCESS_KEY_ID in its environment for an administrator's."""
     (container,) = find(build("dev"), "StatefulSet", "s3")["spec"]["template"]["spec"]["containers"]
     prefixes = [entry.get("prefix", "") for entry in container["envFrom"]]
     assert all(prefixes)
@@ -413,7 +413,7 @@ def test_a_key_may_do_what_its_pods_do_and_no_more(name, action, key, may):
 @pytest.mark.parametrize("key", ["mlflow/1/ab/artifacts/model", "ray/0123/train/model.json", "data/streets/a.png"])
 @pytest.mark.parametrize("action", [GET, PUT, DELETE])
 def test_the_key_of_the_backup_reaches_no_more_than_backups(key, action):
-    """But in the small cluster, where it makes the bucket."""
+    """The small cluster is the exception, where it makes the bucket."""
     assert not allows(BACKUP, action, key)
 
 
@@ -452,7 +452,7 @@ def test_the_page_names_every_secret_and_every_file_of_k8s_is_used():
 
 
 def documented():
-    """The YAML on the page: parts of an overlay, and objects."""
+    """Return the YAML on the page: parts of an overlay, and objects."""
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE | re.DOTALL)
     found = [yaml.safe_load(block) for block in blocks]
     return [entry for entry in found if "kind" not in entry], [entry for entry in found if "kind" in entry]
@@ -460,7 +460,7 @@ def documented():
 
 @pytest.fixture
 def adapted(tmp_path):
-    """Production with all that the page adds for one site or another."""
+    """Return production with all optional parts of the page."""
     parts, more = documented()
     overlay = {"resources": [os.path.relpath(ROOT / "k8s" / "overlays" / "gpu", tmp_path), "more.yaml"]}
     for part in parts:

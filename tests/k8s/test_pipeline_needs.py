@@ -1,4 +1,4 @@
-"""What the compiled pipeline asks of the cluster, the overlays have."""
+"""The overlays have what the compiled pipeline requests of the cluster."""
 
 from functools import cache
 
@@ -10,13 +10,14 @@ from manifests import GPU, OVERLAYS, Pod, amount, build, example_secrets, find, 
 pytest.importorskip("kfp")
 
 from pipelines import __main__ as program
-from pipelines.training import Site, compile_to
+from pipelines.arguments import make_parser
+from pipelines.training import DeploymentConfig, compile_to
 from segline.cli import STAGES
 
 # As docs/kubernetes.md starts it there: first in production, then in the small cluster.
 RUNS = [words for words in commands("docs/kubernetes.md", "python -m pipelines") if {"run", "--endpoint"} <= {*words}]
-SITES = {
-    overlay: program._site(program._parser().parse_args(words))
+DEPLOYMENTS = {
+    overlay: program._deployment(make_parser().parse_args(words))
     for overlay, words in zip(("gpu", "dev"), RUNS, strict=True)
 }
 OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -24,12 +25,12 @@ OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """A function: of an overlay, or a site, the containers of the pipeline, and what each wants of Kubernetes."""
+    """A function: of an overlay, or a deployment, the containers of the pipeline, and their requests to Kubernetes."""
 
     @cache
     def of(where):
         path = tmp_path_factory.mktemp("pipeline") / "pipeline.yaml"
-        compile_to(path, SITES.get(where, where))
+        compile_to(path, DEPLOYMENTS.get(where, where))
         pipeline, platform = yaml.safe_load_all(path.read_text())
         wanted = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         made = pipeline["deploymentSpec"]["executors"]
@@ -84,7 +85,7 @@ def test_the_template_is_where_train_looks_for_it(compiled):
 
 @OVERLAY
 def test_the_quota_has_room_for_every_task(compiled, overlay):
-    """With the executor beside it, whose requests are the default."""
+    """Each pod also holds the executor, whose requests are the default."""
     objects = build(overlay)
     (limits,) = find(objects, "LimitRange", "segline")["spec"]["limits"]
     for name, (container, _) in compiled(overlay).items():
@@ -96,7 +97,7 @@ def test_the_quota_has_room_for_every_task(compiled, overlay):
 
 
 def executors_pod(name, container, wanted):
-    """The pod that Kubeflow makes of a task, as far as GPUs concern it."""
+    """Return the parts that concern GPUs of the pod that Kubeflow makes of a task."""
     mounts = {entry["volumeName"]: entry for entry in wanted["emptyDirMounts"]}
     spec = {
         "nodeSelector": wanted.get("nodeSelector", {}).get("labels", {}),
@@ -112,13 +113,15 @@ def executors_pod(name, container, wanted):
     return Pod(name, {}, spec | {"containers": [main]})
 
 
-@pytest.mark.parametrize("where", ["gpu", Site(gpus=2, stage_gpus=1), Site(stage_gpus=1), Site(gpus=1)])
+@pytest.mark.parametrize(
+    "where", ["gpu", DeploymentConfig(gpus=2, stage_gpus=1), DeploymentConfig(stage_gpus=1), DeploymentConfig(gpus=1)]
+)
 def test_a_task_with_a_gpu_gets_it_and_a_node_and_shared_memory(compiled, where):
     made = [executors_pod(name, *entry) for name, entry in compiled(where).items()]
     with_gpus = {pod.where for pod in made if GPU in pod.containers[0]["resources"]["limits"]}
-    site = SITES.get(where, where)
-    stages = {"exec-edges", "exec-evaluate", "exec-ensemble", "exec-promote"} if site.stage_gpus else set()
-    assert with_gpus == stages | ({"exec-train"} if site.gpus else set())
+    config = DEPLOYMENTS.get(where, where)
+    stages = {"exec-edges", "exec-evaluate", "exec-ensemble", "exec-promote"} if config.stage_gpus else set()
+    assert with_gpus == stages | ({"exec-train"} if config.gpus else set())
     assert gpu_faults(made) == []
 
 
@@ -130,15 +133,15 @@ def test_no_task_of_the_small_cluster_asks_for_more_than_is_said(compiled):
 
 @OVERLAY
 def test_disk_is_asked_for_and_limited(overlay):
-    """By the namespace, since Kubeflow cannot; and /tmp may get as full as the pipeline says."""
+    """The namespace does it, since Kubeflow cannot; and /tmp may hold as much as the pipeline allows."""
     (limits,) = find(build(overlay), "LimitRange", "segline")["spec"]["limits"]
     assert amount(limits["defaultRequest"]["ephemeral-storage"]) > 0
-    assert amount(limits["default"]["ephemeral-storage"]) >= amount(Site().scratch)
+    assert amount(limits["default"]["ephemeral-storage"]) >= amount(DeploymentConfig().scratch)
 
 
 @OVERLAY
 def test_no_default_limit_is_below_a_request(compiled, overlay):
-    """Kubernetes gives it to a container without a limit, and then refuses the container."""
+    """Kubernetes gives the default to a container without a limit, and would then refuse the container."""
     (limits,) = find(build(overlay), "LimitRange", "segline")["spec"]["limits"]
     for name, (container, _) in compiled(overlay).items():
         resources = container["resources"]

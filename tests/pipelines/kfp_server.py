@@ -1,9 +1,9 @@
-"""A server of Kubeflow Pipelines' API v2beta1 in memory, on a free port, that lets nothing pass that is not published.
+"""A server in memory of Kubeflow Pipelines' API v2beta1, on a free port, which refuses every unpublished request.
 
-What is published it reads from kfp_server_api: paths, methods, names in the query, the models of bodies and answers.
-What the models do not say follows the API server's code: a filter is decoded twice, capitals do not count in it, a
-page's token belongs to one filter and order, names of pipelines and experiments are unique, int64 is text, what is
-empty is left out, a schedule takes its runs along unless they are orphaned, several users need a namespace.
+It reads the published API from kfp_server_api: paths, methods, names in the query, the models of bodies and answers.
+The rest follows the API server's code: a filter is decoded twice and ignores case, a page's token belongs to one filter
+and order, names of pipelines and experiments are unique, int64 is text, empty values are left out, deleting a schedule
+ends its runs unless they are orphaned, and several users need a namespace.
 """
 
 import base64
@@ -33,7 +33,7 @@ LARGEST_PAGE = 200
 
 @dataclass(frozen=True)
 class Operation:
-    """What kfp_server_api publishes of one call."""
+    """One call of the API, as kfp_server_api publishes it."""
 
     name: str
     method: str
@@ -49,7 +49,7 @@ class Operation:
 
 
 def published():
-    """Every operation, from the source of the generated client."""
+    """Yield every operation, read from the source of the generated client."""
     for name in dir(kfp_server_api):
         if not name.endswith("ServiceApi"):
             continue
@@ -75,7 +75,7 @@ OPERATIONS = tuple(published())
 
 
 def faults(value, kind, where="body"):
-    """Whatever of a JSON value is not of a published type."""
+    """Return each part of a JSON value that is not of its published type."""
     simple = {"str": str, "bool": bool, "int": int, "object": object}
     if kind in simple:
         good = isinstance(value, simple[kind]) and not (kind == "int" and isinstance(value, bool))
@@ -107,13 +107,13 @@ def faults(value, kind, where="body"):
 
 @dataclass
 class Fault:
-    """What happens to a request of a name, once.
+    """A fault of one request of an operation.
 
     Attributes:
-        operation: as kfp_server_api calls it, without the service.
-        status: of the refusal; 0 for a connection that breaks.
-        done: the request is carried out all the same.
-        then: called afterwards.
+        operation: The name in kfp_server_api, without the service.
+        status: The status of the answer; 0 for a connection that breaks.
+        done: Whether the request is carried out all the same.
+        then: A function that is called afterwards.
     """
 
     operation: str
@@ -132,15 +132,15 @@ class RefusalError(Exception):
 
 @dataclass
 class Kubeflow:
-    """What the server holds and has seen.
+    """The state of the server, and the requests that it got.
 
     Attributes:
-        wrong: whatever of a request was not as published; a test's end looks at it.
-        asked: the names of the requests.
-        sent: body of each request that had one, with the name.
-        enabled: after each request, how many schedules were.
-        down: no request is answered.
-        killed: the runs that ended because their schedule was deleted.
+        wrong: Each part of a request that was not as published; the end of a test checks that there is none.
+        asked: The operations of the requests.
+        sent: The operation and body of each request with a body.
+        enabled: The number of enabled schedules after each request.
+        down: Whether no request is answered.
+        killed: The runs that ended because their schedule was deleted.
     """
 
     multi_user: bool = False
@@ -166,7 +166,7 @@ class Kubeflow:
     _numbers: itertools.count = field(default_factory=lambda: itertools.count(1))
 
     def new(self, kind):
-        """An id, and a moment later than all before."""
+        """Return a new id, and a time later than all before."""
         number = next(self._numbers)
         created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
         return f"{kind}-{number:04d}", created.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -176,7 +176,7 @@ class Kubeflow:
         name = operation.name.split("_service_")[-1]
         action = getattr(self, name, None)
         if action is None:
-            raise RefusalError(501, f"{name} is published, but this server has it not")
+            raise RefusalError(501, f"{name} is published, but this server lacks it")
         return action(*values, **query) if body is None else action(*values, body, **query)
 
     def get_healthz(self):
@@ -335,7 +335,7 @@ class Kubeflow:
 
 
 def passes(text, entry):
-    """Whether an entry passes a filter, which has to be a published one."""
+    """Return whether an entry passes a filter, which must be a published one."""
     criteria = json.loads(text)
     wrong = faults(criteria, "V2beta1Filter", "filter")
     if wrong:
@@ -349,7 +349,7 @@ def passes(text, entry):
 
 @contextmanager
 def kubeflow(**how):
-    """Yields the :class:`Kubeflow` that is served; at the end no request may have been wrong."""
+    """Serve a :class:`Kubeflow` and yield it; at the end no request may have been wrong."""
     held = Kubeflow(**how)
     lock = Lock()
 
@@ -426,7 +426,7 @@ def kubeflow(**how):
             self.wfile.write(body)
 
         def broken(self):
-            """The connection is reset, as when the server is killed."""
+            """Reset the connection, as if the server was killed."""
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
 
@@ -442,7 +442,7 @@ def kubeflow(**how):
 
 
 def uploaded(kind, content, name):
-    """The file in a form."""
+    """Return the content of the file in a form."""
     form = message_from_bytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + content)
     (part,) = [part for part in form.get_payload() if part.get_param("name", header="content-disposition") == name]
     return part.get_payload(decode=True)

@@ -1,4 +1,4 @@
-"""The compiled pipeline in real containers: the same champion as the command line makes, also after a kill."""
+"""The compiled pipeline in real containers makes the same champion as the command line, also after a kill."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def params(tmp_path_factory):
 
 
 def start(params, folder):
-    """`python -m pipelines run --local` with an empty environment but for the engine's address."""
+    """Start `python -m pipelines run --local` with an empty environment except for the address of Docker."""
     words = ["-m", "pipelines", "run", "--local", "--tag", TAG, "--params", str(params), "--folder", str(folder)]
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
@@ -64,7 +64,7 @@ def start(params, folder):
 
 
 def last(folder, stage, file):
-    """What the last run's stage wrote."""
+    """Return a JSON file that a stage of the last run wrote."""
     found = sorted(folder.glob(f"segline-*/{stage}/out/{file}"))
     return json.loads(found[-1].read_text())
 
@@ -77,7 +77,7 @@ def results(folder):
 
 
 def registry(folder):
-    """The numbers of its versions, and those that its aliases point to."""
+    """Return the numbers of the versions, and the versions of the aliases."""
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     found = client.search_model_versions(f"name = '{PARAMS['name']}'")
     return [int(version.version) for version in found], client.get_registered_model(PARAMS["name"]).aliases
@@ -85,13 +85,13 @@ def registry(folder):
 
 @contextmanager
 def begun(client, params, folder):
-    """A run, and its containers as they start: stage, container and what it has for --out. It ends with the block."""
-    told = client.events(decode=True, filters={"type": "container", "event": "start"})
+    """Start a run, and yield it with its containers as they start (stage, container, --out); end it after the block."""
+    events = client.events(decode=True, filters={"type": "container", "event": "start"})
     process = start(params, folder)
     # The events are over when the run is.
-    Thread(target=lambda: (process.wait(), told.close())).start()
+    Thread(target=lambda: (process.wait(), events.close())).start()
     try:
-        yield process, started(client, told, folder)
+        yield process, started(client, events, folder)
     finally:
         process.kill()
         process.wait()
@@ -100,8 +100,8 @@ def begun(client, params, folder):
                 container.remove(force=True)
 
 
-def started(client, told, folder):
-    for event in told:
+def started(client, events, folder):
+    for event in events:
         try:
             container = client.containers.get(event["id"])
         except docker.errors.NotFound:  # one of somebody else, and gone
@@ -113,7 +113,7 @@ def started(client, told, folder):
 
 @pytest.fixture(scope="module")
 def in_containers(client, params, tmp_path_factory):
-    """A folder with a whole run."""
+    """Return a folder with a complete run."""
     folder = tmp_path_factory.mktemp("containers") / "run"
     process = start(params, folder)
     assert process.wait(900) == 0, (folder.parent / "run.log").read_text()[-3000:]
@@ -141,13 +141,13 @@ def test_a_second_run_compares_its_data_with_those_of_the_champion(in_containers
     assert "pairs are too few to compare" in found["note"]
 
 
-def test_the_exit_handler_said_what_it_came_to(in_containers):
+def test_the_exit_handler_gets_the_outcome(in_containers):
     assert "SUCCEEDED" in (in_containers.parent / "run.log").read_text()
 
 
 @pytest.mark.timeout(3600)
 def test_a_run_whose_containers_are_killed_one_after_the_other_ends_the_same(client, in_containers, params, tmp_path):
-    """Each amid its work; the next run begins again, and comes to the next stage."""
+    """Each is killed during its work; the next run starts again, and gets to the next stage."""
     folder = tmp_path / "run"
     for stage in cli.STAGES:
         after = seconds(in_containers, stage) / 3
@@ -160,13 +160,13 @@ def test_a_run_whose_containers_are_killed_one_after_the_other_ends_the_same(cli
 
 
 def seconds(folder, stage):
-    """How long a stage's work took, from the lock that it takes to the last file that it writes."""
-    (place, *_) = sorted(folder.glob(f"segline-*/{stage}"))
-    return (place / "executor_output.json").stat().st_mtime - (place / ".out.lock").stat().st_mtime
+    """Return the seconds of a stage's work, from the lock that it takes to the last file that it writes."""
+    (stage_dir, *_) = sorted(folder.glob(f"segline-*/{stage}"))
+    return (stage_dir / "executor_output.json").stat().st_mtime - (stage_dir / ".out.lock").stat().st_mtime
 
 
 def killed(client, params, folder, stage, after):
-    """Begin a run, and kill a stage's container some seconds after it set to work; False if it had ended before."""
+    """Start a run, and kill a stage's container some seconds after its work began; return False if it ended before."""
     with begun(client, params, folder) as (process, containers):
         container, out = next(((found, out) for name, found, out in containers if name == stage), (None, None))
         assert container, f"{stage} never began: {(folder.parent / 'run.log').read_text()[-3000:]}"

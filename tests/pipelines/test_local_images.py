@@ -1,4 +1,4 @@
-"""Before a run in local containers Docker is asked for its images; here by a server that speaks as Docker does."""
+"""The check of images before a run in local containers, against a server with Docker's API."""
 
 import json
 
@@ -9,14 +9,14 @@ pytest.importorskip("kfp")
 pytest.importorskip("docker")
 
 from pipelines.local import LocalError, check_images
-from pipelines.training import Site
+from pipelines.training import DeploymentConfig
 
-SITE = Site(tag="t")
+CONFIG = DeploymentConfig(tag="t")
 
 
 @pytest.fixture
 def images(monkeypatch):
-    """What Docker lists; each of them is gone when it is asked for on its own."""
+    """Yield the list of images in Docker; a request for a single image finds none."""
     listed = [{"RepoTags": None}, {"RepoTags": ["segline/data:t", "segline/data:old"]}]
 
     def answer(handler):
@@ -31,17 +31,17 @@ def images(monkeypatch):
         yield listed
 
 
-def test_an_image_that_goes_while_docker_is_asked_does_not_matter(images):
+def test_an_image_that_is_removed_meanwhile_does_not_matter(images):
     images.append({"RepoTags": ["segline/train:t"]})
-    check_images(SITE)
+    check_images(CONFIG)
 
 
-def test_a_missing_image_is_told(images):
+def test_a_missing_image_is_reported(images):
     with pytest.raises(LocalError, match=r"^Docker has no image segline/train:t; run `make images TAG=t`$"):
-        check_images(SITE)
+        check_images(CONFIG)
 
 
-def test_a_docker_that_does_not_answer_is_told(monkeypatch):
+def test_a_docker_that_does_not_answer_is_reported(monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
     with pytest.raises(LocalError, match=r"^Docker does not answer \(.*refused.*\); start it, then try again$"):
-        check_images(SITE)
+        check_images(CONFIG)

@@ -1,4 +1,4 @@
-"""The compiled pipeline is ``dvc.yaml`` again, and asks of a cluster what each stage needs."""
+"""The compiled pipeline equals ``dvc.yaml``, and requests what each stage needs."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import yaml
 
 pytest.importorskip("kfp")
 
-from pipelines.training import Site, compile_to
+from pipelines.training import DeploymentConfig, compile_to
 from segline import cli
 from segline.errors import ParamsError
 
@@ -22,28 +22,30 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline.yaml"
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
+# The packages of the wheel.
+OURS = ("segline", "streets")
 WITH_TORCH = ["edges", "evaluate", "ensemble", "promote"]
-# Kubeflow alone gives these; the rest are the words of dvc.yaml.
+# Only Kubeflow gives these options; the rest are those of dvc.yaml.
 ITS_OWN = ("--set", "--executor-input")
-# Several workers, which `pipelines` refuses.
+# Several workers need it, which `pipelines` refuses.
 REFUSED = {"label": {"ray"}}
 # Kubeflow gives a section whole where dvc.yaml names a part of it.
 WHOLE = {"train.losses": "train", "train.cpus_per_worker": "train", "evaluate.batch_size": "evaluate"}
 
 
 @cache
-def compiled(**site):
-    """The two documents of the definition: the pipeline, and what it asks of Kubernetes."""
+def compiled(**options):
+    """Return the two documents of the definition: the pipeline, and its requests to Kubernetes."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_to(path, Site(**site))
+        compile_to(path, DeploymentConfig(**options))
         return list(yaml.safe_load_all(path.read_text()))
 
 
 def line(pipeline):
-    """The tasks within the exit handler."""
+    """Return the tasks within the exit handler."""
     return pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
 
 
@@ -51,12 +53,12 @@ def container(stage, pipeline):
     return pipeline["deploymentSpec"]["executors"][f"exec-{stage}"]["container"]
 
 
-def kubernetes(stage, **site):
-    return compiled(**site)[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{stage}"]
+def kubernetes(stage, **options):
+    return compiled(**options)[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{stage}"]
 
 
 def words_of(stage, pipeline):
-    """Option -> values, of the component's command."""
+    """Return the options of a component's command with their values."""
     found = {}
     arguments = container(stage, pipeline)["args"]
     for name, value in zip(arguments[::2], arguments[1::2], strict=True):
@@ -70,14 +72,14 @@ def dvc_words(stage):
 
 
 def producers(task):
-    """The task's inputs that other tasks make: input -> stage and output."""
+    """Return the stage and the output behind each input of a task."""
     inputs = task["inputs"].get("artifacts", {})
     made = {name: entry["taskOutputArtifact"] for name, entry in inputs.items()}
     return {name: (entry["producerTask"], entry["outputArtifactKey"]) for name, entry in made.items()}
 
 
 def sections(stage, pipeline):
-    """The parameters in the JSON text of --params."""
+    """Return the keys and the parameters in the JSON text of --params."""
     (text,) = words_of(stage, pipeline)["--params"]
     return re.findall(r'"(\w+)": "?\{\{\$\.inputs\.parameters\[\'(\w+)\'\]\}\}"?', text)
 
@@ -130,15 +132,15 @@ def test_every_parameter_comes_from_the_run_or_is_the_hash_of_an_input(stage):
 
 
 @STAGE
-def test_a_container_puts_in_no_more_than_kubeflow_does_there(stage):
-    """The launcher knows the executor input, inputs and outputs; anything else would stay as it is."""
+def test_a_command_has_only_placeholders_that_kubeflow_replaces(stage):
+    """The launcher replaces the executor input, inputs and outputs; anything else would stay as it is."""
     for word in container(stage, compiled()[0])["args"]:
         for found in re.findall(r"\{\{(.*?)\}\}", word):
             assert found == "$" or re.match(r"\$\.(inputs\.(parameters|artifacts)|outputs\.artifacts)\[", found)
 
 
 @STAGE
-def test_the_command_line_takes_what_kubeflow_puts_in(stage, tmp_path):
+def test_the_command_line_accepts_what_kubeflow_puts_in(stage, tmp_path):
     pipeline, _ = compiled()
     values = {"name": "streets", "seed": "7", "promotion": "true", "exclusions": "", "source": "", "revision": ""}
 
@@ -153,7 +155,7 @@ def test_the_command_line_takes_what_kubeflow_puts_in(stage, tmp_path):
 
 
 def test_the_definition_is_the_one_in_the_repository():
-    """After a change that was wanted: python -m pipelines compile --out tests/golden/pipeline.yaml."""
+    """After an intended change run python -m pipelines compile --out tests/golden/pipeline.yaml."""
 
     def structure(documents):
         return [{key: value for key, value in entry.items() if key != "sdkVersion"} for entry in documents]
@@ -162,7 +164,7 @@ def test_the_definition_is_the_one_in_the_repository():
 
 
 def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
-    """Kubeflow's key has parameters and the names of artifacts, which say nothing of their content."""
+    """Kubeflow's key contains the parameters and the names of artifacts, but not their content."""
     tasks = line(compiled()[0])
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache", False)}
     assert cached == {"edges", "train", "evaluate", "ensemble"}
@@ -171,18 +173,27 @@ def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
         assert hashed == set(producers(tasks[name]))
 
 
+def test_without_caching_no_task_at_any_depth_takes_a_known_result():
+    pipeline = compiled(caching=False)[0]
+    groups = [pipeline["root"], *pipeline["components"].values()]
+    tasks = [task for group in groups for task in group.get("dag", {}).get("tasks", {}).values()]
+    assert len(tasks) > len(DVC)
+    assert not [task for task in tasks if task.get("cachingOptions", {}).get("enableCache")]
+    assert pipeline["deploymentSpec"] == compiled()[0]["deploymentSpec"]
+
+
 @cache
 def imported(stage):
-    """Distributions that the code of a stage imports, also within functions: the names that each may have."""
-    graph = grimp.build_graph("segline", include_external_packages=True, cache_dir=None)
+    """Return the packages that a stage imports, also within functions, with their possible distributions."""
+    graph = grimp.build_graph(*OURS, include_external_packages=True, cache_dir=None)
     names = {name.partition(".")[0] for name in graph.find_upstream_modules(f"segline.stages.{stage}")}
     known = packages_distributions()
-    return {name: known[name] for name in names - {"segline", *sys.stdlib_module_names}}
+    return {name: known[name] for name in names - {*OURS, *sys.stdlib_module_names}}
 
 
 @STAGE
 def test_the_image_of_a_stage_has_all_that_its_code_imports(stage):
-    """Validate went without MLflow: it warned, and drift was never checked."""
+    """Without MLflow, validate would warn and never check drift."""
     image = container(stage, compiled()[0])["image"].split("/")[-1].split(":")[0]
     lock = (ROOT / "requirements" / f"{image}.lock").read_text()
     has = set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE))
@@ -197,7 +208,7 @@ def test_a_stage_is_tried_again_with_growing_pauses_and_ends(stage):
     assert policy["backoffFactor"] == 2
     limit = int(kubernetes(stage)["activeDeadlineSeconds"])
     assert limit > 0
-    # From the beginning of the first attempt: as much is left to the others when that one took all it may.
+    # It counts from the start of the first attempt, which may take half of it.
     assert policy["backoffMaxDuration"] == f"{2 * limit}s"
 
 
@@ -208,18 +219,18 @@ def test_no_stage_runs_as_root_or_from_an_unnamed_image(stage):
 
 
 @pytest.mark.parametrize(
-    ("stage", "site", "number"),
+    ("stage", "options", "number"),
     [("train", {"gpus": 2}, "2"), *((stage, {"stage_gpus": 1, "rayjob": True}, "1") for stage in WITH_TORCH)],
 )
-def test_a_stage_takes_its_gpus_with_shared_memory_and_toleration(stage, site, number):
-    room = container(stage, compiled(**site)[0])["resources"]
+def test_a_stage_takes_its_gpus_with_shared_memory_and_toleration(stage, options, number):
+    room = container(stage, compiled(**options)[0])["resources"]
     assert room["accelerator"] == {
         "count": number,
         "resourceCount": number,
         "resourceType": "nvidia.com/gpu",
         "type": "nvidia.com/gpu",
     }
-    asked = kubernetes(stage, **site)
+    asked = kubernetes(stage, **options)
     assert asked["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
     assert asked["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
     assert {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shm"} in asked[
@@ -228,7 +239,7 @@ def test_a_stage_takes_its_gpus_with_shared_memory_and_toleration(stage, site, n
 
 
 def test_training_has_as_many_cores_as_it_asks_for():
-    """Ray looks at the limit; without one it begins a trial on each core of the node."""
+    """Ray reads the limit; without one it starts a trial on each core of the node."""
     room = container("train", compiled(cpus="6")[0])["resources"]
     assert room["resourceCpuRequest"] == room["resourceCpuLimit"] == "6"
 
@@ -245,11 +256,11 @@ def test_a_stage_asks_for_what_the_site_gives_its_kind(stage):
 
 @STAGE
 def test_a_stage_with_torch_is_one_whose_code_imports_it(stage):
-    """It is these that a GPU is for."""
+    """These stages can use a GPU."""
     assert ("torch" in imported(stage)) == (stage in [*WITH_TORCH, "train"])
 
 
-def test_what_only_waits_stays_small():
+def test_a_task_that_only_waits_stays_small():
     pipeline = compiled(rayjob=True, stage_cpus="8", stage_memory="64G", data_cpus="8", data_memory="64G")[0]
     for name in ("outcome", "train"):
         room = container(name, pipeline)["resources"]
@@ -263,7 +274,7 @@ def test_no_stage_fills_its_nodes_disk_by_way_of_tmp(stage):
 
 
 @pytest.mark.parametrize(
-    ("site", "fault"),
+    ("options", "fault"),
     [
         ({"stage_cpus": "many"}, "--stage-cpus 'many': expected cores, such as 4 or 500m"),
         ({"stage_memory": "6 G"}, "--stage-memory '6 G': expected bytes, such as 32G"),
@@ -274,9 +285,9 @@ def test_no_stage_fills_its_nodes_disk_by_way_of_tmp(stage):
         ({"cpus": "500m"}, "--cpus '500m': expected whole cores, such as 8"),
     ],
 )
-def test_a_wrong_amount_is_told(site, fault):
+def test_a_wrong_amount_is_reported(options, fault):
     with pytest.raises(ParamsError) as info:
-        Site(**site)
+        DeploymentConfig(**options)
     assert info.value.errors == [fault]
 
 
@@ -296,7 +307,7 @@ def test_with_a_ray_cluster_the_stage_itself_only_waits():
     assert mounted["mountPath"] == "/etc/segline"
 
 
-def test_the_exit_handler_is_told_the_final_status():
+def test_the_exit_handler_gets_the_final_status():
     pipeline, _ = compiled()
     task = pipeline["root"]["dag"]["tasks"]["outcome"]
     assert task["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"

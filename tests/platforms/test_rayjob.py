@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ from segline.data.shards import DatasetInfo
 from segline.errors import StageError, StoppedError, TrainingError
 from segline.files import s3 as storage
 from segline.files.atomic import write_json, writing
-from segline.platforms import rayjob
-from segline.platforms.rayjob import PERMISSIONS, entrypoint, make
+from segline.platforms import kubernetes as kubernetes_module
+from segline.platforms import rayjob, rayjob_spec
+from segline.platforms.kubernetes import PERMISSIONS
+from segline.platforms.rayjob_spec import AUTOSCALING, entrypoint, fingerprint, make_rayjob, rayjob_name
 from segline.training import lease
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +74,7 @@ def kube(tmp_path, bucket, monkeypatch):
     for name in list(os.environ):
         if name.startswith(("SEGLINE_", "MLFLOW_")):
             monkeypatch.delenv(name)
-    with kubernetes(tmp_path) as found:
+    with kubernetes(tmp_path) as server:
         for name, value in {
             "KUBECONFIG": str(tmp_path / "kubeconfig"),
             "SEGLINE_NAMESPACE": NAMESPACE,
@@ -81,9 +84,14 @@ def kube(tmp_path, bucket, monkeypatch):
             "SEGLINE_CACHE": str(tmp_path / "cache"),
         }.items():
             monkeypatch.setenv(name, value)
-        for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S", "LOG_PAUSE_S"):
-            monkeypatch.setattr(rayjob, name, 0.02)
-        yield found
+        for module, name in (
+            (kubernetes_module, "FIRST_PAUSE_S"),
+            (kubernetes_module, "LONGEST_PAUSE_S"),
+            (rayjob, "POLL_S"),
+            (rayjob, "DELETION_POLL_S"),
+        ):
+            monkeypatch.setattr(module, name, 0.02)
+        yield server
 
 
 def words_of(job):
@@ -102,15 +110,17 @@ def deliver(kube, name, tmp_path):
     storage.upload(tmp_path / "made", words_of(kube.jobs[name])["--out"])
 
 
-def succeeding(tmp_path):
+def succeeding(tmp_path, after_state=lambda kube: None):
     """KubeRay: a cluster that comes up, trains, and delivers."""
 
     def run(kube, name):
         kube.set_status(name, "Initializing")
+        after_state(kube)
         kube.add_pod("submitter-1", name, phase="Pending")
         kube.set_status(name, "Running", "PENDING")
         kube.end_pod("submitter-1", "Running")
         kube.set_status(name, "Running", "RUNNING")
+        after_state(kube)
         for number in range(5):
             kube.log("submitter-1", f"epoch {number}")
         deliver(kube, name, tmp_path)
@@ -123,7 +133,7 @@ def succeeding(tmp_path):
 
 def train(dataset_dir, edged, out, **changed):
     given = {"tracking_uri": "http://mlflow:5000", "run": RUN} | changed
-    rayjob.train(given.pop("params", PARAMS), dataset_dir=dataset_dir, edged=edged, out=out, **given)
+    rayjob.train(given.pop("params", PARAMS), dataset_dir=dataset_dir, edged_dir=edged, out=out, **given)
 
 
 def assert_delivered(out):
@@ -138,11 +148,11 @@ def lines_of(capsys):
 
 def test_the_candidates_come_back_and_nothing_stays(kube, dataset_dir, edged, tmp_path, capsys):
     made = {}
-    run = succeeding(tmp_path)
+    run = succeeding(tmp_path, after_state=lambda kube: kube.wait_until_polled())
 
     def work(kube, name):
         made.update(kube.jobs[name])
-        kube.wait_for(lambda kube: kube.count("watch"))
+        kube.wait_for(lambda kube: kube.count("get"))
         run(kube, name)
 
     kube.on_create = work
@@ -161,13 +171,13 @@ def test_the_candidates_come_back_and_nothing_stays(kube, dataset_dir, edged, tm
     assert re.fullmatch(rf"{os.environ['SEGLINE_STORE']}/[0-9a-f]{{16}}", place)
     assert words == {
         "--params": words["--params"],
-        "--dataset": f"{place}/labelled",
+        "--dataset": f"{place}/dataset",
         "--edged": f"{place}/edged",
         "--out": f"{place}/train",
         "--tracking-uri": "http://mlflow:5000",
     }
     assert load(words["--params"]) == replace(PARAMS, train=replace(PARAMS.train, checkpoints=f"{place}/checkpoints"))
-    for name, folder in {"labelled": dataset_dir, "edged": edged}.items():
+    for name, folder in {"dataset": dataset_dir, "edged": edged}.items():
         copied = storage.download(words[f"--{name}"])
         assert {path.name for path in copied.rglob("*")} - {".segline"} == {path.name for path in folder.rglob("*")} - {
             ".segline"
@@ -182,7 +192,7 @@ def test_the_requests_are_those_that_the_role_permits(kube, dataset_dir, edged, 
     with pytest.raises(TrainingError):
         train(dataset_dir, edged, tmp_path / "out2", run="two")
     kube.create(made_by(tmp_path, "three"))
-    kube.set_status(rayjob._name("three"), "Failed", "FAILED")
+    kube.set_status(rayjob_name("three"), "Failed", "FAILED")
     kube.on_create = succeeding(tmp_path)
     train(dataset_dir, edged, tmp_path / "out3", run="three")
     rayjob.delete("none")
@@ -191,13 +201,13 @@ def test_the_requests_are_those_that_the_role_permits(kube, dataset_dir, edged, 
 
 def made_by(tmp_path, run, params=PARAMS):
     """The RayJob that train makes."""
-    key = rayjob._fingerprint(params, "c", IMAGE)
-    return make(
+    key = fingerprint(params, "c", IMAGE)
+    return make_rayjob(
         yaml.safe_load(TEMPLATE.read_text()),
         params,
-        name=rayjob._name(run),
+        name=rayjob_name(run),
         run=run,
-        place=f"{os.environ['SEGLINE_STORE']}/{key}",
+        training_url=f"{os.environ['SEGLINE_STORE']}/{key}",
         image=IMAGE,
         tracking_uri="http://mlflow:5000",
     )
@@ -225,7 +235,7 @@ def test_what_is_created_is_what_kuberay_takes(monkeypatch):
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
     assert "namespace" not in job["metadata"]
     assert job["metadata"]["labels"] == {"app.kubernetes.io/part-of": "segline", "segline/run": RUN}
-    pods = rayjob._pods(job["spec"])
+    pods = rayjob_spec.pod_specs(job["spec"])
     assert len(pods) == 3
     for container in [container for pod in pods for container in pod["containers"]]:
         assert container["image"] == IMAGE
@@ -282,12 +292,12 @@ def head_of(job):
 
 @pytest.mark.parametrize("run", ["", "a", RUN, "x" * 200, "A_b.C", "---", "ünï", "1" * 33, "1" * 34])
 def test_names_are_short_and_of_one_run_alone(run):
-    name = rayjob._name(run or "key")
+    name = rayjob_name(run or "key")
     assert re.fullmatch(r"segline-train-[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
     assert len(name) <= 47
-    others = {rayjob._name(other) for other in ("b", "x" * 201, "a-b-c", "1" * 35, "--", "une")}
+    others = {rayjob_name(other) for other in ("b", "x" * 201, "a-b-c", "1" * 35, "--", "une")}
     assert name not in others
-    label = rayjob._clean(run or "key", 63)
+    label = rayjob_spec._normalize(run or "key", 63)
     assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?", label)
     assert len(label) <= 63
 
@@ -306,7 +316,7 @@ def test_the_parameters_come_through_all_shells(windows, text):
             "models": ["unet", {"unet_resnet34": {"pretrained": False}}],
             "losses": ["dice", {"dice": {"weight": 0.5}, "cross_entropy": {"weight": 0.25}}, "distance_map"],
             "search": {
-                "samples": 2,
+                "num_samples": 2,
                 "spaces": {
                     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
                     "unet.width": {"low": 8, "high": 16},
@@ -316,7 +326,7 @@ def test_the_parameters_come_through_all_shells(windows, text):
         },
     }
     params = load(json.dumps(everything))
-    line = entrypoint(params, place="s3://b/p/0123", tracking_uri="http://mlflow.lines.svc:5000")
+    line = entrypoint(params, training_url="s3://b/p/0123", tracking_uri="http://mlflow.lines.svc:5000")
     if windows:
         line = subprocess.list2cmdline(shlex.split(line))
     show = "import json, sys; print(json.dumps(sys.argv[1:]))"
@@ -329,7 +339,7 @@ def test_the_parameters_come_through_all_shells(windows, text):
 
 def test_an_address_that_a_shell_would_change_is_refused():
     with pytest.raises(StageError, match="characters that a shell reads"):
-        entrypoint(PARAMS, place="s3://b/p", tracking_uri="http://mlflow/?a=b&c=d")
+        entrypoint(PARAMS, training_url="s3://b/p", tracking_uri="http://mlflow/?a=b&c=d")
 
 
 def test_no_login_of_mlflow_is_in_what_is_created(monkeypatch):
@@ -339,23 +349,29 @@ def test_no_login_of_mlflow_is_in_what_is_created(monkeypatch):
         monkeypatch.setenv(name, "hush")
     assert "hush" not in json.dumps(made_by(None, RUN))
     with pytest.raises(StageError, match="segline-mlflow-login") as caught:
-        entrypoint(PARAMS, place="s3://b/p", tracking_uri="https://me:hush@mlflow.example.org")
+        entrypoint(PARAMS, training_url="s3://b/p", tracking_uri="https://me:hush@mlflow.example.org")
     assert "hush" not in str(caught.value)
 
 
 # What goes wrong on the way
 
 PASSING = [
-    [Fault("create", status=500), Fault("create", status=429), Fault("create", status=0)],
-    [Fault("list", status=503), Fault("list", status=0), Fault("list", status=500)],
-    [Fault("watch", status=410)],
-    [Fault("watch", status=410, after=1), Fault("watch", status=500, after=1)],
-    [Fault("watch", status=500), Fault("watch", status=0)],
-    [Fault("watch", after=number) for number in (1, 2, 1)],
-    [Fault("delete", status=500), Fault("delete", status=0)],
-    [Fault("list", "pods", status=500), Fault("list", "pods", status=0)],
-    [Fault("get", "pods/log", status=500), Fault("get", "pods/log", status=0), Fault("get", "pods/log", status=400)],
-    [Fault("get", "pods/log", after=number) for number in (1, 2, 3)],
+    [Fault(verb="create", status=500), Fault(verb="create", status=429), Fault(verb="create", status=0)],
+    [
+        Fault(verb="get", status=503),
+        Fault(verb="get", status=0),
+        Fault(verb="get", status=500),
+        Fault(verb="get", status=429),
+    ],
+    [Fault(verb="get", text="<html>"), Fault(verb="get", text='{"kind": "RayJ')],
+    [Fault(verb="delete", status=500), Fault(verb="delete", status=0)],
+    [Fault(verb="list", resource="pods", status=500), Fault(verb="list", resource="pods", status=0)],
+    [
+        Fault(verb="get", resource="pods/log", status=500),
+        Fault(verb="get", resource="pods/log", status=0),
+        Fault(verb="get", resource="pods/log", status=400),
+    ],
+    [Fault(verb="get", resource="pods/log", after=number) for number in (1, 2, 3)],
 ]
 
 
@@ -369,26 +385,11 @@ def test_what_passes_is_waited_for(kube, dataset_dir, edged, tmp_path, capsys, f
     assert lines_of(capsys) == [*(f"epoch {number}" for number in range(5)), "done"]
 
 
-def test_a_version_that_is_forgotten_is_read_anew(kube, dataset_dir, edged, tmp_path):
-    run = succeeding(tmp_path)
-
-    def forget_first(kube, name):
-        kube.wait_for(lambda kube: kube.count("watch"))
-        kube.faults.append(Fault("watch", status=410))
-        kube.forget()
-        run(kube, name)
-
-    kube.faults = [Fault("watch", after=1)]
-    kube.on_create = forget_first
-    train(dataset_dir, edged, tmp_path / "out")
-    assert_delivered(tmp_path / "out")
-
-
 def test_a_kubernetes_that_is_away_is_waited_for_and_not_for_ever(kube, dataset_dir, edged, tmp_path, monkeypatch):
     run = succeeding(tmp_path)
 
     def go_away(kube, name):
-        kube.wait_for(lambda kube: kube.count("watch"))
+        kube.wait_for(lambda kube: kube.count("get"))
         kube.is_down = True
         time.sleep(1)
         kube.is_down = False
@@ -397,9 +398,9 @@ def test_a_kubernetes_that_is_away_is_waited_for_and_not_for_ever(kube, dataset_
     kube.on_create = go_away
     train(dataset_dir, edged, tmp_path / "out")
     assert_delivered(tmp_path / "out")
-    monkeypatch.setattr(rayjob, "OUTAGE_S", 0.5)
+    monkeypatch.setattr(kubernetes_module, "OUTAGE_S", 0.5)
     kube.on_create = lambda kube, name: (
-        kube.wait_for(lambda kube: kube.count("watch")),
+        kube.wait_for(lambda kube: kube.count("get")),
         setattr(kube, "is_down", True),
     )
     with pytest.raises(StoppedError, match=r"^Kubernetes has given no usable answer .*; the same command goes on$"):
@@ -411,19 +412,20 @@ def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, d
     """Lines of the same time, times without zeros at the end, and one that comes late."""
     stamps = ["00.1Z", "00.12Z", "00.12Z", "00.12Z", "01Z", "01.5Z", "01.25Z", "01.500000001Z", "02Z", "02Z", "02.7Z"]
     said = [f"line {number}" for number in range(len(stamps))]
+    begin = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M")
 
     def run(kube, name):
         kube.add_pod("submitter-1", name)
         kube.set_status(name, "Running", "RUNNING")
         for stamp, text in zip(stamps, said, strict=True):
-            kube.log("submitter-1", text, f"2026-01-01T00:00:{stamp}")
-            time.sleep(0.02)
+            kube.log("submitter-1", text, f"{begin}:{stamp}")
+            kube.wait_until_polled()
         kube.wait_for(lambda kube: not kube.faults)
         deliver(kube, name, tmp_path)
         kube.end_pod("submitter-1")
         kube.set_status(name, "Complete", "SUCCEEDED")
 
-    kube.faults = [Fault("get", "pods/log", after=number) for number in (1, 2, 1, 3, 2, 4, 3, 1, 5)]
+    kube.faults = [Fault(verb="get", resource="pods/log", after=number) for number in (1, 2, 1, 3, 2, 4, 3, 1, 5)]
     kube.on_create = run
     train(dataset_dir, edged, tmp_path / "out")
     assert lines_of(capsys) == said
@@ -446,7 +448,6 @@ def test_a_failure_is_told_with_its_reason_in_one_line(kube, dataset_dir, edged,
         kube.log("submitter-1", "Job failed")
         kube.end_pod("submitter-1", "Failed")
         kube.jobs[name]["status"] = {"jobDeploymentStatus": status, **more}
-        kube.note("MODIFIED", kube.jobs[name])
 
     kube.on_create = run
     with pytest.raises(TrainingError) as caught:
@@ -479,10 +480,13 @@ def test_a_job_that_somebody_deletes_is_told(kube, dataset_dir, edged, tmp_path)
             lambda kube: kube.forbidden.add(("create", "rayjobs")),
             "create RayJobs (403: cannot create resource rayjobs)",
         ),
-        (lambda kube: kube.forbidden.add(("list", "rayjobs")), "read RayJobs (403: "),
-        (lambda kube: kube.faults.append(Fault("create", status=401)), "is the token of the service account valid?"),
-        (lambda kube: kube.faults.append(Fault("create", status=404)), "is KubeRay installed"),
-        (lambda kube: kube.faults.append(Fault("create", status=422)), "look at the template in SEGLINE_RAYJOB"),
+        (lambda kube: kube.forbidden.add(("get", "rayjobs")), "read RayJobs (403: "),
+        (
+            lambda kube: kube.faults.append(Fault(verb="create", status=401)),
+            "is the token of the service account valid?",
+        ),
+        (lambda kube: kube.faults.append(Fault(verb="create", status=404)), "is KubeRay installed"),
+        (lambda kube: kube.faults.append(Fault(verb="create", status=422)), "look at the template in SEGLINE_RAYJOB"),
     ],
 )
 def test_what_does_not_pass_is_told_at_once(kube, dataset_dir, edged, tmp_path, prepare, told):
@@ -532,7 +536,7 @@ def test_a_template_that_is_none_is_told(kube, dataset_dir, edged, tmp_path, mon
 def test_a_trial_that_no_worker_can_hold_or_that_wastes_its_gpu_is_refused(
     kube, dataset_dir, edged, tmp_path, monkeypatch, wanted, told
 ):
-    monkeypatch.setattr(rayjob, "_bring", lambda *_: pytest.fail("it uploads"))
+    monkeypatch.setattr(rayjob, "_upload", lambda *_: pytest.fail("it uploads"))
     with pytest.raises(StageError, match=told):
         train(dataset_dir, edged, tmp_path / "out", params=with_train(**wanted))
     assert kube.asked == []
@@ -567,7 +571,7 @@ def test_a_worker_has_what_kuberay_tells_ray(workers, wanted, fits):
     head = group("4", **{"num-cpus": "0"})
     template = {"spec": {"rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": workers}}}
     with nullcontext() if fits else pytest.raises(StageError, match="but a worker of"):
-        rayjob.check_room(template, with_train(**wanted).train)
+        rayjob_spec.check_resources(template, with_train(**wanted).train)
 
 
 # Another pod of the same run
@@ -576,8 +580,8 @@ def test_a_worker_has_what_kuberay_tells_ray(workers, wanted, fits):
 def test_a_job_that_is_there_is_followed(kube, dataset_dir, edged, tmp_path):
     job = made_by(tmp_path, RUN)
     kube.create(job)
-    go_on, name = succeeding(tmp_path), rayjob._name(RUN)
-    in_background(lambda: (kube.wait_for(lambda kube: kube.count("watch")), go_on(kube, name)))
+    go_on, name = succeeding(tmp_path), rayjob_name(RUN)
+    in_background(lambda: (kube.wait_for(lambda kube: kube.count("get")), go_on(kube, name)))
     train(dataset_dir, edged, tmp_path / "out")
     assert_delivered(tmp_path / "out")
     assert kube.count("create", status=201) == 0
@@ -602,13 +606,13 @@ def wait_until(is_so):
 def test_a_job_that_is_followed_can_see_that(kube, dataset_dir, edged, tmp_path, monkeypatch):
     """From before the shards are copied, which takes its time, until the job is gone."""
     monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    job, bring, seen = made_by(tmp_path, RUN), rayjob._bring, []
+    job, bring, seen = made_by(tmp_path, RUN), rayjob._upload, []
 
     def bring_slowly(*words):
         wait_until(lambda: followed(job))
         bring(*words)
 
-    monkeypatch.setattr(rayjob, "_bring", bring_slowly)
+    monkeypatch.setattr(rayjob, "_upload", bring_slowly)
 
     def run(kube, name):
         wait_until(lambda: seen.append(followed(kube.jobs[name])) or len(set(seen)) > 4)
@@ -632,7 +636,7 @@ def test_a_job_that_failed_before_is_made_anew_when_it_is_gone(kube, dataset_dir
     """Also one that ended because nobody followed it."""
     kube.create(made_by(tmp_path, RUN))
     message = f"Job entrypoint command failed with exit code {code}, last available logs"
-    kube.set_status(rayjob._name(RUN), "Failed", "FAILED", reason="AppFailed", message=message)
+    kube.set_status(rayjob_name(RUN), "Failed", "FAILED", reason="AppFailed", message=message)
     kube.deletion_s = 0.5
     kube.on_create = succeeding(tmp_path)
     train(dataset_dir, edged, tmp_path / "out")
@@ -647,7 +651,7 @@ def test_deleting_is_idempotent(kube, tmp_path):
     rayjob.delete("")
     assert kube.jobs == {}
     kube.forbidden = {("delete", "rayjobs")}
-    with pytest.raises(StageError, match="does not let us delete RayJobs"):
+    with pytest.raises(StageError, match="refuses to delete RayJobs"):
         rayjob.delete(RUN)
 
 
@@ -667,9 +671,9 @@ def start(dataset_dir, edged, tmp_path):
 
 
 def follow(kube, process, seconds=60):
-    """Until a process watches."""
-    before = kube.count("watch")
-    kube.wait_for(lambda kube: kube.count("watch") > before, seconds)
+    """Wait until a process follows a job: before that it may have read it once."""
+    before = kube.count("get")
+    kube.wait_for(lambda kube: kube.count("get") > before + 1, seconds)
     assert process.poll() is None
 
 
@@ -700,8 +704,8 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, ed
     assert kube.count("create", status=201) == 1
     assert kube.jobs == {}
     # The container's environment tells MLflow of the run.
-    assert kube.events[0][2]["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["env"][-1] == {
-        "name": rayjob.AUTOSCALING,
+    assert kube.created[0]["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["env"][-1] == {
+        "name": AUTOSCALING,
         "value": "1",
     }
 

@@ -9,16 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from kubernetes_api import NAMESPACE, Fault, kubernetes, schema
+from kubernetes_api import NAMESPACE, Fault, kubernetes
 from shard_files import write_split
+from test_rayjob_spec import IMAGE, PARAMS, RUN, TEMPLATE, TINY, head_of, made_by, with_train
 
 from segline.classes import LabelClass
 from segline.config.params import load
@@ -27,25 +26,11 @@ from segline.errors import StageError, StoppedError, TrainingError
 from segline.files import s3 as storage
 from segline.files.atomic import write_json, writing
 from segline.platforms import kubernetes as kubernetes_module
-from segline.platforms import rayjob, rayjob_spec
+from segline.platforms import rayjob
 from segline.platforms.kubernetes import PERMISSIONS
-from segline.platforms.rayjob_spec import AUTOSCALING, entrypoint, fingerprint, make_rayjob, rayjob_name
+from segline.platforms.rayjob_spec import AUTOSCALING, rayjob_name
 from segline.training import lease
 
-ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "k8s" / "base" / "ray" / "rayjob.yaml"
-IMAGE = "registry.example.org/segline/train:1a2b3c4"
-RUN = "1f0c2d5e-8f6a-4a55-9d3c-7b8c9d0e1f2a"
-TINY = {
-    "name": "tiny",
-    "train": {
-        "models": [{"unet": {"width": 2, "depth": 1}}],
-        "losses": ["dice"],
-        "epochs": 2,
-        "gpus_per_worker": 0.5,
-    },
-}
-PARAMS = load(json.dumps(TINY))
 CANDIDATES = {"unet-dice/model.json": "{}", "unet-dice/weights.safetensors": "w", "leaderboard.csv": "a,b\n"}
 
 
@@ -191,26 +176,12 @@ def test_the_requests_are_those_that_the_role_permits(kube, dataset_dir, edged, 
     in_background(lambda: (kube.wait_for(lambda kube: kube.jobs), fail(kube, "AppFailed", "no")))
     with pytest.raises(TrainingError):
         train(dataset_dir, edged, tmp_path / "out2", run="two")
-    kube.create(made_by(tmp_path, "three"))
+    kube.create(made_by("three"))
     kube.set_status(rayjob_name("three"), "Failed", "FAILED")
     kube.on_create = succeeding(tmp_path)
     train(dataset_dir, edged, tmp_path / "out3", run="three")
     rayjob.delete("none")
     assert kube.done == {(verb, resource) for resource, verbs in PERMISSIONS.items() for verb in verbs}
-
-
-def made_by(tmp_path, run, params=PARAMS):
-    """The RayJob that train makes."""
-    key = fingerprint(params, "c", IMAGE)
-    return make_rayjob(
-        yaml.safe_load(TEMPLATE.read_text()),
-        params,
-        name=rayjob_name(run),
-        run=run,
-        training_url=f"{os.environ['SEGLINE_STORE']}/{key}",
-        image=IMAGE,
-        tracking_uri="http://mlflow:5000",
-    )
 
 
 def in_background(task):
@@ -220,36 +191,6 @@ def in_background(task):
 def fail(kube, reason, message, status="FAILED"):
     (name,) = kube.jobs
     kube.set_status(name, "Failed", status, reason=reason, message=message)
-
-
-def test_what_is_created_is_what_kuberay_takes(monkeypatch):
-    """The server refuses any other; here with all that the environment may hand on."""
-    if schema() is None:
-        pytest.skip("the definition of a RayJob is not at hand")
-    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
-    monkeypatch.setenv("SEGLINE_RUN", RUN)
-    monkeypatch.setenv("SEGLINE_STORE", "s3://b/p")
-    job = made_by(None, RUN)
-    name = job["metadata"]["name"]
-    assert len(name) <= 47
-    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
-    assert "namespace" not in job["metadata"]
-    assert job["metadata"]["labels"] == {"app.kubernetes.io/part-of": "segline", "segline/run": RUN}
-    pods = rayjob_spec.pod_specs(job["spec"])
-    assert len(pods) == 3
-    for container in [container for pod in pods for container in pod["containers"]]:
-        assert container["image"] == IMAGE
-        variables = {entry["name"]: entry["value"] for entry in container["env"]}
-        assert len(variables) == len(container["env"])
-        assert (
-            variables.items()
-            >= {
-                "MLFLOW_TRACKING_URI": "http://mlflow:5000",
-                "MLFLOW_RUN_ID": "abc",
-                "SEGLINE_RUN": RUN,
-            }.items()
-        )
-    assert yaml.safe_load(TEMPLATE.read_text())["spec"].get("entrypoint") is None
 
 
 SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
@@ -283,74 +224,6 @@ def test_what_kubeflow_says_of_mlflow_reaches_the_driver_and_no_secret_is_writte
     assert [entry for entry in found if entry["name"] in SECRETS] == by_reference, "which the template may have"
     variables = {entry["name"]: entry.get("value") for entry in found}
     assert variables.items() >= told.items() | {("MLFLOW_TRACKING_URI", "http://mlflow:5000")}
-
-
-def head_of(job):
-    """The container that the driver runs in."""
-    return job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-
-
-@pytest.mark.parametrize("run", ["", "a", RUN, "x" * 200, "A_b.C", "---", "ünï", "1" * 33, "1" * 34])
-def test_names_are_short_and_of_one_run_alone(run):
-    name = rayjob_name(run or "key")
-    assert re.fullmatch(r"segline-train-[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
-    assert len(name) <= 47
-    others = {rayjob_name(other) for other in ("b", "x" * 201, "a-b-c", "1" * 35, "--", "une")}
-    assert name not in others
-    label = rayjob_spec._normalize(run or "key", 63)
-    assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?", label)
-    assert len(label) <= 63
-
-
-NASTY = "it's $HOME `id` \\ \\\" {a,b} *;&|<>!ü日\n%PATH%"
-
-
-@pytest.mark.parametrize("windows", [False, True])
-@pytest.mark.parametrize("text", ["tiny", "two words", NASTY])
-def test_the_parameters_come_through_all_shells(windows, text):
-    """A shell reads the entry point; ``ray job submit`` makes one line of its words, and a shell reads that again."""
-    everything = {
-        "ingest": {"layout": {"wad": {}}, "source": text},
-        "label": {"distances": ["border"], "class_maps": {"wad": {text: ["car", "bus"]}}},
-        "train": {
-            "models": ["unet", {"unet_resnet34": {"pretrained": False}}],
-            "losses": ["dice", {"dice": {"weight": 0.5}, "cross_entropy": {"weight": 0.25}}, "distance_map"],
-            "search": {
-                "num_samples": 2,
-                "spaces": {
-                    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-                    "unet.width": {"low": 8, "high": 16},
-                    "batch_size": [4, 8],
-                },
-            },
-        },
-    }
-    params = load(json.dumps(everything))
-    line = entrypoint(params, training_url="s3://b/p/0123", tracking_uri="http://mlflow.lines.svc:5000")
-    if windows:
-        line = subprocess.list2cmdline(shlex.split(line))
-    show = "import json, sys; print(json.dumps(sys.argv[1:]))"
-    line = f"{sys.executable} -c {shlex.quote(show)} {line.removeprefix('segline train')}"
-    words = json.loads(subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout)
-    found = load(words[words.index("--params") + 1])
-    assert found == replace(params, train=replace(params.train, checkpoints="s3://b/p/0123/checkpoints"))
-    assert words[words.index("--out") + 1] == "s3://b/p/0123/train"
-
-
-def test_an_address_that_a_shell_would_change_is_refused():
-    with pytest.raises(StageError, match="characters that a shell reads"):
-        entrypoint(PARAMS, training_url="s3://b/p", tracking_uri="http://mlflow/?a=b&c=d")
-
-
-def test_no_login_of_mlflow_is_in_what_is_created(monkeypatch):
-    """The pods have it from a secret; a RayJob is read by many more."""
-    monkeypatch.setenv("SEGLINE_STORE", "s3://b/p")
-    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
-        monkeypatch.setenv(name, "hush")
-    assert "hush" not in json.dumps(made_by(None, RUN))
-    with pytest.raises(StageError, match="segline-mlflow-login") as caught:
-        entrypoint(PARAMS, training_url="s3://b/p", tracking_uri="https://me:hush@mlflow.example.org")
-    assert "hush" not in str(caught.value)
 
 
 # What goes wrong on the way
@@ -542,43 +415,11 @@ def test_a_trial_that_no_worker_can_hold_or_that_wastes_its_gpu_is_refused(
     assert kube.asked == []
 
 
-def with_train(**changed):
-    return replace(PARAMS, train=replace(PARAMS.train, **changed))
-
-
-def group(cpu, gpu=0, **told):
-    limits = {"cpu": cpu} | ({"nvidia.com/gpu": gpu} if gpu else {})
-    containers = [{"resources": {"limits": limits}}]
-    return {"rayStartParams": told, "template": {"spec": {"containers": containers}}}
-
-
-@pytest.mark.parametrize(
-    ("workers", "wanted", "fits"),
-    [
-        ([group("2")], {"gpus_per_worker": 0.0, "cpus_per_worker": 2}, True),
-        ([group("2")], {"gpus_per_worker": 0.0, "cpus_per_worker": 3}, False),
-        ([group("1500m")], {"gpus_per_worker": 0.0, "cpus_per_worker": 2}, True),
-        ([group("2"), group("8", 4)], {"gpus_per_worker": 4.0, "cpus_per_worker": 8}, True),
-        ([group("9"), group("8", 4)], {"gpus_per_worker": 4.0, "cpus_per_worker": 9}, False),
-        ([group("2"), group("8", 4)], {"gpus_per_worker": 0.0, "cpus_per_worker": 2}, True),
-        ([group("2"), group("8", 4)], {"gpus_per_worker": 0.0, "cpus_per_worker": 3}, False),
-        ([group("8", 1, **{"num-gpus": "0"})], {"gpus_per_worker": 0.0}, True),
-        ([group("8", 1, **{"num-cpus": "4"})], {"gpus_per_worker": 1.0, "cpus_per_worker": 5}, False),
-        ([], {"gpus_per_worker": 0.0}, False),
-    ],
-)
-def test_a_worker_has_what_kuberay_tells_ray(workers, wanted, fits):
-    head = group("4", **{"num-cpus": "0"})
-    template = {"spec": {"rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": workers}}}
-    with nullcontext() if fits else pytest.raises(StageError, match="but a worker of"):
-        rayjob_spec.check_resources(template, with_train(**wanted).train)
-
-
 # Another pod of the same run
 
 
 def test_a_job_that_is_there_is_followed(kube, dataset_dir, edged, tmp_path):
-    job = made_by(tmp_path, RUN)
+    job = made_by(RUN)
     kube.create(job)
     go_on, name = succeeding(tmp_path), rayjob_name(RUN)
     in_background(lambda: (kube.wait_for(lambda kube: kube.count("get")), go_on(kube, name)))
@@ -606,7 +447,7 @@ def wait_until(is_so):
 def test_a_job_that_is_followed_can_see_that(kube, dataset_dir, edged, tmp_path, monkeypatch):
     """From before the shards are copied, which takes its time, until the job is gone."""
     monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    job, bring, seen = made_by(tmp_path, RUN), rayjob._upload, []
+    job, bring, seen = made_by(RUN), rayjob._upload, []
 
     def bring_slowly(*words):
         wait_until(lambda: followed(job))
@@ -625,7 +466,7 @@ def test_a_job_that_is_followed_can_see_that(kube, dataset_dir, edged, tmp_path,
 
 
 def test_a_job_that_does_something_else_is_left_alone(kube, dataset_dir, edged, tmp_path):
-    kube.create(made_by(tmp_path, RUN, params=replace(PARAMS, seed=8)))
+    kube.create(made_by(RUN, params=replace(PARAMS, seed=8)))
     with pytest.raises(StageError, match="does something else; delete it, or give another --run"):
         train(dataset_dir, edged, tmp_path / "out")
     assert len(kube.jobs) == 1
@@ -634,7 +475,7 @@ def test_a_job_that_does_something_else_is_left_alone(kube, dataset_dir, edged, 
 @pytest.mark.parametrize("code", [6, StoppedError.exit_code])
 def test_a_job_that_failed_before_is_made_anew_when_it_is_gone(kube, dataset_dir, edged, tmp_path, code):
     """Also one that ended because nobody followed it."""
-    kube.create(made_by(tmp_path, RUN))
+    kube.create(made_by(RUN))
     message = f"Job entrypoint command failed with exit code {code}, last available logs"
     kube.set_status(rayjob_name(RUN), "Failed", "FAILED", reason="AppFailed", message=message)
     kube.deletion_s = 0.5
@@ -645,7 +486,7 @@ def test_a_job_that_failed_before_is_made_anew_when_it_is_gone(kube, dataset_dir
 
 
 def test_deleting_is_idempotent(kube, tmp_path):
-    kube.create(made_by(tmp_path, RUN))
+    kube.create(made_by(RUN))
     rayjob.delete(RUN)
     rayjob.delete(RUN)
     rayjob.delete("")

@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -22,6 +22,7 @@ from servers import listening
 
 TOKEN = "secret-token"
 NAMESPACE = "lines"
+SECOND = "%Y-%m-%dT%H:%M:%S"
 CRD = Path(__file__).parents[2] / "shared" / "schemas" / "ray.io_rayjobs.yaml"
 JOBS = re.compile(rf"/apis/ray\.io/v1/namespaces/{NAMESPACE}/rayjobs(?:/(?P<name>[^/]+))?")
 PODS = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/pods(?:/(?P<name>[^/]+)/log)?")
@@ -29,12 +30,12 @@ PODS = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/pods(?:/(?P<name>[^/]+)/log)
 
 @cache
 def schema():
-    """Of a RayJob, strict; none where it is not at hand."""
+    """Return the strict schema of a RayJob, or None where it is not at hand."""
     if not CRD.exists():
         return None
     versions = yaml.load(CRD.read_text(), yaml.CSafeLoader)["spec"]["versions"]
-    (found,) = [entry["schema"]["openAPIV3Schema"] for entry in versions if entry["name"] == "v1"]
-    return _closed(found)
+    (v1,) = [entry["schema"]["openAPIV3Schema"] for entry in versions if entry["name"] == "v1"]
+    return _closed(v1)
 
 
 def _closed(node):
@@ -48,21 +49,25 @@ def _closed(node):
     return closed
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Fault:
     """What the next request of a kind meets.
 
     Attributes:
-        verb: of the request, such as ``watch``.
-        resource: such as ``pods/log``.
-        status: to answer; 0 closes the connection instead.
-        after: pieces of a stream to send before; then a watch's ``status`` is an event, as Kubernetes has it.
+        verb: The verb of the request, such as ``get``.
+        resource: The resource, such as ``pods/log``.
+        status: The status of the answer; 0 closes the connection instead.
+        after: The number of lines of a log to send before the connection is closed.
+        silence_s: The time until the answer, which is then the right one.
+        text: An answer that is sent in place of JSON, with status 200.
     """
 
     verb: str
     resource: str = "rayjobs"
     status: int = 0
     after: int = 0
+    silence_s: float = 0.0
+    text: str = ""
 
 
 @dataclass
@@ -88,6 +93,8 @@ class Kubernetes:
         asked: all of them in order, with the status of the answer.
         on_create: called in a thread of its own with the server and a job's name.
         deletion_s: how long a deleted job stays.
+        created: the jobs as they were created.
+        token: the token that requests must have.
     """
 
     jobs: dict = field(default_factory=dict)
@@ -97,9 +104,8 @@ class Kubernetes:
     asked: list = field(default_factory=list)
     on_create: object = None
     deletion_s: float = 0.0
-    version: int = 100
-    oldest: int = 0
-    events: list = field(default_factory=list)
+    created: list = field(default_factory=list)
+    token: str = TOKEN
     changed: threading.Condition = field(default_factory=threading.Condition)
     address: str = ""
     is_down: bool = False
@@ -109,31 +115,26 @@ class Kubernetes:
         return {(verb, resource) for verb, resource, _ in self.asked}
 
     def count(self, verb, resource="rayjobs", status=None):
-        return len([told for told in self.asked if told[:2] == (verb, resource) and status in (None, told[2])])
+        return len(
+            [request for request in self.asked if request[:2] == (verb, resource) and status in (None, request[2])]
+        )
 
     def wait_for(self, is_so, seconds=30):
         with self.changed:
             assert self.changed.wait_for(lambda: is_so(self), seconds), (self.asked[-20:], self.jobs)
 
-    def note(self, kind, job):
-        """A change of a job, which watchers hear of."""
-        with self.changed:
-            self.version += 1
-            job["metadata"]["resourceVersion"] = str(self.version)
-            self.events.append((self.version, kind, deepcopy(job)))
-            self.changed.notify_all()
-
     def set_status(self, name, deployment, status="", **more):
         with self.changed:
-            told = {"jobDeploymentStatus": deployment} | ({"jobStatus": status} if status else {}) | more
-            self.jobs[name]["status"] = told
-            self.note("MODIFIED", self.jobs[name])
+            self.jobs[name]["status"] = (
+                {"jobDeploymentStatus": deployment} | ({"jobStatus": status} if status else {}) | more
+            )
+            self.changed.notify_all()
 
-    def forget(self):
-        """What happened so far, as Kubernetes does after some minutes."""
+    def wait_until_polled(self):
+        """Wait until the state of the jobs as it is now has been read."""
         with self.changed:
-            self.version += 1
-            self.oldest = self.version
+            before = self.count("get", status=200)
+        self.wait_for(lambda kube: kube.count("get", status=200) > before)
 
     def add_pod(self, name, job, created="2026-01-01T00:00:00Z", **more):
         with self.changed:
@@ -161,9 +162,11 @@ class Kubernetes:
                 return 422, refusal(422, f"RayJob is invalid: {'; '.join(wrong)}")
         assert job["apiVersion"] == "ray.io/v1"
         assert job["kind"] == "RayJob"
-        job["metadata"] |= {"namespace": NAMESPACE, "uid": f"uid-{self.version}"}
-        self.jobs[name] = job
-        self.note("ADDED", job)
+        job["metadata"] |= {"namespace": NAMESPACE, "uid": f"uid-{len(self.created)}"}
+        with self.changed:
+            self.jobs[name] = job
+            self.created.append(deepcopy(job))
+            self.changed.notify_all()
         if self.on_create:
             threading.Thread(target=self.on_create, args=(self, name), daemon=True).start()
         return 201, job
@@ -174,7 +177,6 @@ class Kubernetes:
         job = self.jobs[name]
         if "deletionTimestamp" not in job["metadata"]:
             job["metadata"]["deletionTimestamp"] = datetime.now(UTC).isoformat()
-            self.note("MODIFIED", job)
             if self.deletion_s:
                 threading.Timer(self.deletion_s, self._drop, (name,)).start()
             else:
@@ -183,7 +185,8 @@ class Kubernetes:
 
     def _drop(self, name):
         with self.changed:
-            self.note("DELETED", self.jobs.pop(name))
+            del self.jobs[name]
+            self.changed.notify_all()
 
 
 @cache
@@ -195,13 +198,9 @@ def refusal(status, message):
     return {"kind": "Status", "status": "Failure", "message": message, "code": status, "reason": str(status)}
 
 
-def _second(text):
-    return text[:19]
-
-
 @contextmanager
-def kubernetes(folder):
-    """The server; its address and token are in ``folder/kubeconfig``."""
+def kubernetes(folder, tls=None):
+    """Run the server; its address and token are in ``folder/kubeconfig``."""
     kube = Kubernetes()
 
     class Handler(BaseHTTPRequestHandler):
@@ -215,8 +214,8 @@ def kubernetes(folder):
             if kube.is_down:
                 return self.drop()
             for pattern, resource in ((JOBS, "rayjobs"), (PODS, "pods")):
-                if found := pattern.fullmatch(parts.path):
-                    return self.answer(resource, found["name"], json.loads(body) if body else None)
+                if match := pattern.fullmatch(parts.path):
+                    return self.answer(resource, match["name"], json.loads(body) if body else None)
             return self.send(404, refusal(404, f"the server could not find the requested resource {parts.path}"))
 
         def answer(self, resource, name, body):
@@ -228,19 +227,21 @@ def kubernetes(folder):
                 if fitting:
                     self.fault = fitting[0]
                     kube.faults.remove(self.fault)
-            if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            if self.headers["Authorization"].lower() != f"bearer {kube.token}":
                 return self.send(401, refusal(401, "Unauthorized"))
             if (self.verb, self.resource) in kube.forbidden:
                 return self.send(403, refusal(403, f"cannot {self.verb} resource {self.resource}"))
-            if self.fault and not self.fault.after:
+            if self.fault and self.fault.silence_s:
+                time.sleep(self.fault.silence_s)
+            elif self.fault and self.fault.text:
+                return self.send(200, self.fault.text)
+            elif self.fault and not self.fault.after:
                 if not self.fault.status:
                     return self.drop()
                 return self.send(self.fault.status, refusal(self.fault.status, "as wanted"))
             return getattr(self, f"{self.verb}_{self.resource.replace('/', '_')}")(name, body)
 
         def reading(self, name):
-            if self.query.get("watch") == "true":
-                return "watch"
             return "get" if name else "list"
 
         def create_rayjobs(self, name, body):
@@ -254,16 +255,8 @@ def kubernetes(folder):
 
         def get_rayjobs(self, name, body):
             with kube.changed:
-                there = name in kube.jobs
-                self.send(*((200, kube.jobs[name]) if there else (404, refusal(404, f"{name} not found"))))
-
-        def chosen(self):
-            return self.query["fieldSelector"].removeprefix("metadata.name=")
-
-        def list_rayjobs(self, name, body):
-            with kube.changed:
-                items = [job for name, job in kube.jobs.items() if name == self.chosen()]
-                self.send(200, {"items": items, "metadata": {"resourceVersion": str(kube.version)}})
+                exists = name in kube.jobs
+                self.send(*((200, kube.jobs[name]) if exists else (404, refusal(404, f"{name} not found"))))
 
         def list_pods(self, name, body):
             key, _, value = self.query["labelSelector"].partition("=")
@@ -276,71 +269,23 @@ def kubernetes(folder):
                     for name, pod in kube.pods.items()
                     if pod.labels.get(key) == value
                 ]
-                self.send(200, {"items": items, "metadata": {"resourceVersion": str(kube.version)}})
-
-        def watch_rayjobs(self, name, body):
-            since = int(self.query["resourceVersion"])
-            if since < kube.oldest:
-                return self.send(410, refusal(410, "too old resource version"))
-            if not self.begin():
-                return None
-            ends = time.monotonic() + int(self.query["timeoutSeconds"])
-            first = {"metadata": {"resourceVersion": str(since)}}
-            self.piece(json.dumps({"type": "BOOKMARK", "object": first}) + "\n")
-            sent = 0
-            while time.monotonic() < ends:
-                with kube.changed:
-                    kube.changed.wait_for(lambda since=since, sent=sent: self.after(since) or self.is_cut(sent), 0.2)
-                    events = self.after(since)
-                for version, kind, job in events:
-                    if self.is_cut(sent):
-                        return self.cut()
-                    self.piece(json.dumps({"type": kind, "object": job}) + "\n")
-                    since, sent = version, sent + 1
-                if self.is_cut(sent):
-                    return self.cut()
-            return self.end()
-
-        def after(self, since):
-            name = self.chosen()
-            return [e for e in kube.events if e[0] > since and e[2]["metadata"]["name"] == name]
-
-        def is_cut(self, sent):
-            return kube.is_down or (self.fault and sent >= self.fault.after)
-
-        def cut(self):
-            if self.fault and self.fault.status:
-                self.piece(json.dumps({"type": "ERROR", "object": refusal(self.fault.status, "as wanted")}) + "\n")
-                return self.end()
-            self.wfile.write(b'40\r\n{"type": "MODI')
-            return self.drop()
+                self.send(200, {"items": items, "metadata": {}})
 
         def get_pods_log(self, name, body):
             assert self.query["container"] == "ray-job-submitter"
-            assert self.query["timestamps"] == "true"
-            follow, since = self.query.get("follow") == "true", _second(self.query.get("sinceTime", ""))
-            if not self.begin():
-                return None
-            at, sent = 0, 0
-            while True:
-                with kube.changed:
-                    pod = kube.pods[name]
-                    is_over = not follow or pod.phase in ("Succeeded", "Failed")
-                    if not is_over:
-                        kube.changed.wait_for(
-                            lambda pod=pod, at=at: len(pod.log) > at or pod.phase != "Running" or kube.is_down, 0.5
-                        )
-                    lines, at = pod.log[at:], len(pod.log)
-                for moment, text in lines:
-                    if _second(moment) < since:
-                        continue
-                    if self.is_cut(sent):
-                        self.wfile.write(b"ff\r\n" + moment[:25].encode())
-                        return self.drop()
-                    self.piece(f"{moment} {text}\n")
-                    sent += 1
-                if is_over:
-                    return self.end()
+            assert self.query["timestamps"].lower() == "true"
+            since = ""
+            if "sinceSeconds" in self.query:
+                since = (datetime.now(UTC) - timedelta(seconds=int(self.query["sinceSeconds"]))).strftime(SECOND)
+            with kube.changed:
+                lines = [*kube.pods[name].log]
+            self.begin()
+            for number, (moment, text) in enumerate(line for line in lines if line[0][: len(since)] >= since):
+                if self.fault and number >= self.fault.after:
+                    self.wfile.write(b"ff\r\n" + moment[:25].encode())
+                    return self.drop()
+                self.piece(f"{moment} {text}\n")
+            return self.wfile.write(b"0\r\n\r\n")
 
         def begin(self):
             self.note(200)
@@ -348,14 +293,10 @@ def kubernetes(folder):
             self.send_header("Content-Type", "application/json")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            return True
 
         def piece(self, text):
             data = text.encode()
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-
-        def end(self):
-            self.wfile.write(b"0\r\n\r\n")
 
         def note(self, status):
             with kube.changed:
@@ -365,7 +306,7 @@ def kubernetes(folder):
         def send(self, status, content):
             if hasattr(self, "verb"):
                 self.note(status)
-            body = json.dumps(content).encode()
+            body = (content if isinstance(content, str) else json.dumps(content)).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -380,8 +321,8 @@ def kubernetes(folder):
         def log_message(self, *_):
             pass
 
-    with listening(Handler) as port:
-        kube.address = f"http://127.0.0.1:{port}"
+    with listening(Handler, tls) as port:
+        kube.address = f"{'https' if tls else 'http'}://localhost:{port}"
         (folder / "kubeconfig").write_text(
             yaml.safe_dump(
                 {

@@ -39,7 +39,7 @@ from manifests import (
     unused_rights,
 )
 
-from segline.platforms.rayjob import PERMISSIONS
+from segline.platforms.kubernetes import PERMISSIONS
 
 CHECKS = {
     "unsafe": unsafe,

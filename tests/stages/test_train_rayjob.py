@@ -252,7 +252,7 @@ def test_the_entry_point_trains_on_two_nodes_and_a_follower_that_was_killed_gets
         second = start(written, tmp_path / "out", params, pod, *words)
         shown, told = second.communicate(timeout=400)
         assert second.returncode == 0, told + shown + (folder / "ray.log").read_text()[-3000:]
-        assert f"RayJob {job} is there already; following it" in shown
+        assert f"RayJob {job} exists already; following it" in shown
         assert "2 candidates in" in shown, "the log of the submitter"
         assert kuberay.submitted["status"] == "SUCCEEDED"
         assert not kuberay.seen, "the trials ran where this machine sees nothing"

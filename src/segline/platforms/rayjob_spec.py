@@ -1,0 +1,208 @@
+"""The RayJob that is created: its name, its fingerprint, its manifest and its entry point."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segline.config.components import ComponentSpec
+from segline.config.params import Params
+from segline.config.sections import Train
+from segline.config.serialization import as_json
+from segline.config.spaces import Space
+from segline.errors import StageError
+from segline.parallel import AUTOSCALING
+from segline.platforms.kubernetes import Json
+from segline.training.lease import FOLLOWED
+
+LONGEST_NAME = 47
+"""KubeRay's limit, because it makes longer names from it."""
+LONGEST_LABEL = 63
+PREFIX = "segline-train-"
+FORWARDED_VARIABLES = (
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_WORKSPACE",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "SEGLINE_RUN",
+    "SEGLINE_COMMIT",
+)
+"""Variables of this pod, such as Kubeflow's plug-in for MLflow sets them, that the containers of the RayJob get.
+
+Never MLFLOW_TRACKING_TOKEN, _USERNAME or _PASSWORD: everybody who may read a RayJob would see their values.
+"""
+SHELL_SAFE = re.compile(r"[\w@%+=:,./~-]+", re.ASCII)
+"""Text that every shell on the way leaves unchanged."""
+
+
+def read_template(path: Path) -> Json:
+    """Read the template of a RayJob.
+
+    Raises:
+        StageError: The file is missing or is not a RayJob.
+    """
+    try:
+        template: Json = yaml.safe_load(path.read_text())
+        if template["kind"] == "RayJob" and pod_specs(template["spec"]):
+            return template
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        pass
+    raise StageError(
+        f"SEGLINE_RAYJOB {path} is not the template of a RayJob; expected such as k8s/base/ray/rayjob.yaml"
+    )
+
+
+def fingerprint(params: Params, content_hash: str, image: str) -> str:
+    """Return a hash of all that the candidates depend on; equal trainings share their folder in the bucket."""
+    settings = asdict(params.train)
+    del settings["checkpoints"]
+    parts = (json.dumps(settings, sort_keys=True), as_json(params.edges), params.seed, content_hash, image)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def rayjob_name(run: str) -> str:
+    """Return the name of the RayJob of a run."""
+    return f"{PREFIX}{_normalize(run.lower(), LONGEST_NAME - len(PREFIX), r'[^a-z0-9]+')}"
+
+
+def heartbeat_url(training_url: str, name: str) -> str:
+    """Return the object that says that a RayJob is followed; equal runs share their folder, but not this object."""
+    return f"{training_url}/followed/{name}"
+
+
+def make_rayjob(
+    template: Json, params: Params, *, name: str, run: str, training_url: str, image: str, tracking_uri: str
+) -> Json:
+    """Return the RayJob to create: the template with a name, labels, an entry point, images and the environment.
+
+    Args:
+        template: The template of a RayJob.
+        params: All parameters.
+        name: The name of the RayJob.
+        run: The id of the Kubeflow run.
+        training_url: The folder of this training in the bucket, ``s3://bucket/prefix``.
+        image: The image of every container.
+        tracking_uri: The address of MLflow.
+    """
+    job: Json = json.loads(json.dumps(template))
+    labels = {"app.kubernetes.io/part-of": "segline", "segline/run": _normalize(run or name, LONGEST_LABEL)}
+    metadata = job.setdefault("metadata", {})
+    metadata.pop("namespace", None)
+    metadata |= {"name": name, "labels": metadata.get("labels", {}) | labels}
+    spec = job["spec"]
+    spec["entrypoint"] = entrypoint(params, training_url=training_url, tracking_uri=tracking_uri)
+    variables = {"MLFLOW_TRACKING_URI": tracking_uri, FOLLOWED: heartbeat_url(training_url, name)} | {
+        variable: os.environ[variable] for variable in FORWARDED_VARIABLES if os.environ.get(variable)
+    }
+    if spec["rayClusterSpec"].get("enableInTreeAutoscaling"):
+        variables[AUTOSCALING] = "1"
+    for pod in pod_specs(spec):
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            container["image"] = image
+            others = [entry for entry in container.get("env", []) if entry["name"] not in variables]
+            container["env"] = [*others, *({"name": key, "value": value} for key, value in variables.items())]
+    return job
+
+
+def pod_specs(spec: Json) -> list[Json]:
+    """Return the pods of a RayJob: those of its head, its workers and its submitter."""
+    groups = [spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"].get("workerGroupSpecs", [])]
+    submitter = [spec["submitterPodTemplate"]["spec"]] if "submitterPodTemplate" in spec else []
+    return [*(group["template"]["spec"] for group in groups), *submitter]
+
+
+def check_resources(template: Json, settings: Train) -> None:
+    """Check that a pod of the template can hold a worker of a trial, and that no trial leaves GPUs unused.
+
+    Raises:
+        StageError: No pod can hold one, so that Ray would wait without end; or all that can have GPUs that nobody uses.
+    """
+    cluster = template["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
+    pods = [resources for resources in map(_pod_resources, groups) if resources[0]]
+    cpus, gpus = settings.cpus_per_worker, settings.gpus_per_worker
+    fitting = [pod for pod in pods if cpus <= pod[0] and gpus <= pod[1]]
+    if fitting and (gpus or any(not pod[1] for pod in fitting)):
+        return
+    got = f"train.cpus_per_worker is {cpus} and train.gpus_per_worker {gpus:g}"
+    available = " or ".join(f"{pod[0]:g} cores and {pod[1]:g} GPUs" for pod in pods) or "no cores"
+    advice = "lower these, or give the template larger workers"
+    if fitting:
+        advice = "set train.gpus_per_worker, or give the template workers without GPUs"
+    path = os.environ.get("SEGLINE_RAYJOB", "the template")
+    raise StageError(f"{got}, but a worker of {path} has {available}; {advice}")
+
+
+def _pod_resources(group: Json) -> tuple[float, float]:
+    """Return the cores and GPUs of a pod as KubeRay tells Ray: by its parameters, else by its container's limits."""
+    parameters, container = group.get("rayStartParams", {}), group["template"]["spec"]["containers"][0]
+    resources = container.get("resources", {})
+    limits = resources.get("limits", {})
+    cores = str(parameters.get("num-cpus") or limits.get("cpu") or resources.get("requests", {}).get("cpu") or "inf")
+    cpus = math.ceil(float(cores[:-1]) / 1000) if cores.endswith("m") else float(cores)
+    gpus = sum(float(value) for name, value in limits.items() if name.endswith("gpu"))
+    return cpus, float(parameters.get("num-gpus", gpus))
+
+
+def entrypoint(params: Params, *, training_url: str, tracking_uri: str) -> str:
+    """Return the command line that the head runs.
+
+    It is read by two shells and by ``ray job submit``, which quotes as Windows does, one after the other.
+
+    Raises:
+        StageError: An address would be changed on the way, or would show a password.
+    """
+    document = _to_document(params)
+    document["train"]["checkpoints"] = f"{training_url}/checkpoints"
+    addresses = {name: f"{training_url}/{name}" for name in ("dataset", "edged")} | {"out": f"{training_url}/train"}
+    addresses["tracking-uri"] = tracking_uri
+    if "@" in tracking_uri:
+        raise StageError(
+            "the tracking URI holds a login, which everybody could read in the RayJob; "
+            "remove it, and put it into the secret segline-mlflow-login"
+        )
+    for address in addresses.values():
+        if not SHELL_SAFE.fullmatch(address):
+            raise StageError(f"{address!r} has characters that a shell reads as its own; give another address")
+    text = re.sub(r"\\\\|[`$!']", lambda match: f"\\u{ord(match[0][0]):04x}", json.dumps(document))
+    words = [word for name, address in addresses.items() for word in (f"--{name}", address)]
+    return shlex.join(["segline", "train", "--params", text, *words])
+
+
+def _to_document(value: Any) -> Any:
+    """Return a section of the parameters as ``params.yaml`` writes it."""
+    if isinstance(value, ComponentSpec):
+        weight = {} if value.weight == 1.0 else {"weight": value.weight}
+        return {value.name: _to_document(value.options) | weight}
+    if isinstance(value, Space):
+        ends = [int(end) if value.whole else end for end in (value.low, value.high)]
+        return list(value.values) or {"low": ends[0], "high": ends[1], "log": value.log}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _to_document(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {name: _to_document(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [_weighted_sum(entry) if isinstance(entry, tuple) else _to_document(entry) for entry in value]
+    return value
+
+
+def _weighted_sum(losses: tuple[ComponentSpec, ...]) -> Json:
+    """Return a sum of losses as one entry."""
+    return {name: options for loss in losses for name, options in _to_document(loss).items()}
+
+
+def _normalize(text: str, longest: int, forbidden: str = r"[^A-Za-z0-9]+") -> str:
+    """Return a text that Kubernetes accepts as a name or label; one that had to change ends in a hash to be unique."""
+    normalized = re.sub(forbidden, "-", text).strip("-")
+    if normalized == text and len(text) <= longest:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{normalized[: longest - len(digest) - 1].strip('-')}-{digest}".strip("-")

@@ -53,9 +53,9 @@ def look_at_every_pixel(probabilities, labels, background, min_confidence, min_p
         region = flood(start, predicted.shape, lambda place: same(place) and lacks_label(place, border))
         seen |= region
         whole = flood(start, predicted.shape, same)
-        dataset_dir = sum(not lacks_label(place, 0) for place in whole) / len(whole)
+        labelled_share = sum(not lacks_label(place, 0) for place in whole) / len(whole)
         confidence = sum(float(probabilities[predicted[start]][place]) for place in region) / len(region)
-        if len(region) >= min_pixels and confidence >= min_confidence and dataset_dir <= max_labelled_share:
+        if len(region) >= min_pixels and confidence >= min_confidence and labelled_share <= max_labelled_share:
             ys, xs = [y for y, _ in region], [x for _, x in region]
             box = (min(ys), min(xs), max(ys) - min(ys) + 1, max(xs) - min(xs) + 1)
             found.append((int(predicted[start]), box, len(region), pytest.approx(confidence, rel=1e-5)))

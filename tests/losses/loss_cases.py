@@ -50,7 +50,7 @@ class Case:
         )
 
 
-def dataset_dir(target, task, logits=None, seed=0):
+def case_of(target, task, logits=None, seed=0):
     """The case of given class ids; ``touching`` is drawn, as it depends on instances."""
     ids = target.numpy()
     generator = np.random.default_rng(seed)

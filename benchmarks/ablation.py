@@ -41,7 +41,7 @@ from segline.inference.predict import predict_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.boundary import boundary_counts, boundary_f1, trimap_counts
-from segline.metrics.confusion import confusion, mean_iou
+from segline.metrics.confusion import confusion_matrix, mean_iou
 from segline.models import MODELS
 from segline.progress import log
 from segline.training.determinism import set_deterministic
@@ -164,7 +164,7 @@ def score(run: Run, dataset_dir: Path) -> dict[str, float]:
     run.model.eval()
     for labels, probabilities in predict_split([run.model], open_split(dataset_dir, "test"), 16):
         predicted = probabilities.argmax(1).cpu().numpy()
-        regions.append(confusion(labels, predicted, run.classes).sum(0))
+        regions.append(confusion_matrix(labels, predicted, run.classes).sum(0))
         contours.append(boundary_counts(labels, predicted, run.classes).sum(0))
         bands.append(trimap_counts(labels, predicted, run.classes, BANDS).sum(0))
     within = [float(mean_iou(counts)) for counts in np.sum(bands, axis=0)]

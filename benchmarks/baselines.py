@@ -23,7 +23,7 @@ from segline.classes import IGNORED
 from segline.data.shards import Split, open_split
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split
-from segline.metrics.confusion import Counts, confusion, scores
+from segline.metrics.confusion import Counts, confusion_matrix, scores
 
 BINS = 16
 
@@ -63,7 +63,7 @@ def class_of_colour(split: Split, classes: int) -> np.ndarray:
 
 
 def count(split: Split, table: np.ndarray, classes: int) -> Counts:
-    return sum(confusion(labels, table[bins(images)], classes).sum(0) for images, labels in split.batches(64))
+    return sum(confusion_matrix(labels, table[bins(images)], classes).sum(0) for images, labels in split.batches(64))
 
 
 def show(counts: dict[str, Counts], names: list[str], crops: int) -> None:

@@ -27,7 +27,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from segline.classes import IGNORED
-from segline.losses import LOSSES, needed
+from segline.losses import LOSSES, required_distances
 from segline.losses.edge_network import EdgeNetwork
 from segline.losses.task import Task
 from segline.models import MODELS
@@ -87,7 +87,11 @@ def step(loss, given):
 def times(task, shape, device, repeats):
     """Name -> seconds of each round."""
     losses = {name: build(name, task, device) for name in (PLAIN, *LOSSES)}
-    given = {name: inputs(needed(loss), shape, device) for name, loss in losses.items() if needed(loss)}
+    given = {
+        name: inputs(required_distances(loss), shape, device)
+        for name, loss in losses.items()
+        if required_distances(loss)
+    }
     shared = inputs((), shape, device)
     seconds = {name: [] for name in losses}
     for turn in range(repeats + 1):
@@ -109,8 +113,8 @@ def memory(name, task, shape, device):
 
 def peak(name, task, shape, device):
     loss = build(name, task, device)
-    step(loss, inputs(needed(loss), (*shape[:2], 32, 32), device))
-    given = inputs(needed(loss), shape, device)
+    step(loss, inputs(required_distances(loss), (*shape[:2], 32, 32), device))
+    given = inputs(required_distances(loss), shape, device)
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -39,7 +39,7 @@ from segline.data.edges import edge_map
 from segline.data.shards import Split, open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
-from segline.metrics.confusion import confusion, pixel_accuracy
+from segline.metrics.confusion import confusion_matrix, pixel_accuracy
 from segline.models import MODELS
 from segline.progress import log
 from segline.training.edges import train_edges
@@ -199,7 +199,7 @@ def learn_batch(
     optimiser.zero_grad(set_to_none=True)
     loss(logits, batch.target, batch.distances).backward()
     optimiser.step()
-    return confusion(batch.target.cpu().numpy(), logits.argmax(1).cpu().numpy(), classes).sum(0)
+    return confusion_matrix(batch.target.cpu().numpy(), logits.argmax(1).cpu().numpy(), classes).sum(0)
 
 
 def forward(model: nn.Module, images: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ from segline.data.augment import MEAN, STD
 from segline.data.shards import Split, open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
-from segline.metrics.confusion import confusion, mean_iou
+from segline.metrics.confusion import confusion_matrix, mean_iou
 from segline.models import MODELS
 from segline.parallel import tune_malloc
 from segline.training import engine
@@ -225,7 +225,9 @@ def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tupl
 def plain_score(model: torch.nn.Module, val: DataLoader, classes: int) -> float:
     model.eval()
     counts = sum(
-        confusion(target.numpy().astype(np.uint8), model(images.to(DEVICE)).argmax(1).cpu().numpy(), classes).sum(0)
+        confusion_matrix(
+            target.numpy().astype(np.uint8), model(images.to(DEVICE)).argmax(1).cpu().numpy(), classes
+        ).sum(0)
         for images, target in val
     )
     return float(mean_iou(counts))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segline.classes import IGNORED
-from segline.inference.audit import find_unlabelled
+from segline.inference.audit import find_missing_labels
 
 LOOSE = {"min_confidence": 0.0, "min_pixels": 1, "border": 0, "max_labelled_share": 1.0}
 
@@ -53,9 +53,9 @@ def look_at_every_pixel(probabilities, labels, background, min_confidence, min_p
         region = flood(start, predicted.shape, lambda place: same(place) and lacks_label(place, border))
         seen |= region
         whole = flood(start, predicted.shape, same)
-        dataset_dir = sum(not lacks_label(place, 0) for place in whole) / len(whole)
+        labelled_share = sum(not lacks_label(place, 0) for place in whole) / len(whole)
         confidence = sum(float(probabilities[predicted[start]][place]) for place in region) / len(region)
-        if len(region) >= min_pixels and confidence >= min_confidence and dataset_dir <= max_labelled_share:
+        if len(region) >= min_pixels and confidence >= min_confidence and labelled_share <= max_labelled_share:
             ys, xs = [y for y, _ in region], [x for _, x in region]
             box = (min(ys), min(xs), max(ys) - min(ys) + 1, max(xs) - min(xs) + 1)
             found.append((int(predicted[start]), box, len(region), pytest.approx(confidence, rel=1e-5)))
@@ -75,7 +75,7 @@ def test_the_objects_are_those_of_a_flood_fill(background, limits):
         probabilities = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
         blocks = rng.choice([0, 1, 2, 3, IGNORED], (3, 4), p=[0.45, 0.05, 0.4, 0.05, 0.05])
         labels = blocks.repeat(5, 0).repeat(3, 1).astype(np.uint8)
-        found = find_unlabelled(probabilities, labels, background, **dict(zip(LOOSE, limits, strict=True)))
+        found = find_missing_labels(probabilities, labels, background, **dict(zip(LOOSE, limits, strict=True)))
         expected = look_at_every_pixel(probabilities, labels, background, *limits)
         assert [(entry.class_id, entry.box, entry.pixels, entry.confidence) for entry in found] == expected
         listed += len(found)
@@ -93,7 +93,7 @@ SCENE = [
 
 def boxes(**settings):
     labels = settings.pop("labels", np.zeros((5, 9), np.uint8))
-    found = find_unlabelled(sure(SCENE), labels, settings.pop("background", 0), **LOOSE | settings)
+    found = find_missing_labels(sure(SCENE), labels, settings.pop("background", 0), **LOOSE | settings)
     return [tuple(entry.box) for entry in found]
 
 
@@ -160,4 +160,4 @@ def test_without_a_background_a_region_of_any_other_class_is_listed():
 
 def test_an_ignored_crop_and_a_crop_of_background_have_none():
     assert boxes(labels=np.full((5, 9), IGNORED, np.uint8)) == []
-    assert find_unlabelled(sure(["000"] * 2), np.zeros((2, 3), np.uint8), 0, **LOOSE) == []
+    assert find_missing_labels(sure(["000"] * 2), np.zeros((2, 3), np.uint8), 0, **LOOSE) == []

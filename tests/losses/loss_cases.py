@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from segline.classes import IGNORED
-from segline.losses import LOSSES, needed
+from segline.losses import LOSSES, required_distances
 from segline.losses.task import Task
 
 FAR = 1000.0
@@ -23,7 +23,7 @@ class Case:
         return LOSSES[name](self.task, **options)
 
     def inputs(self, loss):
-        return self.logits, self.target, *(self.maps[name] for name in needed(loss))
+        return self.logits, self.target, *(self.maps[name] for name in required_distances(loss))
 
     def value(self, loss, logits=None):
         given, *others = self.inputs(loss)
@@ -50,7 +50,7 @@ class Case:
         )
 
 
-def dataset_dir(target, task, logits=None, seed=0):
+def case_of(target, task, logits=None, seed=0):
     """The case of given class ids; ``touching`` is drawn, as it depends on instances."""
     ids = target.numpy()
     generator = np.random.default_rng(seed)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from loss_cases import dataset_dir
+from loss_cases import case_of
 
 
 def discs(centres, side=16, radius=4.5):
@@ -18,7 +18,7 @@ def test_a_crisp_prediction_costs_the_integral_between_the_contours(make_task, s
     centres = np.random.default_rng(seed).uniform(4, 11, (2, 2, 2))
     truth, guess = discs(centres[0]), discs(centres[1])
     logits = 200.0 * np.stack([1 - guess, guess], 1)
-    case = dataset_dir(torch.from_numpy(truth), make_task(2, 0), logits)
+    case = case_of(torch.from_numpy(truth), make_task(2, 0), logits)
     loss = case.loss("boundary", foreground_only=foreground_only)
     best = case.value(loss, torch.from_numpy(200.0 * np.stack([1 - truth, truth], 1)).float())
 
@@ -32,7 +32,7 @@ def test_further_away_costs_more(make_task):
     values = []
     for shift in range(6):
         guess = discs([(8, 5 + shift)])
-        case = dataset_dir(truth, make_task(2, 0), 200.0 * np.stack([1 - guess, guess], 1))
+        case = case_of(truth, make_task(2, 0), 200.0 * np.stack([1 - guess, guess], 1))
         values.append(float(case.value(case.loss("boundary"))))
     assert values == sorted(values)
     assert len(set(values)) == len(values)

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 from segline.losses.cross_entropy import CrossEntropy
-from segline.losses.loss_max_pooling import LossMaxPooling, best_weights
+from segline.losses.loss_max_pooling import LossMaxPooling, optimal_weights
 
 DRAWS = {
     "exponential": lambda generator: generator.exponential(1, 20),
@@ -44,7 +44,7 @@ def solved(losses, p, m):
 def test_the_weights_reach_the_maximum_within_their_bounds(draw, p, m):
     losses = DRAWS[draw](np.random.default_rng(1))
     given = torch.from_numpy(losses)
-    weights = best_weights(given, given.topk(m).values.amin(), p, len(losses), m).numpy()
+    weights = optimal_weights(given, given.topk(m).values.amin(), p, len(losses), m).numpy()
     gamma, tau = bounds(p, len(losses), m)
     assert 0 <= weights.min() <= weights.max() <= tau * (1 + 1e-9)
     if draw != "mostly-zero":

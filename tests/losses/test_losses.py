@@ -9,7 +9,7 @@ from loss_cases import random_target, truth_logits
 from loss_formulas import LOOPS
 
 from segline.classes import IGNORED
-from segline.losses import LOSSES, needed
+from segline.losses import LOSSES, required_distances
 
 OPTIONS = {
     "boundary": [{"foreground_only": True}],
@@ -194,7 +194,7 @@ def test_a_loss_has_nothing_to_train(make_case, name, options):
 def test_the_maps_are_the_further_arguments(make_case, name, options):
     case = make_case()
     loss = case.loss(name, **options)
-    maps = {kind: case.maps[kind] for kind in needed(loss)}
+    maps = {kind: case.maps[kind] for kind in required_distances(loss)}
     assert torch.equal(loss(logits=case.logits, target=case.target, **maps), case.value(loss))
 
 

@@ -9,7 +9,7 @@ from monai.metrics import compute_surface_dice
 
 from segline.classes import IGNORED
 from segline.metrics.boundary import TOLERANCE, boundary_counts, boundary_f1, trimap_counts
-from segline.metrics.confusion import confusion, mean_iou, pixel_accuracy
+from segline.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 
 CASES = [
     {},
@@ -73,7 +73,7 @@ def test_a_band_of_one_px_is_the_pixels_beside_another_class():
 
 def test_wide_bands_hold_all_and_the_rest_is_what_is_not_near():
     truth, predicted = random_maps(classes=3, ignored=0.1)
-    whole = confusion(truth, predicted, 3)
+    whole = confusion_matrix(truth, predicted, 3)
     bands = trimap_counts(truth, predicted, 3, [1, 2, 100])
     np.testing.assert_array_equal(bands[:, 2], whole)
     assert (whole >= bands[:, 1]).all()

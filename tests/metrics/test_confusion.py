@@ -8,7 +8,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
 from segline.classes import IGNORED
-from segline.metrics.confusion import confusion, dice, iou, mean_iou, pixel_accuracy, scores
+from segline.metrics.confusion import confusion_matrix, dice, iou, mean_iou, pixel_accuracy, scores
 
 
 def random_maps(images=4, classes=5, side=9, ignored=0.2, seed=0):
@@ -31,7 +31,7 @@ def test_counts_are_those_of_a_loop(case, kind):
     for image, y, x in np.ndindex(*truth.shape):
         if truth[image, y, x] != IGNORED:
             expected[image, truth[image, y, x], predicted[image, y, x]] += 1
-    found = confusion(truth.astype(kind), predicted.astype(kind), classes)
+    found = confusion_matrix(truth.astype(kind), predicted.astype(kind), classes)
     assert found.dtype == np.int64
     assert np.array_equal(found, expected)
 
@@ -41,7 +41,7 @@ def test_counts_are_those_of_a_loop(case, kind):
 def test_metrics_are_those_of_torchmetrics(classes, ignored):
     """On data that hold every class: for an absent one torchmetrics writes 0."""
     truth, predicted = random_maps(classes=classes, ignored=ignored)
-    counts = confusion(truth, predicted, classes).sum(0)
+    counts = confusion_matrix(truth, predicted, classes).sum(0)
 
     def theirs(metric, average):
         measure = metric(classes, average=average, ignore_index=IGNORED)
@@ -56,7 +56,7 @@ def test_metrics_are_those_of_torchmetrics(classes, ignored):
 def test_an_absent_class_has_no_score_and_a_missed_one_zero():
     truth = np.array([[[0, 0, 0, 1, IGNORED]]])
     predicted = np.array([[[0, 0, 2, 2, 3]]])
-    counts = confusion(truth, predicted, 4)[0]
+    counts = confusion_matrix(truth, predicted, 4)[0]
     np.testing.assert_array_equal(iou(counts), [2 / 3, 0, 0, math.nan])
     np.testing.assert_array_equal(dice(counts), [4 / 5, 0, 0, math.nan])
     assert mean_iou(counts) == pytest.approx(2 / 9)

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segline.models.aspp import Aspp, AtrousDepthwise, AtrousUnit, SeparableUnit
+from segline.models.aspp import ASPP, AtrousConvBNReLU, AtrousDepthwiseConv, SeparableConvBNReLU
 from segline.models.blocks import BatchNorm
 
-UNITS = pytest.mark.parametrize("unit", [AtrousUnit, SeparableUnit])
+UNITS = pytest.mark.parametrize("unit", [AtrousConvBNReLU, SeparableConvBNReLU])
 
 
 def seen_from_the_centre(network, side):
@@ -37,14 +37,14 @@ def _positive_weights(monkeypatch):
 @UNITS
 @pytest.mark.parametrize(("output_stride", "rates"), [(16, (6, 12, 18)), (8, (12, 24, 36))])
 def test_each_branch_sees_nine_positions_at_its_rate(unit, output_stride, rates):
-    aspp, side = Aspp(4, unit=unit, output_stride=output_stride, dropout=0.0), 2 * max(rates) + 5
+    aspp, side = ASPP(4, unit=unit, output_stride=output_stride, dropout=0.0), 2 * max(rates) + 5
     found = [seen_from_the_centre(branch, side) for branch in aspp.branches]
     assert found == [{(0, 0)}, *map(square, rates)]
 
 
 @UNITS
 def test_without_the_image_it_sees_the_branches_and_with_it_everything(unit):
-    aspp = Aspp(4, unit=unit, output_stride=16, dropout=0.0)
+    aspp = ASPP(4, unit=unit, output_stride=16, dropout=0.0)
     assert len(seen_from_the_centre(aspp, 41)) == 41 * 41
     with torch.no_grad():
         aspp.image[0].weight.zero_()
@@ -52,7 +52,7 @@ def test_without_the_image_it_sees_the_branches_and_with_it_everything(unit):
 
 
 def test_one_image_trains_and_leaves_the_statistics_of_the_pooled_branch():
-    aspp = Aspp(4, unit=AtrousUnit, output_stride=16, dropout=0.0).train()
+    aspp = ASPP(4, unit=AtrousConvBNReLU, output_stride=16, dropout=0.0).train()
     assert isinstance(aspp.image[1], BatchNorm)
     out = aspp(torch.rand(1, 4, 5, 5))
     out.sum().backward()
@@ -64,7 +64,7 @@ def test_one_image_trains_and_leaves_the_statistics_of_the_pooled_branch():
 
 def test_a_separable_unit_normalises_between_its_halves():
     torch.manual_seed(0)
-    unit = SeparableUnit(4, 6, rate=2)
+    unit = SeparableConvBNReLU(4, 6, rate=2)
     features = torch.randn(3, 4, 9, 8)
     each = F.conv2d(features, unit[0].weight, padding=2, dilation=2, groups=4)
     each = F.relu(
@@ -79,7 +79,7 @@ def test_a_separable_unit_normalises_between_its_halves():
 def test_a_rate_is_that_of_a_convolution_whichever_way_it_is_computed(rate, side):
     """By the centre alone, on sub-grids, or plainly: values and gradients."""
     torch.manual_seed(0)
-    layer = AtrousDepthwise(4, rate).double()
+    layer = AtrousDepthwiseConv(4, rate).double()
     features = torch.randn(2, 4, side, side + 1, dtype=torch.float64, requires_grad=True)
     plain = F.conv2d(features, layer.weight, padding=rate, dilation=rate, groups=4)
     upstream = torch.randn_like(plain)

@@ -84,8 +84,8 @@ def test_one_image_trains_and_then_three_reach_every_parameter(name):
         (model(noise(images, 3, 33, 17)) - 3 * noise(images, CLASSES, 33, 17)).square().mean().backward()
         assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())
         optimiser.step()
-    candidates_dir = {key: value.grad for key, value in model.named_parameters() if value.requires_grad}
-    unreached = [key for key, gradient in candidates_dir.items() if gradient is None or not gradient.any()]
+    gradients = {key: value.grad for key, value in model.named_parameters() if value.requires_grad}
+    unreached = [key for key, gradient in gradients.items() if gradient is None or not gradient.any()]
     assert [key for key in unreached if not key.startswith(UNUSED.get(name, ()))] == []
     assert [
         key for key, value in model.named_parameters() if key in frozen and not torch.equal(value, frozen[key])

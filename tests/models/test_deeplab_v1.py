@@ -148,7 +148,7 @@ def test_decimation_takes_every_fourth_channel_and_every_third_tap():
 
 def test_pretrained_it_starts_from_all_of_vgg_16(monkeypatch):
     vgg = timm.create_model("vgg16", num_classes=0)
-    monkeypatch.setattr(deeplab_v1, "trunk", lambda name, *, pretrained: vgg)
+    monkeypatch.setattr(deeplab_v1, "backbone", lambda name, *, pretrained: vgg)
     model = DeepLabV1(2, pretrained=True)
     assert torch.equal(model.features[28].weight, vgg.features[28].weight)
     assert torch.equal(model.fc6.weight, vgg.pre_logits.fc1.weight[::4, :, [0, 3, 6]][..., [0, 3, 6]])

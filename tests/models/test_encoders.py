@@ -151,8 +151,9 @@ def hub_of(content):
 FETCH = f"""
 import torch
 from segline.models.encoders import pyramid
+from segline.models.encoders import backbone_features
 try:
-    encoder, _ = pyramid({NAME!r}, pretrained=True)
+    encoder, _ = backbone_features({NAME!r}, pretrained=True)
     print("sum", float(encoder.state_dict()["layer4.0.conv1.weight"].double().sum()))
 except TrainingError as error:
     print("told:", error)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from segline.models.fcn import FCN8s, FCN16s, FCN32s, upsampling
+from segline.models.fcn import FCN8s, FCN16s, FCN32s, upsample_layer
 
 MODELS = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s}
 CLASSES = 3
@@ -55,7 +55,7 @@ def test_the_middle_of_fc7_is_vgg_16s_classifier(fcn8s):
 def test_upsampling_starts_as_bilinear_interpolation(factor):
     """But for the border, where interpolation repeats the outermost values and the transposed convolution has none."""
     scores = noise(2, CLASSES, 4, 5)
-    enlarged = upsampling(CLASSES, factor=factor)(scores)
+    enlarged = upsample_layer(CLASSES, factor=factor)(scores)
     wanted = F.interpolate(scores, scale_factor=factor, mode="bilinear", align_corners=False)
     assert enlarged.shape == wanted.shape
     rim = factor // 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segline.models.segnet import SegNet, pool, unpool
+from segline.models.segnet import SegNet, max_pool, max_unpool
 
 ENCODER = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
 
@@ -24,8 +24,8 @@ def test_unpooling_is_that_of_pytorch(shape, levels):
     other = features.detach().clone().requires_grad_()
     maxima, index = F.max_pool2d(other, 2, return_indices=True)
     wanted = F.max_unpool2d(maxima.square(), index, 2)
-    ours, place = pool(features)
-    found = unpool(ours.square(), place)
+    ours, index_in_window = max_pool(features)
+    found = max_unpool(ours.square(), index_in_window)
     assert torch.equal(found, wanted)
     weights = noise(*shape)
     (found * weights).sum().backward()

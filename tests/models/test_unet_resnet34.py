@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 
-from segline.models.unet_resnet34 import UNetResNet34, convolve_doubled
+from segline.models.unet_resnet34 import UNetResNet34, convolve_upsampled
 
 
 def noise(*shape):
@@ -47,6 +47,6 @@ def test_a_convolution_of_doubled_features_is_that_of_the_features_made(skipped)
     made = F.conv2d(doubled if skip is None else torch.cat([doubled, skip], 1), kernel, padding=1)
     upstream = torch.randn_like(made)
     expected = torch.autograd.grad(made, (deep, kernel), upstream)
-    found = convolve_doubled(deep, skip, kernel)
+    found = convolve_upsampled(deep, skip, kernel)
     torch.testing.assert_close(found, made)
     torch.testing.assert_close(torch.autograd.grad(found, (deep, kernel), upstream), expected)

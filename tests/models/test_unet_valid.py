@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segline.models.unet_valid import UNetValid, ValidNetwork, mirror
+from segline.models.unet_valid import UNetValid, ValidNetwork, reflect_pad
 
 
 def noise(*shape):
@@ -80,14 +80,14 @@ def test_it_computes_what_the_paper_draws():
 def test_the_mirror_is_that_of_numpy(height, width):
     images = noise(2, 3, height, width)
     wanted = np.pad(images.numpy(), ((0, 0), (0, 0), (20, 33), (20, 31)), mode="reflect")
-    found = mirror(images, 20, height + 53, width + 51)
+    found = reflect_pad(images, 20, height + 53, width + 51)
     assert np.array_equal(found.numpy(), wanted)
 
 
 def test_the_gradient_comes_back_through_the_mirror():
     """Every pixel has that of all its images."""
     images = noise(1, 3, 3, 2).requires_grad_()
-    mirror(images, 2, 7, 6).sum().backward()
+    reflect_pad(images, 2, 7, 6).sum().backward()
     counts = np.zeros((3, 2))
     for place in np.pad(np.arange(6).reshape(3, 2), 2, mode="reflect").ravel():
         counts.flat[place] += 1

@@ -19,7 +19,7 @@ from kubernetes_api import NAMESPACE, Fault, kubernetes
 from shard_files import write_split
 from test_rayjob_spec import IMAGE, PARAMS, RUN, TEMPLATE, TINY, head_of, made_by, with_train
 
-from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.errors import StageError, StoppedError, TrainingError
@@ -44,7 +44,20 @@ def dataset_dir(tmp_path_factory):
         images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
         write_split(folder / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(folder / "dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_dataset_info(
+        folder,
+        DatasetInfo(
+            classes=classes,
+            background=0,
+            side=32,
+            content_hash="c",
+            source="h",
+            source_hash="s",
+            source_revision="",
+            pixels={},
+            test_is_val=False,
+        ),
+    )
     return folder
 
 

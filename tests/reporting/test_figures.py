@@ -67,7 +67,7 @@ def draw_ignored(path, image, ids):
 
 def draw_box(path, image, ids):
     maps = {"label": np.zeros_like(ids), "prediction": ids}
-    draw_suspect(image, maps, CLASSES, Box(1, 2, 4, 3), "car, 0.9: a $key$ of 1 $", path)
+    draw_suspect(image, maps, CLASSES, box=Box(1, 2, 4, 3), title="car, 0.9: a $key$ of 1 $", path=path)
 
 
 def draw_histories(path, image, ids):

@@ -1,5 +1,12 @@
-"""The missing-label audit: objects that a confident model sees and the label lacks (Seed S0, section 5.7)."""
+"""The missing-label audit: it lists objects that a confident model sees and the label lacks (Seed S0, section 5.7).
 
+An object is a connected region (8 neighbours) of pixels which have the same most probable class and which the label
+calls background. Pixels near a label of that class are left out, as no border of a label is exact: an unlabelled car in
+front of a labelled one is listed by itself, and the seam around a labelled car is not. Ignored pixels and those near
+them are no evidence that a label is missing.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +17,12 @@ from scipy import ndimage
 from segline.classes import IGNORED
 from segline.data.boxes import Box
 
-EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
+EIGHT_NEIGHBORS = np.ones((3, 3), np.int8)
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A probably unlabelled object: its class, its box in the crop, its area in px and its mean probability."""
+    """An object that is probably unlabelled: its class, box in the crop, area in px and mean probability."""
 
     class_id: int
     box: Box
@@ -23,7 +30,7 @@ class Suspect:
     confidence: float
 
 
-def find_unlabelled(
+def find_missing_labels(
     probabilities: Float[np.ndarray, "k h w"],
     labels: UInt8[np.ndarray, "h w"],
     background: int | None,
@@ -33,49 +40,56 @@ def find_unlabelled(
     border: int,
     max_labelled_share: float,
 ) -> list[Suspect]:
-    """The objects in a crop that are probably unlabelled, by class and then in reading order.
-
-    An object is a connected region (8 neighbours) of pixels whose most probable class is the same, and which the
-    label calls background. Pixels near a label of that class are left aside, for no border of a label is exact: so an
-    unlabelled car in front of a labelled one is found by itself, and the seam around a labelled car is not. Ignored
-    pixels, and those near them, are no evidence that a label is missing.
+    """Return the objects in a crop that are probably unlabelled, by class and then in reading order.
 
     Args:
-        background: the id that unlabelled objects have. None for data in which every class is an object: there a
-            region is suspected that the label gives to any other class, so it is wrongly labelled.
-        min_confidence: least mean probability of the object's class.
-        min_pixels: least area.
-        border: how far, in px, a pixel is near; diagonals count as one.
-        max_labelled_share: of the whole region that the model sees as one, the largest share that is not evidence
-            of a missing label. What is left of a large labelled object is rather a prediction that spilt over.
+        probabilities: The probability of each class.
+        labels: The class ids of the label.
+        background: The id of unlabelled objects. With None every class is an object, and a region is suspected of a
+            wrong label if the label gives it any other class.
+        min_confidence: The smallest mean probability of the object's class.
+        min_pixels: The smallest area.
+        border: The distance in px within which a pixel is near; a diagonal step counts as one.
+        max_labelled_share: The largest labelled share of the whole region that the model sees as one object. The rest
+            of a large labelled object is a prediction beyond its border rather than a missing label.
     """
     predicted = probabilities.argmax(0)
-    found = []
+    suspects = []
     for class_id in np.unique(predicted).tolist():
         if class_id == background:
             continue
         settled = (labels == class_id) | (labels == IGNORED)
-        lacking = ~settled if background is None else labels == background
-        seen, count = ndimage.label(predicted == class_id, EIGHT_NEIGHBOURS)
-        labelled_share = _sums(seen, ~lacking, count) / _sums(seen, seen > 0, count)
-        regions, count = ndimage.label((seen > 0) & lacking & ~_widened(settled, border), EIGHT_NEIGHBOURS)
-        area, mass = (_sums(regions, what, count) for what in (regions > 0, probabilities[class_id]))
-        places = ndimage.find_objects(regions)
-        for number in np.flatnonzero((area >= min_pixels) & (mass >= min_confidence * area)):
-            rows, columns = places[number]
-            whole = seen[rows, columns][regions[rows, columns] == number + 1][0]
-            if labelled_share[whole - 1] > max_labelled_share:
-                continue
-            box = Box(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
-            found.append(Suspect(class_id, box, int(area[number]), float(mass[number] / area[number])))
-    return found
+        unlabelled = ~settled if background is None else labels == background
+        objects, count = ndimage.label(predicted == class_id, EIGHT_NEIGHBORS)
+        labelled_share = _sums(objects, ~unlabelled, count) / _sums(objects, objects > 0, count)
+        eligible = np.append(False, labelled_share <= max_labelled_share)[objects]
+        regions = eligible & unlabelled & ~_dilate(settled, border)
+        suspects += _find_suspects(class_id, regions, probabilities[class_id], min_pixels, min_confidence)
+    return suspects
+
+
+def _find_suspects(
+    class_id: int,
+    mask: NDArray[np.bool_],
+    probabilities: Float[np.ndarray, "h w"],
+    min_pixels: int,
+    min_confidence: float,
+) -> Iterator[Suspect]:
+    """Yield the connected regions of a mask (h, w) that are large and confident enough, in reading order."""
+    regions, count = ndimage.label(mask, EIGHT_NEIGHBORS)
+    areas, masses = _sums(regions, mask, count), _sums(regions, probabilities, count)
+    boxes = ndimage.find_objects(regions)
+    for index in np.flatnonzero((areas >= min_pixels) & (masses >= min_confidence * areas)):
+        rows, columns = boxes[index]
+        box = Box(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+        yield Suspect(class_id, box, int(areas[index]), float(masses[index] / areas[index]))
 
 
 def _sums(regions: NDArray[np.integer], values: NDArray[np.generic], count: int) -> NDArray[np.float64]:
-    """The sum of the values in each of the regions 1 to ``count``."""
+    """Return the sum of the values in each of the regions 1 to ``count``."""
     return np.bincount(regions.ravel(), values.ravel(), count + 1)[1:].astype(np.float64)
 
 
-def _widened(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
-    """The pixels of a mask (h, w) and all within a distance of them."""
+def _dilate(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
+    """Return a mask (h, w) of all pixels within a distance of the pixels of another mask."""
     return np.asarray(ndimage.maximum_filter(mask, 2 * distance + 1, mode="constant"))

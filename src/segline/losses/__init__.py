@@ -1,9 +1,9 @@
-"""``LOSSES``: the losses by name. A new one is a file here and a line in the table.
+"""The losses by name, in ``LOSSES``. A new one takes a file here and a line in the table.
 
 A loss is built as ``LOSSES[name](task, **options)``, with a :class:`~segline.losses.task.Task`, and maps logits
-(b, k, h, w) and class ids (b, h, w) to a scalar, in single precision unless the logits come in double. Its
-keyword-only parameters are its options in ``params.yaml``, where a grid cell may be a weighted sum of several. Those
-that need distance maps of the label stage name them in ``distances`` and take them as further arguments:
+(b, k, h, w) and class ids (b, h, w) to a scalar, in double precision for logits in double and else in single precision.
+Its keyword-only parameters are its options in ``params.yaml``, where a trial's loss may be a weighted sum of several. A
+loss that needs distance maps of the label stage names them in ``distances`` and takes them as further arguments:
 
 - ``border`` (b, 1, h, w): px from the pixel's centre to the nearest contour between two classes; 1000 without one.
 - ``touching`` (b, 1, h, w): sum of the px to the nearest and second nearest foreground instance; 1000 if fewer.
@@ -47,7 +47,7 @@ NO_MAPS: Mapping[str, Tensor] = {}
 
 
 class WeightedSum(nn.Module):
-    """A sum of losses, each with its weight."""
+    """A weighted sum of losses."""
 
     def __init__(self, terms: Sequence[tuple[float, nn.Module]]) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class WeightedSum(nn.Module):
 
     @property
     def distances(self) -> tuple[str, ...]:
-        """The distance maps that the terms need."""
-        return tuple(sorted({name for loss in self.losses for name in needed(loss)}))
+        """The names of the distance maps that the terms need, in alphabetical order."""
+        return tuple(sorted({name for loss in self.losses for name in required_distances(loss)}))
 
     def forward(
         self,
@@ -65,14 +65,14 @@ class WeightedSum(nn.Module):
         target: Integer[Tensor, "b h w"],
         distances: Mapping[str, Tensor] = NO_MAPS,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch."""
-        parts = (
-            weight * loss(logits, target, *(distances[name] for name in needed(loss)))
+        """Return the loss of a batch."""
+        terms = (
+            weight * loss(logits, target, *(distances[name] for name in required_distances(loss)))
             for weight, loss in zip(self.weights, self.losses, strict=True)
         )
-        return sum(parts, start=logits.new_zeros((), dtype=logits.dtype).float())
+        return sum(terms, start=logits.new_zeros((), dtype=logits.dtype).float())
 
 
-def needed(loss: nn.Module) -> tuple[str, ...]:
-    """The distance maps that a loss takes, in their order."""
+def required_distances(loss: nn.Module) -> tuple[str, ...]:
+    """Return the names of the distance maps that a loss takes, in the order of its arguments."""
     return getattr(loss, "distances", ())

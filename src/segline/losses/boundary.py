@@ -1,6 +1,6 @@
 """Boundary loss (Kervadec et al. 2019, "Boundary loss for highly unbalanced segmentation", equation 5; Seed S1, 7.6.3).
 
-The paper's is binary; here each class has its map, and the loss is the sum over the classes.
+The paper's loss is binary; here each class has its own distance map, and the loss is the sum over the classes.
 """
 
 from typing import Annotated, ClassVar
@@ -13,13 +13,13 @@ from segline.losses.task import Task
 
 
 class Boundary(nn.Module):
-    r"""The mean over the pixels that count of each class's probability times the signed distance to its contour.
+    r"""The mean over the valid pixels of each class's probability times the signed distance to its contour.
 
     .. math:: \frac1N \sum_i \sum_k \phi_{ik} \, p_{ik}
 
-    The distance in px is negative inside the class. Meant as a term of a sum, next to dice or cross-entropy: alone
-    it sees only distances, is below zero at the truth, and has no pull on a class that the image does not hold.
-    Ignored pixels add nothing; if all are ignored the loss is zero.
+    The distance in px is negative inside the class. The loss is meant as a term of a sum, next to dice or
+    cross-entropy: alone it sees only distances, is negative at the truth, and gives no gradient to a class that the
+    image does not contain. Ignored pixels add nothing; if all are ignored the loss is zero.
 
     >>> import torch
     >>> logits, signed = torch.zeros(1, 2, 1, 2), torch.tensor([[[[-0.5, 0.5]], [[0.5, -0.5]]]])
@@ -33,16 +33,16 @@ class Boundary(nn.Module):
         self,
         task: Task,
         *,
-        foreground_only: Annotated[bool, "leave the background's map out, as the paper does"] = False,
+        foreground_only: Annotated[bool, "leave out the background's map, as the paper does"] = False,
     ) -> None:
         super().__init__()
-        self.left_out = task.background if foreground_only else None
+        self.excluded_class = task.background if foreground_only else None
 
     def forward(
         self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"], signed: Float[Tensor, "b k h w"]
     ) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         moments = probabilities(logits) * signed
-        if self.left_out is None:
+        if self.excluded_class is None:
             return mean_over_valid(moments.sum(1), target)
-        return mean_over_valid(moments.sum(1) - moments[:, self.left_out], target)
+        return mean_over_valid(moments.sum(1) - moments[:, self.excluded_class], target)

@@ -15,9 +15,9 @@ from segline.losses.task import Task
 class BoundingBox(nn.Module):
     r"""Cross-entropy whose pixels outside the foreground's box are multiplied by :math:`\beta_{bg}`.
 
-    One box per image holds all of its foreground pixels. It goes on top of the class weights of
-    :class:`~segline.losses.class_weight_schedule.ClassWeightSchedule`, if ``class_weights`` is set; all weights come
-    before the mean over the pixels that count (S0, section 4.2.2). An image without foreground has no box, and none
+    One box per image encloses all of its foreground pixels. The factor multiplies the class weights of
+    :class:`~segline.losses.class_weight_schedule.ClassWeightSchedule`, if ``class_weights`` is set; all weights are
+    applied before the mean over the valid pixels (S0, section 4.2.2). An image without foreground has no box, and none
     of its pixels is weighted down. Ignored pixels are not foreground and add nothing.
 
     >>> inside_box(torch.tensor([[[0, 1, 0, 1, 0]]]).bool()).int()
@@ -30,7 +30,7 @@ class BoundingBox(nn.Module):
         *,
         beta_bg: Annotated[float, Range(0, 1), "weight outside the box; S0 tunes 0.01 to 0.2, best 0.05"] = 0.05,
         class_weights: Annotated[bool, "weight the classes by their prevalence in the batch, as S0 does"] = True,
-        alpha_bg: Annotated[float, Range(0, 1), "scales the background's class weight; S0 tunes 0.01 to 0.5"] = 0.5,
+        alpha_bg: Annotated[float, Range(0, 1), "factor of the background's class weight; S0 tunes 0.01 to 0.5"] = 0.5,
     ) -> None:
         super().__init__()
         self.background = task.background
@@ -39,7 +39,7 @@ class BoundingBox(nn.Module):
         self.alpha_bg = alpha_bg
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         foreground = valid(target)
         if self.background is not None:
             foreground = foreground & (target != self.background)
@@ -50,13 +50,13 @@ class BoundingBox(nn.Module):
 
 
 def inside_box(foreground: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-    """The smallest box of each image that holds its foreground; the whole image where there is none."""
+    """Return the smallest box of each image that encloses its foreground; the whole image if it has none."""
     rows, columns = foreground.any(2), foreground.any(1)
-    inside = _between(rows).unsqueeze(2) & _between(columns).unsqueeze(1)
+    inside = _span(rows).unsqueeze(2) & _span(columns).unsqueeze(1)
     return inside | ~foreground.any(2).any(1)[:, None, None]
 
 
-def _between(marked: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
-    """From the first to the last marked position."""
-    seen = marked.int().cumsum(1) > 0
-    return seen & (marked.flip(1).int().cumsum(1) > 0).flip(1)
+def _span(marked: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+    """Mark all positions from the first to the last marked one."""
+    from_first = marked.int().cumsum(1) > 0
+    return from_first & (marked.flip(1).int().cumsum(1) > 0).flip(1)

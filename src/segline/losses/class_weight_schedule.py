@@ -16,9 +16,9 @@ class ClassWeightSchedule(nn.Module):
 
     .. math:: W_k = \frac{N}{K N_k}, \qquad W_{background} = \alpha_{bg} \frac{N_{bg}}{N}
 
-    N pixels count, N_k of them in class k; K classes occur. The weights come before the mean over the pixels
-    that count (S0, section 4.2.1, which leaves the factor of the inverse prevalence open: here the classes
-    share the loss equally). Ignored pixels add nothing; if all are ignored the loss is zero.
+    N pixels are valid, N_k of them in class k; K classes occur. The weights are applied before the mean over the valid
+    pixels (S0, section 4.2.1, which leaves the factor of the inverse prevalence open: here the classes share the loss
+    equally). Ignored pixels add nothing; if all are ignored the loss is zero.
 
     >>> logits, target = torch.zeros(1, 2, 1, 4), torch.tensor([[[0, 1, 0, 0]]])
     >>> weights = batch_weights(target, 2, background=0, alpha_bg=0.5)
@@ -30,14 +30,14 @@ class ClassWeightSchedule(nn.Module):
         self,
         task: Task,
         *,
-        alpha_bg: Annotated[float, Range(0, 1), "scales the background's weight; S0 tunes 0.01 to 0.5"] = 0.5,
+        alpha_bg: Annotated[float, Range(0, 1), "factor of the background's weight; S0 tunes 0.01 to 0.5"] = 0.5,
     ) -> None:
         super().__init__()
         self.background = task.background
         self.alpha_bg = alpha_bg
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         weights = batch_weights(target, logits.shape[1], self.background, self.alpha_bg)
         return mean_over_valid(gather_weights(weights, target) * pixel_cross_entropy(logits, target), target)
 
@@ -45,7 +45,7 @@ class ClassWeightSchedule(nn.Module):
 def batch_weights(
     target: Integer[Tensor, "b h w"], classes: int, background: int | None, alpha_bg: float
 ) -> Float[Tensor, " k"]:
-    """The weight of each class in this batch; zero for a class that does not occur."""
+    """Return the weight of each class in this batch; zero for a class that does not occur."""
     pixels = pixels_by_class(target, classes)
     total, present = pixels.sum().clamp(min=1), (pixels > 0).sum()
     weights = torch.where(pixels > 0, total / (present * pixels.clamp(min=1)), 0.0)
@@ -55,5 +55,5 @@ def batch_weights(
 
 
 def gather_weights(weights: Float[Tensor, " k"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """The weight of every pixel's class; any for an ignored one."""
+    """Return the weight of every pixel's class; that of an ignored pixel is arbitrary."""
     return weights[target.long().clamp(max=len(weights) - 1)]

@@ -1,7 +1,7 @@
-"""Pixel-wise cross-entropy (Seed S0, section 4.1), with fixed class weights if wanted.
+"""Pixel-wise cross-entropy (Seed S0, section 4.1), with optional fixed class weights.
 
-S0 weights classes only by batch (``class_weight_schedule``) and says nothing on fixed weights; their mean is that of
-``torch.nn.CrossEntropyLoss``.
+S0 weights classes only by batch (``class_weight_schedule``) and does not mention fixed weights; the weighted mean here
+equals that of ``torch.nn.CrossEntropyLoss``.
 """
 
 from typing import Annotated
@@ -18,12 +18,11 @@ from segline.losses.task import Task
 
 
 class CrossEntropy(nn.Module):
-    r"""The mean over the pixels that count of :math:`-\log S(f)_y`, with the softmax S of S0, section 4.1.
+    r"""The mean over the valid pixels of :math:`-\log S(f)_y`, with the softmax S of S0, section 4.1.
 
     .. math:: \frac{- \sum_i w_{y_i} \log S(f_i)_{y_i}}{\sum_i w_{y_i}}
 
-    Logits (b, k, h, w) and class ids (b, h, w) to a scalar. Ignored pixels add nothing; if all are ignored
-    the loss is zero.
+    Ignored pixels add nothing; if all are ignored the loss is zero.
 
     >>> CrossEntropy(Task(names=("sky", "road")))(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long))
     tensor(0.6931)
@@ -35,14 +34,16 @@ class CrossEntropy(nn.Module):
         self,
         task: Task,
         *,
-        class_weights: Annotated[dict[str, float], "weight of a class by its name, at least 0; 1 if not named"] = {},  # noqa: B006 - it is only read
+        class_weights: Annotated[
+            dict[str, float], "weights by class name, at least 0; 1 for a class that is not named"
+        ] = {},  # noqa: B006 - it is only read
     ) -> None:
         super().__init__()
         self.weighted = bool(class_weights)
         self.register_buffer("weights", torch.tensor(_by_class(class_weights, task.names)), persistent=False)
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         losses = pixel_cross_entropy(logits, target)
         if not self.weighted:
             return mean_over_valid(losses, target)
@@ -52,7 +53,7 @@ class CrossEntropy(nn.Module):
 
 
 def _by_class(weights: dict[str, float], names: tuple[str, ...]) -> list[float]:
-    """The weight of every class in the order of the ids."""
+    """Return the weight of every class in the order of the ids."""
     for name, weight in weights.items():
         if name not in names:
             raise TrainingError(f"cross_entropy: class_weights has the unknown class {name!r}{suggestion(name, names)}")

@@ -15,9 +15,9 @@ class Dice(nn.Module):
 
     .. math:: 1 - \frac1K \sum_k \frac{2 \sum_i p_{ik} g_{ik} + s}{\sum_i p_{ik} + \sum_i g_{ik} + s}
 
-    The sums run over all pixels of the batch that count. With ``squared`` the denominator holds
-    :math:`p^2` and :math:`g^2`. An absent class that is predicted still costs; one that is not predicted
-    costs nothing, by the smoothing s. If all pixels are ignored the loss is zero.
+    The sums run over all valid pixels of the batch. With ``squared`` the denominator has :math:`p^2` and :math:`g^2`.
+    An absent class adds to the loss where it is predicted, and nothing where it is not, due to the smoothing s. If all
+    pixels are ignored the loss is zero.
 
     >>> import torch
     >>> target = torch.tensor([[[0, 1]]])
@@ -29,15 +29,15 @@ class Dice(nn.Module):
         self,
         task: Task,
         *,
-        squared: Annotated[bool, "squares in the denominator, as in V-Net"] = False,
-        smooth: Annotated[float, Range(1e-6, 1e6), "added to numerator and denominator"] = 1.0,
+        squared: Annotated[bool, "square the terms of the denominator, as in V-Net"] = False,
+        smooth: Annotated[float, Range(1e-6, 1e6), "smoothing that is added to numerator and denominator"] = 1.0,
     ) -> None:
         super().__init__()
         self.squared = squared
         self.smooth = smooth
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         predicted, classes = probabilities(logits), logits.shape[1]
         overlap = sum_by_class(gather_true_class(predicted, target), target, classes)
         mass = (predicted.square() if self.squared else predicted) * valid(target).unsqueeze(1)
@@ -46,9 +46,9 @@ class Dice(nn.Module):
 
 
 def sum_by_class(values: Float[Tensor, "b h w"], target: Integer[Tensor, "b h w"], classes: int) -> Float[Tensor, " k"]:
-    """The sum of pixel values over the pixels of each class; an ignored pixel must be zero.
+    """Return the sum of pixel values over the pixels of each class; an ignored pixel must be zero.
 
-    Row by row first: one running sum over a whole batch in single precision would lose digits.
+    The values are summed row by row first: one running sum over a whole batch in single precision would lose digits.
     """
     rows = values.new_zeros(*values.shape[:2], classes)
     return rows.scatter_add(2, target.long().clamp(max=classes - 1), values).sum((0, 1))

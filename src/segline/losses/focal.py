@@ -1,7 +1,7 @@
 """Focal loss (Lin et al. 2017, "Focal loss for dense object detection", equation 4), for many classes.
 
-The paper's is binary and divides by the number of anchors assigned to an object; here it is the softmax's probability
-of the true class, and the mean over the pixels that count.
+The paper's loss is binary and divides by the number of anchors that are assigned to an object; here it uses the
+softmax's probability of the true class and takes the mean over the valid pixels.
 """
 
 from typing import Annotated
@@ -16,7 +16,7 @@ from segline.losses.task import Task
 
 
 class Focal(nn.Module):
-    r"""Cross-entropy in which a pixel counts the less the surer its true class is.
+    r"""Cross-entropy in which a pixel has less weight the more probable its true class is.
 
     .. math:: - \frac1N \sum_i (1 - p_{i y_i})^\gamma \log p_{i y_i}
 
@@ -30,14 +30,14 @@ class Focal(nn.Module):
         self,
         task: Task,
         *,
-        gamma: Annotated[float, Range(0, 100), "focusing; 0 is cross-entropy, Lin et al. find 2 best"] = 2.0,
+        gamma: Annotated[float, Range(0, 100), "focusing exponent; 0 is cross-entropy, Lin et al. find 2 best"] = 2.0,
     ) -> None:
         super().__init__()
         self.gamma = gamma
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         losses = pixel_cross_entropy(logits, target)
-        # A power below one has no slope at zero.
-        wrong = -torch.expm1(-losses).clamp(max=-torch.finfo(losses.dtype).tiny)
-        return mean_over_valid(wrong**self.gamma * losses, target)
+        # A power below one has no finite gradient at zero.
+        error = -torch.expm1(-losses).clamp(max=-torch.finfo(losses.dtype).tiny)
+        return mean_over_valid(error**self.gamma * losses, target)

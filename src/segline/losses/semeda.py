@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segline.config.fields import Range
 from segline.errors import TrainingError
 from segline.losses.edge_network import read
-from segline.losses.masking import count, gather_true_class, log_probabilities, one_hot, valid
+from segline.losses.masking import count_valid, gather_true_class, log_probabilities, one_hot, valid
 from segline.losses.task import Task
 
 
@@ -56,7 +56,7 @@ class Semeda(nn.Module):
         predicted = logarithms.exp() * valid(target).unsqueeze(1)
         truth = one_hot(target, logits.shape[1]).to(predicted.dtype)
         edges = self._distance(predicted, truth)
-        return (edges - gather_true_class(logarithms, target).sum()) / count(target)
+        return (edges - gather_true_class(logarithms, target).sum()) / count_valid(target)
 
     def _distance(
         self, predicted: Float[Tensor, "b k h w"], truth: Float[Tensor, "b k h w"]

@@ -1,6 +1,6 @@
 """U-Net's weights where objects touch (Seed S1, section 7.3.4; Ronneberger et al. 2015).
 
-Equation 2 of the paper; its class weights, which it takes from the training set, follow the batch here.
+It follows equation 2 of the paper, which takes its class weights from the training set; here they follow the batch.
 """
 
 from typing import Annotated, ClassVar
@@ -16,12 +16,12 @@ from segline.losses.task import Task
 
 
 class TouchingBorder(nn.Module):
-    r"""Cross-entropy that weighs rare classes more, and pixels between two close instances most.
+    r"""Cross-entropy that gives rare classes more weight, and pixels between two close instances the most.
 
     .. math:: - \frac1N \sum_i \left( W_{y_i} + w_0 \, e^{-(d_{1i} + d_{2i})^2 / (2 \sigma^2)} \right) \log p_{i y_i}
 
-    d1 and d2 are the distances in px to the nearest and the second nearest instance, none to the one that a pixel
-    lies in, their sum made in the label stage; :math:`W_k = N / (K N_k)` balances the K classes of the batch. Ignored
+    d1 and d2 are the distances in px to the nearest and the second nearest instance, zero to the one that contains the
+    pixel; the label stage computes their sum. :math:`W_k = N / (K N_k)` balances the K classes of the batch. Ignored
     pixels add nothing; if all are ignored the loss is zero.
 
     >>> import torch
@@ -36,8 +36,10 @@ class TouchingBorder(nn.Module):
         self,
         task: Task,
         *,
-        w0: Annotated[float, Range(0), "added weight where two instances touch"] = 10.0,
-        sigma: Annotated[float, Range(0.1), Unit("px"), "gap between instances at which it has fallen to 0.6"] = 5.0,
+        w0: Annotated[float, Range(0), "extra weight where two instances touch"] = 10.0,
+        sigma: Annotated[
+            float, Range(0.1), Unit("px"), "gap between two instances at which the extra weight has fallen to 0.6"
+        ] = 5.0,
     ) -> None:
         super().__init__()
         self.w0 = w0
@@ -46,7 +48,7 @@ class TouchingBorder(nn.Module):
     def forward(
         self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"], touching: Float[Tensor, "b 1 h w"]
     ) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         balance = batch_weights(target, logits.shape[1], background=None, alpha_bg=0.0)
         weights = gather_weights(balance, target) + self.w0 * gaussian(touching.squeeze(1), self.sigma)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)

@@ -1,7 +1,7 @@
 """Region metrics from the confusion matrix (Seed S1, section 7.1; Seed S0, section 5).
 
-Rows are the truth, columns the prediction. A class that is neither in the truth nor predicted has no score:
-it is NaN and left out of the means.
+Rows are the truth, columns the prediction. A class that is neither in the truth nor predicted has no score: its score
+is NaN and left out of the means.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from segline.classes import IGNORED
 Counts = NDArray[np.int64]
 
 
-def confusion(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
-    """The confusion matrix of each image: class ids (n, h, w) twice to counts (n, classes, classes)."""
+def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
+    """Return the confusion matrix of each image, (n, classes, classes), from two arrays of class ids (n, h, w)."""
     images = np.arange(len(truth)).reshape(-1, 1, 1)
     cells = (images * classes + truth) * classes + predicted
     counts = np.bincount(cells[truth != IGNORED], minlength=len(truth) * classes * classes)
@@ -24,29 +24,29 @@ def confusion(truth: NDArray[np.integer], predicted: NDArray[np.integer], classe
 
 
 def iou(counts: Counts) -> NDArray[np.float64]:
-    """Intersection over union of each class; counts (..., k, k) to (..., k)."""
-    hits, truth, predicted = _parts(counts)
-    return _ratio(hits, truth + predicted - hits)
+    """Return the intersection over union of each class, (..., k) from counts (..., k, k)."""
+    correct, truth, predicted = _class_sums(counts)
+    return _ratio(correct, truth + predicted - correct)
 
 
 def dice(counts: Counts) -> NDArray[np.float64]:
-    """Dice coefficient (F1 of the pixels) of each class; counts (..., k, k) to (..., k)."""
-    hits, truth, predicted = _parts(counts)
-    return _ratio(2 * hits, truth + predicted)
+    """Return the Dice coefficient (F1 of the pixels) of each class, (..., k) from counts (..., k, k)."""
+    correct, truth, predicted = _class_sums(counts)
+    return _ratio(2 * correct, truth + predicted)
 
 
 def mean_iou(counts: Counts) -> NDArray[np.float64]:
-    """The mean of IoU over the classes that have one; counts (..., k, k) to (...)."""
+    """Return the mean IoU over the classes that have one, (...) from counts (..., k, k)."""
     return _mean(iou(counts))
 
 
 def pixel_accuracy(counts: Counts) -> NDArray[np.float64]:
-    """The share of labelled pixels that are right; counts (..., k, k) to (...)."""
-    return _ratio(_parts(counts)[0].sum(-1), counts.sum((-2, -1)))
+    """Return the share of labelled pixels with the right class, (...) from counts (..., k, k)."""
+    return _ratio(_class_sums(counts)[0].sum(-1), counts.sum((-2, -1)))
 
 
 def scores(counts: Counts, names: Sequence[str]) -> dict[str, Any]:
-    """Every region metric of one (k, k) matrix, by name, per class by class name."""
+    """Return every region metric of one (k, k) matrix by name, and those of a class by its name."""
     by_class = {"iou": iou(counts), "dice": dice(counts)}
     return {
         "pixel_accuracy": float(pixel_accuracy(counts)),
@@ -56,17 +56,19 @@ def scores(counts: Counts, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _parts(counts: Counts) -> tuple[Counts, Counts, Counts]:
+def _class_sums(counts: Counts) -> tuple[Counts, Counts, Counts]:
+    """Return the pixels that are right, true and predicted, per class."""
     return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
 
 
 def _ratio(part: NDArray[Any] | np.number[Any], whole: NDArray[Any] | np.number[Any]) -> NDArray[np.float64]:
+    """Divide, with NaN where the divisor is zero."""
     ratio = np.full(np.shape(whole), np.nan)
     np.divide(part, whole, out=ratio, where=np.asarray(whole) > 0)
     return ratio
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over the last axis without NaN; NaN where there is nothing else."""
-    there = ~np.isnan(values)
-    return _ratio(np.where(there, values, 0).sum(-1), there.sum(-1))
+    """Return the mean over the last axis without NaN; NaN where there is nothing else."""
+    valid = ~np.isnan(values)
+    return _ratio(np.where(valid, values, 0).sum(-1), valid.sum(-1))

@@ -1,8 +1,7 @@
-"""``MODELS``: the architectures by name. A new one is a file here and a line in the table.
+"""The architectures by name, in ``MODELS``. A new one takes a file here and a line in the table.
 
-A model is built as ``MODELS[name](classes, **options)`` and maps images (b, 3, h, w), normalised floats, to
-logits (b, classes, h, w) for any height and width. Its keyword-only parameters are its options in
-``params.yaml``.
+A model is built as ``MODELS[name](classes, **options)`` and maps normalised images (b, 3, h, w) of any height and
+width to logits (b, classes, h, w). Its keyword-only parameters are its options in ``params.yaml``.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""What DeepLab v3 and v3+ share: multi-grid and atrous spatial pyramid pooling with image features.
+"""Parts shared by DeepLab v3 and v3+: multi-grid, and atrous spatial pyramid pooling (ASPP) with image features.
 
-Chen et al. 2017, "Rethinking Atrous Convolution", sections 3.2 and 3.3; rates are given at output stride 16 and
-double at 8.
+They follow Chen et al. 2017, "Rethinking Atrous Convolution", sections 3.2 and 3.3. The rates are given for output
+stride 16 and double at 8.
 """
 
 import torch
@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.models.blocks import Conv1x1BNReLU, on_plain_cpu
+from segline.models.blocks import Conv1x1BNReLU, runs_on_cpu
 
 WIDTH = 256
 RATES = (6, 12, 18)
-GRID = (1, 2, 4)
-LEAST_SUBGRID = 2
-"""Least side of a sub-grid, in px, for which taking an image apart pays."""
+MULTI_GRID = (1, 2, 4)
+MIN_SUBGRID = 2
+"""The smallest side of a sub-grid, in px, for which splitting an image pays off."""
 
 
-class AtrousUnit(nn.Sequential):
-    """A 3x3 convolution of an atrous rate, batch normalisation, ReLU."""
+class AtrousConvBNReLU(nn.Sequential):
+    """A 3x3 atrous convolution, batch normalisation and ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int, rate: int) -> None:
         super().__init__(
@@ -29,12 +29,12 @@ class AtrousUnit(nn.Sequential):
         )
 
 
-class AtrousDepthwise(nn.Conv2d):
-    """A padded 3x3 convolution of each channel by itself at an atrous rate.
+class AtrousDepthwiseConv(nn.Conv2d):
+    """A padded 3x3 depthwise convolution with an atrous rate.
 
-    Libraries for CPUs take up to a hundred times as long at a rate as without one. There, two cases are rearranged,
-    with equal results: at a rate of the image's side only the kernel's centre meets the image; and in a large image
-    every rate-th position makes an image of its own, to which the kernel is a dense one.
+    CPU libraries are up to a hundred times slower with an atrous rate than without one. On a CPU two cases are
+    therefore rearranged, with equal results: where the rate reaches the image's side, only the kernel's centre meets
+    the image; and in a large image every rate-th position forms an image of its own, on which the kernel is dense.
     """
 
     def __init__(self, channels: int, rate: int) -> None:
@@ -42,20 +42,20 @@ class AtrousDepthwise(nn.Conv2d):
         self.rate = rate
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Features of the same shape."""
+        """Return features of the same shape."""
         height, width = features.shape[-2:]
-        if not on_plain_cpu(features):
+        if not runs_on_cpu(features):
             return super().forward(features)
         if self.rate >= max(height, width):
             return features * self.weight[:, :, 1, 1].unsqueeze(2).to(features.dtype)
-        if self.rate > 1 and min(height, width) >= LEAST_SUBGRID * self.rate:
+        if self.rate > 1 and min(height, width) >= MIN_SUBGRID * self.rate:
             return self._on_subgrids(features)
         return super().forward(features)
 
     def _on_subgrids(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The convolution of every sub-grid of stride ``rate``, all in one batch; channels last, in single precision.
+        """Convolve every sub-grid of stride ``rate`` in one batch, with channels last and in single precision.
 
-        The gradients of small images in bf16 take three times as long.
+        In bf16 the gradients of small images take three times as long.
         """
         (batch, channels, height, width), rate = features.shape, self.rate
         padded = F.pad(features, (0, -width % rate, 0, -height % rate)).permute(0, 2, 3, 1)
@@ -71,30 +71,37 @@ class AtrousDepthwise(nn.Conv2d):
         return back.reshape(batch, rows * rate, columns * rate, channels).permute(0, 3, 1, 2)[..., :height, :width]
 
 
-class SeparableUnit(nn.Sequential):
-    """A 3x3 convolution of each channel and a 1x1 convolution, with batch normalisation and ReLU after both."""
+class SeparableConvBNReLU(nn.Sequential):
+    """A 3x3 depthwise convolution and a 1x1 convolution, each followed by batch normalisation and ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int, rate: int = 1) -> None:
         super().__init__(
-            AtrousDepthwise(channels_in, rate),
+            AtrousDepthwiseConv(channels_in, rate),
             nn.BatchNorm2d(channels_in),
             nn.ReLU(inplace=True),
             Conv1x1BNReLU(channels_in, channels_out),
         )
 
 
-class Aspp(nn.Module):
-    """A 1x1 unit, three atrous units and the pooled image side by side, fused to 256 channels.
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling.
+
+    A 1x1 convolution, three atrous convolutions and the pooled image run side by side and are fused to 256 channels.
 
     Args:
-        channels_in: of the features.
-        unit: of the atrous branches, built from channels in, channels out and rate.
-        output_stride: of the features, 8 or 16.
-        dropout: share of the fused features dropped in training.
+        channels_in: The number of channels of the features.
+        unit: The class of the atrous branches, built from the input channels, the output channels and the rate.
+        output_stride: The stride of the features, 8 or 16.
+        dropout: The share of the fused features that is dropped in training.
     """
 
     def __init__(
-        self, channels_in: int, *, unit: type[AtrousUnit | SeparableUnit], output_stride: int, dropout: float
+        self,
+        channels_in: int,
+        *,
+        unit: type[AtrousConvBNReLU | SeparableConvBNReLU],
+        output_stride: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         atrous = (unit(channels_in, WIDTH, rate * 16 // output_stride) for rate in RATES)
@@ -104,15 +111,15 @@ class Aspp(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """Features of the same size."""
+        """Return fused features of the same size."""
         image = self.image(features.mean((2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
         context = torch.cat([*(branch(features) for branch in self.branches), image], dim=1)
         return self.dropout(self.fuse(context))
 
 
 def apply_multi_grid(stage: nn.Module, rate: int) -> None:
-    """Give the 3x3 convolutions of a stage's three blocks the rates (1, 2, 4) times ``rate``."""
-    for block, factor in zip(stage.children(), GRID, strict=True):
+    """Set the rates of the 3x3 convolutions of a stage's three blocks to (1, 2, 4) times ``rate``."""
+    for block, factor in zip(stage.children(), MULTI_GRID, strict=True):
         convolution = block.get_submodule("conv2")
         assert isinstance(convolution, nn.Conv2d)
         convolution.dilation = convolution.padding = (rate * factor, rate * factor)

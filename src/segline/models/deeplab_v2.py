@@ -1,10 +1,10 @@
 """DeepLab v2 (Seed S1, section 7.4; Chen et al. 2017, "DeepLab", TPAMI).
 
-A ResNet-101 of output stride 8, its last two stages dilated by 2 and 4; ASPP-L: four 3x3 convolutions of
-rates 6, 12, 18 and 24 straight to the classes, summed; the logits are upsampled. It differs from the paper in
-that it sees images at one scale instead of the maximum over three, and in the ResNet, whose blocks stride in
-the 3x3 convolution: where it strode, it keeps the rate of the stage before. The fully connected CRF is a step of
-inference.
+The encoder is a ResNet-101 of output stride 8, whose last two stages are dilated by 2 and 4. ASPP-L follows: four 3x3
+convolutions with rates 6, 12, 18 and 24 map straight to the classes and are summed; the logits are upsampled. It
+differs from the paper in that it sees images at one scale instead of taking the maximum over three, and in the ResNet,
+whose blocks have their stride in the 3x3 convolution: where the stride was removed, the convolution keeps the rate of
+the stage before. The fully connected CRF is a step of inference.
 """
 
 import torch
@@ -21,7 +21,7 @@ RATES = (6, 12, 18, 24)
 
 
 class DeepLabV2(nn.Module):
-    """DeepLab v2: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+    """DeepLab v2, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
     def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class DeepLabV2(nn.Module):
         )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Logits of the input's size."""
+        """Return logits of the input's size."""
         return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:

@@ -1,11 +1,11 @@
 """DeepLab v3+ (Seeds S1, section 7.4, and S4, section 4; Chen et al. 2018, sections 3.1 and 3.2).
 
-The encoder and ASPP of DeepLab v3 with atrous separable convolutions, and a decoder: features of stride 4,
-reduced to 48 channels, beside the upsampled ASPP, two separable 3x3 convolutions of 256 channels, a 1x1
-classifier, and a last upsampling by 4. Batch normalisation and ReLU follow both halves of a separable
-convolution, as the paper has it for its Xception and its code everywhere. A ResNet-101 has multi-grid (1, 2, 4)
-in its last stage, as in v3; the aligned Xception-71 of Seed S4 has none (section 4.3), and gets images in
-the normalisation of its ImageNet weights.
+It has the encoder and ASPP of DeepLab v3 with atrous separable convolutions, and a decoder: the features of stride 4,
+reduced to 48 channels, are concatenated with the upsampled ASPP; two separable 3x3 convolutions of 256 channels, a 1x1
+classifier and an upsampling by 4 follow. Batch normalisation and ReLU follow both halves of a separable convolution,
+as in the paper's Xception and everywhere in its code. A ResNet-101 has multi-grid (1, 2, 4) in its last stage, as in
+v3; the aligned Xception-71 of Seed S4 has none (section 4.3) and gets images in the normalisation of its ImageNet
+weights.
 """
 
 from typing import Annotated, Literal
@@ -15,41 +15,43 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, Range
-from segline.models.aspp import WIDTH, Aspp, SeparableUnit, apply_multi_grid
-from segline.models.blocks import Conv1x1BNReLU, join, pad_to_stride
+from segline.models.aspp import ASPP, WIDTH, SeparableConvBNReLU, apply_multi_grid
+from segline.models.blocks import Conv1x1BNReLU, concat_skip, pad_to_stride
 from segline.models.encoders import backbone_features
 
-LOW_LEVEL = 48
+LOW_LEVEL_CHANNELS = 48
 
 
 class DeepLabV3Plus(nn.Module):
-    """DeepLab v3+: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+    """DeepLab v3+, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
     def __init__(
         self,
         classes: int,
         *,
-        encoder: Annotated[Literal["resnet101", "xception71"], "network that makes the features"] = "resnet101",
-        output_stride: Annotated[Literal[8, 16], "of the encoder; at 8 all atrous rates double"] = 16,
-        dropout: Annotated[float, Range(0, 0.9), "share of the pooled features dropped in training"] = 0.1,
+        encoder: Annotated[Literal["resnet101", "xception71"], "the network that computes the features"] = "resnet101",
+        output_stride: Annotated[Literal[8, 16], "stride of the encoder's features; at 8 all atrous rates double"] = 16,
+        dropout: Annotated[float, Range(0, 0.9), "share of the pooled features that is dropped in training"] = 0.1,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
         self.encoder, channels = backbone_features(encoder, pretrained=pretrained, output_stride=output_stride)
         if encoder == "resnet101":
             apply_multi_grid(self.encoder.get_submodule("layer4"), rate=32 // output_stride)
-        self.aspp = Aspp(channels[-1], unit=SeparableUnit, output_stride=output_stride, dropout=dropout)
-        self.reduce = Conv1x1BNReLU(channels[1], LOW_LEVEL)
-        self.refine = nn.Sequential(SeparableUnit(WIDTH + LOW_LEVEL, WIDTH), SeparableUnit(WIDTH, WIDTH))
+        self.aspp = ASPP(channels[-1], unit=SeparableConvBNReLU, output_stride=output_stride, dropout=dropout)
+        self.reduce = Conv1x1BNReLU(channels[1], LOW_LEVEL_CHANNELS)
+        self.refine = nn.Sequential(
+            SeparableConvBNReLU(WIDTH + LOW_LEVEL_CHANNELS, WIDTH), SeparableConvBNReLU(WIDTH, WIDTH)
+        )
         self.head = nn.Conv2d(WIDTH, classes, kernel_size=1)
         self.stride = output_stride
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Logits of the input's size."""
+        """Return logits of the input's size."""
         return pad_to_stride(self._segment, images, self.stride)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         _, low, *_, deep = self.encoder(images)
         context = F.interpolate(self.aspp(deep), scale_factor=self.stride // 4, mode="bilinear", align_corners=False)
-        refined = self.refine(join(context, self.reduce(low)))
+        refined = self.refine(concat_skip(context, self.reduce(low)))
         return F.interpolate(self.head(refined), scale_factor=4, mode="bilinear", align_corners=False)

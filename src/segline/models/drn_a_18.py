@@ -1,9 +1,9 @@
 """Dilated residual network DRN-A-18 (Seed S0, section 5.3; Yu et al. 2017, sections 2 and 4).
 
-A ResNet-18 whose last two stages dilate instead of stride, by 2 and by 4, so that the features have stride 8;
-a 1x1 classifier on them, whose logits are upsampled. The first convolution of each of the two stages, the one
-that strode, keeps the dilation of the stage before it. The features at every fourth position are therefore
-those of the plain ResNet-18, whose weights fit as they are.
+It is a ResNet-18 whose last two stages have dilations of 2 and 4 instead of a stride, so that the features have stride
+8; a 1x1 classifier maps them to logits, which are upsampled. The first convolution of each of the two stages, which had
+the stride, keeps the dilation of the stage before it. The features at every fourth position therefore equal the
+features of the plain ResNet-18, whose weights fit unchanged.
 """
 
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ STRIDE = 8
 
 
 class DrnA18(nn.Module):
-    """DRN-A-18: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+    """DRN-A-18, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
     def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class DrnA18(nn.Module):
         self.head = nn.Conv2d(channels[-1], classes, kernel_size=1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Logits of the input's size."""
+        """Return logits of the input's size."""
         return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:

@@ -1,8 +1,8 @@
-"""The names ``smp/...``: every architecture of segmentation_models_pytorch, with the encoders that it takes.
+"""The models ``smp/...``: every architecture of segmentation_models_pytorch, with the encoders that it supports.
 
-What differs from calling the library: images of any size, batches of one image in training, encoder weights from a
-file as well, timm's encoders in their own normalisation, and average pooling whose gradient is deterministic on a GPU.
-Encoders are those of its list, and ``tu-<name>`` for those of timm.
+They differ from the library's own in that images may have any size, a training batch may hold a single image, encoder
+weights may come from a file, timm's encoders get images in their own normalisation, and the gradient of average pooling
+is deterministic on a GPU. The encoders are the library's list, and ``tu-<name>`` for an encoder of timm.
 """
 
 from typing import Annotated, Any
@@ -14,22 +14,23 @@ from torch import Tensor, nn
 from segline.config.fields import Pretrained, suggestion
 from segline.errors import TrainingError
 from segline.models.blocks import BatchNorm, adaptive_avg_pool, pad_to_stride
-from segline.models.encoders import backbone, backbone_features, read_weights, renormalising, told
+from segline.models.encoders import backbone, backbone_features, one_line, read_weights, with_normalization
 
 STRIDES = {"pan": 64}
-"""What sides are padded to multiples of, where it is not 32: the smallest maps of PAN are pooled three times more."""
-OPTIONS: dict[str, dict[str, Any]] = {"dpt": {"dynamic_img_size": True}}
-ENCODERS = {"dpt": "tu-vit_base_patch16_224"}
-"""The encoder that an architecture has if none is named, where it is not ResNet-34."""
-OF_TIMM = "tu-"
+"""The multiples to which sides are padded, where not 32: PAN pools its smallest features three more times."""
+EXTRA_OPTIONS = {"dpt": {"dynamic_img_size": True}}
+"""Arguments of the library that an architecture needs to accept images of any size."""
+DEFAULT_ENCODERS = {"dpt": "tu-vit_base_patch16_224"}
+"""The default encoder of an architecture, where it is not ResNet-34."""
+TIMM_PREFIX = "tu-"
 
 
 class Smp(nn.Module):
-    """An architecture of segmentation_models_pytorch: images (b, 3, h, w) to logits (b, classes, h, w).
+    """An architecture of segmentation_models_pytorch, from images (b, 3, h, w) to logits (b, classes, h, w).
 
     Raises:
-        TrainingError: the library has no such encoder, the encoder does not fit the architecture, or its weights
-            cannot be had.
+        TrainingError: The library has no such encoder, the encoder does not fit the architecture, or its weights are
+            not available.
     """
 
     def __init__(
@@ -38,78 +39,80 @@ class Smp(nn.Module):
         classes: int,
         *,
         encoder: Annotated[
-            str, "of segmentation_models_pytorch, or tu-<name> for one of timm; empty for resnet34, or dpt's own"
+            str,
+            "an encoder of segmentation_models_pytorch, or tu-<name> for one of timm; empty for the default, resnet34 "
+            "(dpt has its own)",
         ] = "",
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        name = encoder or ENCODERS.get(architecture, "resnet34")
+        name = encoder or DEFAULT_ENCODERS.get(architecture, "resnet34")
         network = _create(architecture, name, classes, hub=pretrained is True)
         if isinstance(pretrained, str):
-            _load(network.encoder, name, pretrained)
-        _replace(network)
+            _load_encoder(network.encoder, name, pretrained)
+        _replace_layers(network)
         self.stride = STRIDES.get(architecture, 32)
         self.network = network
-        if name.startswith(OF_TIMM):
-            norm = timm.get_pretrained_cfg(name.removeprefix(OF_TIMM), allow_unregistered=False)
-            self.network = renormalising(network, norm.mean, norm.std)
+        if name.startswith(TIMM_PREFIX):
+            norm = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX), allow_unregistered=False)
+            self.network = with_normalization(network, norm.mean, norm.std)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Logits of the input's size."""
+        """Return logits of the input's size."""
         return pad_to_stride(self.network, images, self.stride)
 
 
 def _create(architecture: str, encoder: str, classes: int, *, hub: bool) -> Any:
-    import segmentation_models_pytorch as smp  # takes seconds, which only who asks for it pays
+    import segmentation_models_pytorch as smp  # the import takes seconds, which only these models shall pay
 
     known = smp.encoders.get_encoder_names()
-    if encoder not in known and not encoder.startswith(OF_TIMM):
-        near = suggestion(encoder, known)
-        raise TrainingError(f"smp/{architecture}.encoder: unknown encoder {encoder!r}{near}")
+    if encoder not in known and not encoder.startswith(TIMM_PREFIX):
+        hint = suggestion(encoder, known)
+        raise TrainingError(f"smp/{architecture}.encoder: unknown encoder {encoder!r}{hint}")
     weights = "imagenet" if hub else None
-    more = OPTIONS.get(architecture, {})
+    extra = EXTRA_OPTIONS.get(architecture, {})
     try:
-        return smp.create_model(architecture, encoder, encoder_weights=weights, classes=classes, **more)
-    except Exception as error:  # a combination that does not fit, or a hub that is away, makes it raise anything
-        mend = "go online once, give pretrained a file, or set it to false" if hub else "take another encoder"
+        return smp.create_model(architecture, encoder, encoder_weights=weights, classes=classes, **extra)
+    except Exception as error:  # an unsupported combination or an unreachable hub raises any type
+        hint = "go online once, give pretrained a file, or set it to false" if hub else "take another encoder"
         raise TrainingError(
-            f"smp/{architecture} cannot be made with the encoder {encoder} ({told(error)}); {mend}"
+            f"smp/{architecture} cannot be made with the encoder {encoder} ({one_line(error)}); {hint}"
         ) from None
 
 
-def _load(encoder: nn.Module, name: str, file: str) -> None:
-    """Put the weights of a file into an encoder; timm's own are in it as ``model``, whole or as a pyramid."""
-    if not name.startswith(OF_TIMM):
+def _load_encoder(encoder: nn.Module, name: str, file: str) -> None:
+    """Load the weights of a file into an encoder; one of timm is its submodule ``model``, whole or as features."""
+    if not name.startswith(TIMM_PREFIX):
         encoder.load_state_dict(read_weights(file, encoder.state_dict(), name), strict=False)
         return
-    own, timms = encoder.get_submodule("model"), name.removeprefix(OF_TIMM)
-    for donor in (backbone(timms, pretrained=file), backbone_features(timms, pretrained=file)[0]):
+    own, timm_name = encoder.get_submodule("model"), name.removeprefix(TIMM_PREFIX)
+    for donor in (backbone(timm_name, pretrained=file), backbone_features(timm_name, pretrained=file)[0]):
         weights = {key.removeprefix("1."): value for key, value in donor.state_dict().items()}
         if own.state_dict().keys() <= weights.keys():
             own.load_state_dict(weights, strict=False)
             return
-    raise TrainingError(f"pretrained: the weights of {timms} cannot be put into {name}; use pretrained: true")
+    raise TrainingError(f"pretrained: the weights of {timm_name} do not fit {name}; use pretrained: true")
 
 
-def _replace(network: nn.Module) -> None:
-    """Put our own layers in the place of those that stop at one image, or are not deterministic on a GPU."""
+def _replace_layers(network: nn.Module) -> None:
+    """Replace the layers that fail for a single image or are not deterministic on a GPU."""
     layers = [(parent, name, child) for parent in network.modules() for name, child in parent.named_children()]
     for parent, name, child in layers:
         if type(child) is nn.BatchNorm2d:
-            normalisation = BatchNorm(child.num_features, child.eps, child.momentum)
-            normalisation.load_state_dict(child.state_dict())
-            setattr(parent, name, normalisation)
+            batch_norm = BatchNorm(child.num_features, child.eps, child.momentum)
+            batch_norm.load_state_dict(child.state_dict())
+            setattr(parent, name, batch_norm)
         elif isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int) and child.output_size > 1:
-            setattr(parent, name, CellMeans(child.output_size))
+            setattr(parent, name, AdaptiveAvgPool(child.output_size))
 
 
-class CellMeans(nn.Module):
+class AdaptiveAvgPool(nn.Module):
     """Adaptive average pooling to a square grid."""
 
-    def __init__(self, cells: int) -> None:
+    def __init__(self, output_size: int) -> None:
         super().__init__()
-        self.cells = cells
+        self.output_size = output_size
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c n n"]:
-        """The averages of the cells."""
-        return adaptive_avg_pool(features, self.cells)
+        """Return the averages of the grid's cells."""
+        return adaptive_avg_pool(features, self.output_size)

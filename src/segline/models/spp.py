@@ -1,9 +1,9 @@
 """Spatial pyramid pooling on a dilated ResNet-101 (Seed S0, section 4.4.3; Zhao et al. 2017, section 3).
 
-The seed cites He et al. 2014 for the idea and pools at rates 1, 2, 3 and 6, the pyramid pooling module of
-PSPNet. Features beside their averages over the four grids, a 3x3 convolution unit of 512 channels, dropout,
-a 1x1 classifier, and one upsampling step. Batch normalisation follows the pooling to one cell too. It differs
-from PSPNet in having no auxiliary loss.
+The seed cites He et al. 2014 for the idea and pools at rates 1, 2, 3 and 6, the pyramid pooling module of PSPNet. The
+features are concatenated with their averages over the four grids; a 3x3 convolution to 512 channels with batch
+normalisation and ReLU, dropout, a 1x1 classifier and one upsampling step follow. Batch normalisation follows the
+pooling to one cell too. It differs from PSPNet in having no auxiliary loss.
 """
 
 from typing import Annotated, Literal
@@ -20,14 +20,14 @@ WIDTH = 512
 
 
 class Spp(nn.Module):
-    """SPP: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+    """SPP, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
     def __init__(
         self,
         classes: int,
         *,
-        output_stride: Annotated[Literal[8, 16, 32], "of the features; below 32 the encoder is dilated"] = 8,
-        dropout: Annotated[float, Range(0, 0.9), "share of the fused features dropped in training"] = 0.1,
+        output_stride: Annotated[Literal[8, 16, 32], "stride of the features; below 32 the encoder is dilated"] = 8,
+        dropout: Annotated[float, Range(0, 0.9), "share of the fused features that is dropped in training"] = 0.1,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Spp(nn.Module):
         self.stride = output_stride
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Logits of the input's size."""
+        """Return logits of the input's size."""
         return pad_to_stride(self._segment, images, self.stride)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:

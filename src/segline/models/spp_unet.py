@@ -1,8 +1,8 @@
 """Spatial pyramid pooling with the upsampling of a U-Net (Seed S0, section 4.4.3 and figure 4).
 
-``spp`` on an undilated ResNet-101, its one upsampling step replaced by five: each doubles the size bilinearly,
-concatenates the encoder's features of that size and applies two convolution units. The seed does not give the
-decoder's channels; here they are those of the encoder, mirrored. A 1x1 head.
+It is ``spp`` on an undilated ResNet-101, with five upsampling steps instead of one: each doubles the size bilinearly,
+concatenates the encoder's features of that size and applies two 3x3 convolutions with batch normalisation and ReLU. The
+seed does not give the decoder's channels; here they mirror the encoder's. The head is a 1x1 convolution.
 """
 
 from typing import Annotated
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, Range
-from segline.models.blocks import ConvBNReLU, DoubleConv, PyramidPooling, join, pad_to_stride
+from segline.models.blocks import ConvBNReLU, DoubleConv, PyramidPooling, concat_skip, pad_to_stride
 from segline.models.encoders import backbone_features
 
 WIDTH = 512
@@ -21,13 +21,13 @@ STRIDE = 32
 
 
 class SppUNet(nn.Module):
-    """SPP-UNet: images (b, 3, h, w) to logits (b, classes, h, w), any size."""
+    """SPP-UNet, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
     def __init__(
         self,
         classes: int,
         *,
-        dropout: Annotated[float, Range(0, 0.9), "share of the fused features dropped in training"] = 0.1,
+        dropout: Annotated[float, Range(0, 0.9), "share of the fused features that is dropped in training"] = 0.1,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class SppUNet(nn.Module):
         self.pool = PyramidPooling(deepest)
         self.fuse = ConvBNReLU(2 * deepest, WIDTH)
         self.dropout = nn.Dropout(dropout)
-        below, beside = [WIDTH, *DECODER[:-1]], [*reversed(shallow), 0]
+        deep_channels, skip_channels = [WIDTH, *DECODER[:-1]], [*reversed(shallow), 0]
         self.decoder = nn.ModuleList(
-            DoubleConv(deep + skip, out) for deep, skip, out in zip(below, beside, DECODER, strict=True)
+            DoubleConv(deep + skip, out) for deep, skip, out in zip(deep_channels, skip_channels, DECODER, strict=True)
         )
         self.head = nn.Conv2d(DECODER[-1], classes, kernel_size=1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        """Logits of the input's size."""
+        """Return logits of the input's size."""
         return pad_to_stride(self._segment, images, STRIDE)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
@@ -50,5 +50,5 @@ class SppUNet(nn.Module):
         features = self.dropout(self.fuse(self.pool(features)))
         for decode in self.decoder:
             features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
-            features = decode(join(features, skips.pop()) if skips else features)
+            features = decode(concat_skip(features, skips.pop()) if skips else features)
         return self.head(features)

@@ -1,4 +1,4 @@
-"""Pictures of the line: label maps over images, side by side, and curves."""
+"""Figures: label maps over images, comparisons side by side, and training curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,31 +15,31 @@ from segline.data.boxes import Box
 
 BLACK = (0, 0, 0)
 OPACITY = 0.6
-MARK = "magenta"
-NAMED = 10
-"""Curves that have a colour and a name."""
+BOX_COLOR = "magenta"
+MAX_NAMED = 10
+"""The number of best curves that have a colour and a name."""
 
 
 def overlay(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
-    """Class colours over an image (h, w, 3); black classes and ignored pixels show the image."""
-    colours, shown = _colours(classes)
-    mixed = (1 - OPACITY) * image + OPACITY * colours[ids]
-    return np.where(shown[ids][..., None], mixed, image).astype(np.uint8)
+    """Blend class colours over an image (h, w, 3); black classes and ignored pixels show the image."""
+    colors, shown = _color_table(classes)
+    blended = (1 - OPACITY) * image + OPACITY * colors[ids]
+    return np.where(shown[ids][..., None], blended, image).astype(np.uint8)
 
 
 def outline(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
-    """Class colours on an image (h, w, 3) where a region of a class borders on another, within it."""
-    colours, shown = _colours(classes)
-    wide = np.pad(ids, 1, mode="edge")
-    beside = (wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:])
-    edge = np.logical_or.reduce([ids != other for other in beside])
-    return np.where((edge & shown[ids])[..., None], colours[ids], image).astype(np.uint8)
+    """Draw class colours on an image (h, w, 3) along the inner border of each region."""
+    colors, shown = _color_table(classes)
+    padded = np.pad(ids, 1, mode="edge")
+    neighbors = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    edge = np.logical_or.reduce([ids != neighbor for neighbor in neighbors])
+    return np.where((edge & shown[ids])[..., None], colors[ids], image).astype(np.uint8)
 
 
 def draw_comparison(
     image: NDArray[np.uint8], maps: Mapping[str, NDArray[np.integer]], classes: Sequence[LabelClass], path: Path
 ) -> None:
-    """Write the image and label maps over it side by side, with a legend of the classes that occur."""
+    """Write an image and label maps over it side by side, with a legend of the classes that occur."""
     figure = Figure(figsize=(2.6 * (len(maps) + 1), 3.3), layout="constrained")
     axes = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
     _show(axes[0], image, "image")
@@ -53,34 +53,35 @@ def draw_suspect(
     image: NDArray[np.uint8],
     maps: Mapping[str, NDArray[np.integer]],
     classes: Sequence[LabelClass],
+    *,
     box: Box,
     title: str,
     path: Path,
 ) -> None:
-    """Write a label's outline and a prediction (the two maps) over an image side by side, a box drawn on both."""
+    """Write a label's outline and a prediction (the two maps) over an image side by side, with a box on both."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     for axis, draw, (name, ids) in zip(figure.subplots(1, 2), (outline, overlay), maps.items(), strict=True):
         _show(axis, draw(image, ids, classes), name)
         corner = (box.left - 0.5, box.top - 0.5)
-        axis.add_patch(Rectangle(corner, box.width, box.height, fill=False, color=MARK, linewidth=1.5))
+        axis.add_patch(Rectangle(corner, box.width, box.height, fill=False, color=BOX_COLOR, linewidth=1.5))
     figure.suptitle(title, fontsize=9, parse_math=False)
     _add_legend(figure, list(maps.values()), classes)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def draw_leaderboard(board: pd.DataFrame, path: Path) -> None:
-    """Write the best validation mIoU of every trial as bars, the best on top; those that ended early are pale."""
+    """Write the best validation mIoU of every trial as bars, best first; trials that ended early are pale."""
     figure = Figure(figsize=(8, 1.2 + 0.28 * len(board)), layout="constrained")
     axis = figure.subplots()
-    places = range(len(board))
+    positions = range(len(board))
     alphas = [1.0 if status == "finished" else 0.35 for status in board["status"]]
-    bars = axis.barh(places, board["val_miou"].fillna(0), color="C0")
-    for drawn, alpha, epochs, score in zip(bars, alphas, board["epochs"], board["val_miou"], strict=True):
-        drawn.set_alpha(alpha)
+    bars = axis.barh(positions, board["val_miou"].fillna(0), color="C0")
+    for bar, alpha, epochs, score in zip(bars, alphas, board["epochs"], board["val_miou"], strict=True):
+        bar.set_alpha(alpha)
         axis.annotate(
-            f" {score:.3f}, {epochs} epochs", (max(0, drawn.get_width()), drawn.get_y() + 0.4), va="center", fontsize=8
+            f" {score:.3f}, {epochs} epochs", (max(0, bar.get_width()), bar.get_y() + 0.4), va="center", fontsize=8
         )
-    axis.set_yticks(places, [name.replace("$", r"\$") for name in board["trial"]], fontsize=8)
+    axis.set_yticks(positions, [name.replace("$", r"\$") for name in board["trial"]], fontsize=8)
     axis.invert_yaxis()
     axis.margins(x=0.25)
     axis.set(xlabel="best validation mIoU")
@@ -89,12 +90,12 @@ def draw_leaderboard(board: pd.DataFrame, path: Path) -> None:
 
 
 def draw_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """Write the losses and the validation mIoU by epoch: the best in colour, the others in grey behind them."""
+    """Write the losses and the validation mIoU by epoch: the best trials in colour, the others in grey behind."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     ranked = sorted(histories, key=lambda name: -histories[name]["val_miou"].max())
     for rank, name in reversed(list(enumerate(ranked))):
-        history, named = histories[name], rank < NAMED
+        history, named = histories[name], rank < MAX_NAMED
         style = {"color": f"C{rank}"} if named else {"color": "0.8", "linewidth": 0.8}
         left.plot(history["epoch"], history["train_loss"], linestyle="--", **style)
         left.plot(history["epoch"], history["val_loss"], **style)
@@ -116,17 +117,17 @@ def _show(axis: Axes, image: NDArray[np.uint8], title: str) -> None:
 
 
 def _add_legend(figure: Figure, maps: Sequence[NDArray[np.integer]], classes: Sequence[LabelClass]) -> None:
-    """The classes that occur, but for the black ones."""
-    there = sorted(set(np.concatenate([np.unique(ids) for ids in maps])) - {IGNORED})
-    shown = [classes[class_id] for class_id in there if classes[class_id].colour != BLACK]
+    """Add a legend of the classes that occur, without the black ones."""
+    present = sorted(set(np.concatenate([np.unique(ids) for ids in maps])) - {IGNORED})
+    shown = [classes[class_id] for class_id in present if classes[class_id].colour != BLACK]
     handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.colour), label=entry.name) for entry in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
 
 
-def _colours(classes: Sequence[LabelClass]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """By class id (256): the colour, and whether it is shown."""
-    colours, shown = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
-    colours[: len(classes)] = [entry.colour for entry in classes]
+def _color_table(classes: Sequence[LabelClass]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the colour of each class id (256, 3) and whether it is shown (256)."""
+    colors, shown = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
+    colors[: len(classes)] = [entry.colour for entry in classes]
     shown[: len(classes)] = [entry.colour != BLACK for entry in classes]
     shown[IGNORED] = False
-    return colours, shown
+    return colors, shown

@@ -22,7 +22,7 @@ from segline.data.shards import Split, open_split
 from segline.files.atomic import write_json
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split
-from segline.metrics.confusion import Counts, confusion, mean_iou, scores
+from segline.metrics.confusion import Counts, confusion_matrix, mean_iou, scores
 from segline.progress import log, progress_bar
 
 SCRATCH = "probabilities"
@@ -83,7 +83,7 @@ def _count_mean(planes: list[Probabilities], split: Split, batch_size: int) -> C
     for _, labels in split.batches(batch_size):
         rows = slice(start, start + len(labels))
         mean = np.add.reduce([plane[rows].astype(np.float32) for plane in planes])
-        total += confusion(labels, mean.argmax(1), classes).sum(0)
+        total += confusion_matrix(labels, mean.argmax(1), classes).sum(0)
         start += len(labels)
     return total
 

@@ -38,7 +38,7 @@ from segline.data.boxes import Box
 from segline.data.shards import Split, open_split
 from segline.errors import StageError
 from segline.files.atomic import write_json
-from segline.inference.audit import Suspect, find_unlabelled
+from segline.inference.audit import Suspect, find_missing_labels
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
@@ -174,7 +174,7 @@ def _suspects(
     limits = settings.audit
     for labels, predicted in predict_split(models, split, settings.batch_size):
         for crop, label in zip(predicted.cpu().numpy(), labels, strict=True):
-            yield find_unlabelled(
+            yield find_missing_labels(
                 crop,
                 label,
                 description.background,
@@ -192,7 +192,7 @@ def _draw_suspect(found: Finding, models: list[nn.Module], description: DatasetI
     row, suspect = found.row, found.suspect
     title = f"{description.names[suspect.class_id]}, {suspect.confidence:.3f}: {row['key']} ({row['split']})"
     maps = {"label": labels[0], "prediction": predicted}
-    draw_suspect(images[0], maps, description.classes, suspect.box, title, path)
+    draw_suspect(images[0], maps, description.classes, box=suspect.box, title=title, path=path)
 
 
 def _write_pictures(

@@ -27,7 +27,7 @@ from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
 from segline.files.atomic import write_file
 from segline.losses import WeightedSum
-from segline.metrics.confusion import confusion, mean_iou, pixel_accuracy
+from segline.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from segline.training import ddp as workers
 from segline.training.schedules import learning_rate
 
@@ -368,7 +368,7 @@ def _judge(run: Run, positions: range) -> tuple[float, NDArray[np.int64]]:
     logits = _forward(run, run.judged, normalize(to_unit(images, run.device)))
     target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(labels), run.device)
     loss = float(run.loss(logits, target, _distances(run, run.val, positions)))
-    return loss, confusion(labels, logits.argmax(1).cpu().numpy(), run.classes).sum(0)
+    return loss, confusion_matrix(labels, logits.argmax(1).cpu().numpy(), run.classes).sum(0)
 
 
 def _give_up(batch: Batch, value: float, step: int, folder: Path) -> None:

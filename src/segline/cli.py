@@ -63,11 +63,10 @@ STAGES = {
         inputs=("manifest", "validation"),
         excludes=True,
     ),
-    "edges": Stage(help="train the edge network that the loss semeda needs", artifact="edged", inputs=("dataset",)),
     "train": Stage(
         help="train every architecture x loss with Ray Tune",
         artifact="candidates",
-        inputs=("dataset", "edged"),
+        inputs=("dataset",),
         tracked=True,
         planned=True,
     ),

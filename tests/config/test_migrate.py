@@ -72,6 +72,11 @@ def test_the_migrated_file_of_0_1_is_the_defaults(tmp_path):
     assert load(tmp_path / "params.yaml") == load("{}")
 
 
+def test_the_present_file_stays_as_it_is():
+    text = (Path(__file__).parents[2] / "params.yaml").read_text()
+    assert migrate(text, "params.yaml") == text
+
+
 @pytest.mark.parametrize(
     ("scheduler", "key"),
     [("halving", "grace_period"), ("asha", "grace_period"), ("none", "grace_period"), ("pbt", "perturbation_interval")],
@@ -100,6 +105,10 @@ def test_the_scheduler_says_what_the_epochs_mean(scheduler, key):
         (
             "validate: {severity: &rules {blur: stop}}\n# a comment\nseed: 1\n",
             "validate: {severity: &rules {sharpness: stop}}\n# a comment\nseed: 1\n",
+        ),
+        (
+            "train:\n  search: {spaces: {augment.shift: &a [0.1], augment.colour: *a}}\n",
+            "train:\n  search: {spaces: {augment.translate: &a [0.1], augment.brightness_contrast: *a}}\n",
         ),
         (
             "train:\n  <<: {clip: 1.0}\n  search: {spaces: {ema: [0.0]}}\n",
@@ -194,6 +203,14 @@ train:
     - semeda: {lambda_1: 1.0, edge_steps: 50, edge_batch_size: 4}    # slow
     - semeda: {edge_steps: 50, edge_batch_size: 4}
 """
+    )
+
+
+def test_a_comment_that_needs_no_room_keeps_its_place():
+    before = "edges:\n  steps: 5 # few\n\ntrain:\n  losses:\n    - semeda:     # slow\n        lambda_1: 1.0\n"
+    assert migrated(before) == (
+        "train:\n  losses:\n    # edge_steps: few\n    - semeda:     # slow\n        lambda_1: 1.0\n"
+        "        edge_steps: 5\n"
     )
 
 

@@ -66,6 +66,14 @@ def test_the_key_of_two_schedulers_is_refused_with_both_names():
     ]
 
 
+def test_the_section_of_the_edge_network_is_refused_with_the_options_of_its_loss():
+    expected = (
+        "edges: unknown key; did you mean the options edge_steps, edge_batch_size, edge_learning_rate, "
+        f"edge_min_accuracy of the loss semeda, its place {HINT}"
+    )
+    assert errors_with("edges.steps", 1000) == [expected]
+
+
 def test_an_old_key_of_an_override_is_refused_with_its_new_name():
     with pytest.raises(ParamsError, match="did you mean 'max_grad_norm'"):
         load("{}", ["train.clip=1"])
@@ -95,3 +103,15 @@ def test_an_old_argument_is_one_line_with_its_new_name(old, new, joined, capsys)
     assert main(["promote", "--params", "{}", *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == f"segline promote: unknown argument {old}; did you mean {new}, its name since 0.2?"
+
+
+def test_the_folder_of_the_edge_network_is_no_argument_any_more(capsys):
+    assert main(["train", "--edged", "data/edges"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "segline train: unknown argument --edged; leave it out, train prepares the edge network itself"
+
+
+def test_the_stage_of_the_edge_network_is_no_command_any_more(capsys):
+    assert main(["edges", "--params", "params.yaml"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "segline edges: unknown command; since 0.2, train prepares the edge network itself"

@@ -111,7 +111,8 @@ def _describe_type(kind: Any, notes: tuple[Any, ...]) -> str:
         if isinstance(note, Pattern):
             return note.expected
     bounds = [str(note) for note in notes if isinstance(note, Range)]
-    return " ".join([TYPE_NAMES.get(kind, str(kind)), *bounds])
+    name = "a mapping" if get_origin(kind) is dict else str(kind)
+    return " ".join([TYPE_NAMES.get(kind, name), *bounds])
 
 
 def _fits(value: object, kind: Any, notes: tuple[Any, ...]) -> bool:

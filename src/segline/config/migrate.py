@@ -104,13 +104,13 @@ class _Document:
 
     def apply(self, edits: list[_Edit]) -> str:
         """Return the text with the edits; comments behind them keep their column where there is room."""
-        edits = list(
-            {(edit.start, edit.end): edit for edit in edits}.values()
-        )  # An alias leads to its anchor a second time.
+        # An alias leads to the text of its anchor a second time.
+        edits = list({(edit.start, edit.end): edit for edit in edits}.values())
         growth: dict[int, int] = {}
         for edit in edits:
             line = bisect(self.line_starts, edit.start) - 1
-            if line in self.comments and edit.end <= self.comments[line][0]:
+            is_within = not edit.new.endswith("\n")
+            if is_within and line in self.comments and edit.end <= self.comments[line][0]:
                 growth[line] = growth.get(line, 0) + len(edit.new) - (edit.end - edit.start)
         for line, more in growth.items():
             start, end = self.comments[line]

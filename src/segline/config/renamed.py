@@ -70,6 +70,8 @@ def new_key_hint(key: str) -> str:
 
 def argument_error(words: Sequence[str]) -> str | None:
     """Return one line about the first word of 0.1 on a command line, or None when there is none."""
+    if words and words[0] == EDGES:
+        return f"segline {EDGES}: unknown command; since {SINCE}, train prepares the edge network itself"
     for word in words:
         name = word.partition("=")[0]
         if name in ARGUMENTS:

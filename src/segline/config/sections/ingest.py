@@ -16,7 +16,7 @@ class Synthetic:
     height: Annotated[int, Range(96, 2710), Unit("px"), "the height of a frame"] = 240
     width: Annotated[int, Range(128, 3384), Unit("px"), "the width of a frame"] = 300
     missing_label_share: Annotated[
-        float, Fraction, "the share of frames in which the label of one object is missing, as a test of the audit"
+        float, Fraction, "the share of frames in which the label of one object is missing"
     ] = 0.03
 
 

@@ -32,7 +32,7 @@ from rich.table import Table
 from segline.classes import IGNORED
 from segline.data.boxes import Box
 from segline.data.crops import Foreground, cut, max_foreground_corner
-from segline.data.decoding import decode_image, decode_label, keep_memory
+from segline.data.decoding import decode_image, decode_label, tune_malloc
 from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
 from segline.data.statistics import SIDE, of_image, of_label, reduction
 from streets import write_streets
@@ -84,12 +84,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
     one_thread()
-    keep_memory()
+    tune_malloc()
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or write_frames(Path(folder), arguments.frames)
         frames = read_frames(data, arguments.frames)
     legend = LAYOUTS["wad"]().legend("")
-    table = np.where(legend.table == UNKNOWN, IGNORED, legend.table).astype(np.uint8)
+    table = np.where(legend.lut == UNKNOWN, IGNORED, legend.lut).astype(np.uint8)
     differences = [compare(frame, table, legend.background) for frame in frames]
     decoders, missing = load_decoders()
     times = measure(decoders | label_works(frames, table, legend), frames, arguments.repeats)

@@ -18,7 +18,7 @@ from segline.files.trees import File
 
 LAYOUT = LAYOUTS["wad"]()
 LEGEND = LAYOUT.legend("")
-ROW = {"key": "k", "group": "g", "image": "i", "label": "l", "plane": -1}
+ROW = {"key": "k", "group": "g", "image": "i", "label": "l", "slice_index": -1}
 
 
 class Memory:

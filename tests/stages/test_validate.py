@@ -26,7 +26,7 @@ from segline.data.layouts import LAYOUTS
 from segline.data.manifest import Manifest, read_manifest, write_manifest
 from segline.data.statistics import read_statistics
 from segline.data.validation import drift, expectations
-from segline.data.validation.contact_sheet import IGNORED_COLOUR, UNKNOWN_COLOUR, colour
+from segline.data.validation.contact_sheet import IGNORED_COLOR, UNKNOWN_COLOR, colorize
 from segline.errors import DataError, ParamsError, StageError, TrackingError
 from segline.files.atomic import write_text
 from segline.stages import ingest, validate
@@ -245,7 +245,7 @@ KINDS = {
         as_bytes(Image.fromarray(noise(112)).filter(ImageFilter.GaussianBlur(6)), "JPEG", quality=95),
         GOOD,
         "warn",
-        "blur",
+        "sharpness",
         "image: blurred or empty, the variance of its Laplacian is",
     ),
     # The three pairs below have further pairs that they are like.
@@ -352,10 +352,10 @@ def test_nothing_is_left_half_written(broken):
 def test_the_sheet_shows_the_quarantined_pairs(broken):
     out, _ = broken
     with Image.open(out / "quarantine.jpg") as sheet:
-        colours = np.asarray(sheet)
+        colors = np.asarray(sheet)
     rows = -(-len(quarantined(out)) // 4)
-    assert colours.shape[0] > 200 * rows
-    assert (np.abs(colours.astype(int) - UNKNOWN_COLOUR).max(-1) < 40).any()
+    assert colors.shape[0] > 200 * rows
+    assert (np.abs(colors.astype(int) - UNKNOWN_COLOR).max(-1) < 40).any()
 
 
 def test_the_sheet_is_there_without_bad_pairs_and_holds_no_more_than_it_can(root, monkeypatch):
@@ -378,11 +378,11 @@ def test_the_sheet_is_there_without_bad_pairs_and_holds_no_more_than_it_can(root
 
 def test_a_label_map_is_shown_in_its_classes_colours():
     legend = LAYOUTS["wad"]().legend("")
-    shown = colour(np.array([[0, CAR], [7, 255]], np.uint16), legend)
-    assert shown.tolist() == [[[0, 0, 0], list(legend.classes[1].colour)], [list(UNKNOWN_COLOUR), [0, 0, 0]]]
+    shown = colorize(np.array([[0, CAR], [7, 255]], np.uint16), legend)
+    assert shown.tolist() == [[[0, 0, 0], list(legend.classes[1].color)], [list(UNKNOWN_COLOR), [0, 0, 0]]]
     void = LAYOUTS["camvid"]().legend("")
-    assert colour(np.full((1, 1), 11, np.uint8), void).tolist() == [[list(IGNORED_COLOUR)]]
-    assert max(colour(np.zeros((3000, 2000), np.uint16), legend).shape) < 1000
+    assert colorize(np.full((1, 1), 11, np.uint8), void).tolist() == [[list(IGNORED_COLOR)]]
+    assert max(colorize(np.zeros((3000, 2000), np.uint16), legend).shape) < 1000
 
 
 # The stage.
@@ -391,7 +391,7 @@ def test_a_label_map_is_shown_in_its_classes_colours():
 @pytest.mark.parametrize(
     ("settings", "faults"),
     [
-        ({"severity": {"blurr": "stop"}}, ["validate.severity.blurr: unknown key; did you mean 'blur'?"]),
+        ({"severity": {"sharpnes": "stop"}}, ["validate.severity.sharpnes: unknown key; did you mean 'sharpness'?"]),
         (
             {"severity": {"drift": "quarantine", "image_unreadable": "warn"}},
             [
@@ -481,7 +481,7 @@ def test_a_label_map_that_is_ignored_everywhere_is_quarantined(tmp_path):
     validate.run(params, manifest_dir=tmp_path / "ingest", tracking_uri=NOWHERE, out=out)
     reason = "l0001TP_000004.png: no pixel is labelled; label it or remove the pair"
     assert quarantined(out) == {"0001TP_000004": reason}
-    assert failed(out) == {"unlabelled": 1, "group_in_splits": 12}
+    assert failed(out) == {"empty_label": 1, "group_in_splits": 12}
     [told] = [entry for entry in record_of(out)["rules"] if entry["rule"] == "group_in_splits"]
     assert len(told["keys"]) == 10
     assert told["reasons"][0] == "0001TP_000000: its group 0001TP is in train and in val; keep a group in one split"
@@ -490,8 +490,8 @@ def test_a_label_map_that_is_ignored_everywhere_is_quarantined(tmp_path):
 @pytest.mark.parametrize(("severity", "lost"), [("warn", 0), ("quarantine", 1)])
 def test_a_severity_can_be_chosen(root, severity, lost):
     save_image(image_of(root, 1), 1, level=-60)
-    out = run(root, severity={"brightness": severity, "blur": "warn"})
-    assert failed(out) == {"brightness": 1, "blur": 1}
+    out = run(root, severity={"brightness": severity, "sharpness": "warn"})
+    assert failed(out) == {"brightness": 1, "sharpness": 1}
     assert len(read_manifest(out).rows) == PAIRS - lost
     assert list(quarantined(out)) == [NAMES[1]][:lost]
 
@@ -504,7 +504,7 @@ def test_one_pair_can_stop_the_line(root):
     message = str(caught.value)
     assert message.startswith(f"train_color/{NAMES[0]}.jpg: the mean grey level is ")
     assert message.endswith(f"; and 2 more; see {root.parent}/validate.rejected/docs/index.html and quarantine.csv")
-    assert failed(root.parent / "validate.rejected") == {"brightness": 5, "blur": 5}
+    assert failed(root.parent / "validate.rejected") == {"brightness": 5, "sharpness": 5}
     assert record_of(root.parent / "validate.rejected")["stopped"] in message
 
 

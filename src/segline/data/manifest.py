@@ -1,4 +1,4 @@
-"""The manifest: one row per pair of image and label map, with checksums, and what the rows belong to."""
+"""The manifest: one row per pair of image and label map, with checksums, and the origin of the rows."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ COLUMNS = {
     "key": "str",
     "image": "str",
     "label": "str",
-    "plane": "int64",
+    "slice_index": "int64",
     "group": "str",
     "split": "str",
     "image_bytes": "int64",
@@ -28,21 +28,21 @@ COLUMNS = {
     "image_hash": "str",
     "label_hash": "str",
 }
-IDENTITY = ["key", "plane", "group", "split", "image_hash", "label_hash"]
+IDENTITY = ["key", "slice_index", "group", "split", "image_hash", "label_hash"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a manifest's rows come from.
+    """The origin of a manifest's rows.
 
     Attributes:
-        source: as the user gave it.
-        layout: a name in ``LAYOUTS``.
-        options: of the layout, as JSON text.
-        legend: the text of the layout's legend file; empty when it has none.
-        root: where the rows' paths start: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside
-            the manifest of ingest, where files are kept that cannot be read in place.
-        revision: of the data in version control (``git:...``, ``dvc:...``); empty when they are in none.
+        source: The source as the user gave it.
+        layout: The name of the layout in ``LAYOUTS``.
+        options: The options of the layout, as JSON text.
+        legend: The text of the layout's legend file; empty when it has none.
+        root: The root of the rows' paths: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside the
+            manifest of ingest, which holds files that cannot be read in place.
+        revision: The revision of the data in version control (``git:...``, ``dvc:...``); empty without version control.
     """
 
     source: str
@@ -67,21 +67,23 @@ class Manifest:
 
     @cached_property
     def legend(self) -> LabelSpec:
-        """What the label values mean."""
+        """The meaning of the label values."""
         return self.layout.legend(self.origin.legend)
 
     @property
     def content_hash(self) -> str:
-        """The SHA-256 over what identifies every row and the way to read it: equal data, equal hash."""
-        text = self.rows[IDENTITY].to_csv(index=False, lineterminator="\n")
+        """The SHA-256 over the identity of every row and the way to read it: equal data have equal hashes."""
+        # Version 0.1 named the column `plane`; that name stays in what is hashed, so that equal data keep their hash.
+        header = ["plane" if name == "slice_index" else name for name in IDENTITY]
+        text = self.rows[IDENTITY].to_csv(index=False, header=header, lineterminator="\n")
         reading = f"{self.origin.layout}\n{self.origin.options}\n{self.origin.legend}\n"
         return hashlib.sha256(f"{reading}{text}".encode()).hexdigest()
 
 
 def checked(tree: Tree, manifest: Manifest) -> Tree:
-    """The tree, giving the files of these rows only as they were when they were ingested.
+    """Wrap the tree so that it reads the files of these rows only if they are as they were when they were ingested.
 
-    A label of several files has one checksum for all, so that these are given as they are.
+    A label of several files has one checksum for all of them, so these files are not checked.
     """
     sums = dict(zip(manifest.rows["image"], manifest.rows["image_hash"], strict=True))
     labels = zip(manifest.rows["label"], manifest.rows["label_hash"], strict=True)
@@ -100,7 +102,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read ``manifest.parquet`` from a folder.
 
     Raises:
-        StageError: there is none, or it is not one of Segline's.
+        StageError: The file is missing, or it is not a manifest of this version.
     """
     path = folder / NAME
     try:

@@ -59,7 +59,7 @@ class Sampler:
             DataError: a file cannot be read any more, or image and label no longer fit.
         """
         try:
-            raw = self.layout.read_label(self.tree, row["label"], row["plane"])
+            raw = self.layout.read_label(self.tree, row["label"], row["slice_index"])
             return self._cut(row, raw)
         except OSError as error:
             raise DataError(
@@ -68,7 +68,7 @@ class Sampler:
             ) from None
 
     def _cut(self, row: Row, raw: NDArray[np.integer]) -> list[Crop]:
-        read = partial(self.layout.read_image, self.tree, row["image"], row["plane"])
+        read = partial(self.layout.read_image, self.tree, row["image"], row["slice_index"])
         if self.settings.sampling == "resize":
             return [self._shrink(row, raw, read())]
         boxes = [self._box(corner, raw.shape) for corner in self._corners(row["key"], raw)]
@@ -121,18 +121,18 @@ class Sampler:
 
     def _ids(self, raw: NDArray[np.integer], key: str, corner: Corner) -> NDArray[np.uint8]:
         """The class ids of a part of an image, given its raw values and where it begins."""
-        ids = self._table[raw]
+        ids = self._lut[raw]
         masked = self.exclusions.mask(ids, key, corner)
         return ids if masked is None else masked
 
     @cached_property
-    def _table(self) -> NDArray[np.uint8]:
+    def _lut(self) -> NDArray[np.uint8]:
         """Raw value to class id; what the layout does not know is ignored."""
-        return np.where(self.legend.table == UNKNOWN, IGNORED, self.legend.table).astype(np.uint8)
+        return np.where(self.legend.lut == UNKNOWN, IGNORED, self.legend.lut).astype(np.uint8)
 
     @cached_property
     def _is_foreground(self) -> Foreground:
-        return Foreground(self._table, self.legend.background)
+        return Foreground(self._lut, self.legend.background)
 
 
 def _part(box: Box) -> tuple[slice, slice]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segline.classes import IGNORED
-from segline.data.decoding import decode_image, keep_memory, read_header
+from segline.data.decoding import decode_image, read_header, tune_malloc
 from segline.data.layouts import UNKNOWN, LabelSpec, Layout
 from segline.data.layouts.layout import read_image
 from segline.data.manifest import Manifest
@@ -44,7 +44,7 @@ COLUMNS = {
     "brightness": "Float64",
     "contrast": "Float64",
     "sharpness": "Float64",
-    "looks": "str",
+    "phash": "str",
     "label_height": "Int64",
     "label_width": "Int64",
     "unknown_values": "str",
@@ -63,7 +63,7 @@ COLUMNS = {
 ``orientation``                         by EXIF; 1 is upright
 ``brightness``, ``contrast``            mean and standard deviation of the grey levels, 0 to 255
 ``sharpness``                           :func:`sharpness`; a blurred image has little
-``looks``                               :func:`look`, 16 hex digits; empty for an image of one grey level
+``phash``                               :func:`phash`, 16 hex digits; empty for an image of one grey level
 ``unknown_values``                      raw label values that the layout does not know; empty for none
 ``labelled_pixels``, ``ignored_pixels`` of the label map
 ``foreground_share``                    of the labelled pixels
@@ -71,6 +71,9 @@ COLUMNS = {
 ``class_pixels``                        a list: the label map's pixels of each class
 ======================================  =======================================================================
 """
+
+OLD_COLUMNS = {"blur": "sharpness", "looks": "phash"}
+"""The names that version 0.1 gave to two of the columns; such files are kept with a champion."""
 
 Row = dict[str, Any]
 Read = TypeVar("Read")
@@ -88,7 +91,7 @@ def measure(
             error is not: the file may have been mended meanwhile.
         progress: called with the number of pairs done since the last call.
     """
-    keep_memory()
+    tune_malloc()
     pieces.mkdir(exist_ok=True)
     parts = []
     with ThreadPoolExecutor() as pool:
@@ -117,6 +120,7 @@ def read_statistics(folder: Path) -> pd.DataFrame:
         StageError: there is none, or it is not one of Segline's.
     """
     table = _kept(folder / NAME)
+    table = None if table is None else table.rename(columns=OLD_COLUMNS)
     if table is None or not set(COLUMNS) <= set(table):
         raise StageError(f"{folder / NAME} is missing or broken; run the stage that writes {folder} again")
     return table
@@ -148,15 +152,15 @@ def _measured(
 
 def examine(pair: Mapping[str, Any], layout: Layout, legend: LabelSpec, tree: Tree) -> Row:
     """The row of one pair of a manifest."""
-    row: Row = dict.fromkeys(["image_error", "label_error", "mode", "looks", "unknown_values"], "")
+    row: Row = dict.fromkeys(["image_error", "label_error", "mode", "phash", "unknown_values"], "")
     row |= {"key": pair["key"], "classes": json.dumps(legend.names), "class_pixels": None}
     if _is_there(pair["image"]):
-        found, row["image_error"] = _attempt(lambda: _open_image(layout, tree, pair["image"], pair["plane"]))
+        found, row["image_error"] = _attempt(lambda: _open_image(layout, tree, pair["image"], pair["slice_index"]))
         if found is not None:
             pixels, facts = found
             row |= facts | of_image(pixels)
     if _is_there(pair["label"]):
-        raw, row["label_error"] = _attempt(lambda: layout.read_label(tree, pair["label"], pair["plane"]))
+        raw, row["label_error"] = _attempt(lambda: layout.read_label(tree, pair["label"], pair["slice_index"]))
         if raw is not None:
             row |= of_label(raw, legend)
     return row
@@ -171,7 +175,7 @@ def of_image(image: NDArray[np.uint8]) -> Row:
         "brightness": float(levels.mean()),
         "contrast": contrast,
         "sharpness": sharpness(levels),
-        "looks": f"{look(grey):016x}" if contrast else "",
+        "phash": f"{phash(grey):016x}" if contrast else "",
     }
 
 
@@ -179,7 +183,7 @@ def of_label(raw: NDArray[np.integer], legend: LabelSpec) -> Row:
     """Size and pixels per class of a label map. Label maps are long runs of one value, so runs are counted."""
     flat = raw.ravel()
     ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]), [flat.size - 1]])
-    values, ids = flat[ends], legend.table[flat[ends]]
+    values, ids = flat[ends], legend.lut[flat[ends]]
     counts = np.bincount(ids, weights=np.diff(ends, prepend=-1), minlength=256).astype(np.int64)
     pixels = counts[: len(legend.classes)]
     labelled = int(pixels.sum())
@@ -209,7 +213,7 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
 COSINES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
 
 
-def look(grey: Image.Image) -> int:
+def phash(grey: Image.Image) -> int:
     """A perceptual hash of 64 bits: images that look alike differ in few of them.
 
     Of the image at 32 x 32 px, the 8 x 8 lowest frequencies ``C G C^T`` of its discrete cosine transform,
@@ -223,12 +227,12 @@ def look(grey: Image.Image) -> int:
     return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
 
 
-def relate(table: pd.DataFrame, *, distance: int) -> pd.DataFrame:
+def find_duplicates(table: pd.DataFrame, *, distance: int) -> pd.DataFrame:
     """How the pairs stand to one another: texts, empty for none.
 
     Args:
         table: columns of the manifest and of :func:`measure`.
-        distance: bits of ``looks`` in which look-alikes may differ.
+        distance: bits of ``hashes`` in which look-alikes may differ.
 
     Returns:
         ``conflicts_with``: the key of a pair with the same image file and another label map.
@@ -249,7 +253,7 @@ def relate(table: pd.DataFrame, *, distance: int) -> pd.DataFrame:
             found.loc[same, "conflicts_with"] = [keys[same[1]], *[keys[same[0]]] * (len(same) - 1)]
         else:
             found.loc[same[1:], "duplicate_of"] = keys[same[0]]
-    found.loc[whole.index, "looks_like"] = _look_alikes(whole, distance)
+    found.loc[whole.index, "looks_like"] = _near_duplicates(whole, distance)
     found["other_splits"] = _other_splits(table)
     return found
 
@@ -265,7 +269,7 @@ def _are_there(paths: "pd.Series[str]") -> "pd.Series[bool]":
 
 def _same_images(pairs: pd.DataFrame) -> Iterator[list[Any]]:
     """The rows that share an image, of which the one to keep comes first."""
-    content = ["image_hash", "plane"]
+    content = ["image_hash", "slice_index"]
     twins = pairs[pairs.duplicated(content, keep=False)]
     rank = twins["split"].map({"test": 0, "val": 1, "train": 2}).fillna(3)
     ordered = twins.assign(rank=rank).sort_values(["rank", "key"])
@@ -273,30 +277,30 @@ def _same_images(pairs: pd.DataFrame) -> Iterator[list[Any]]:
         yield list(same.index)
 
 
-def _look_alikes(pairs: pd.DataFrame, distance: int) -> list[str]:
+def _near_duplicates(pairs: pd.DataFrame, distance: int) -> list[str]:
     sides = pairs["split"] if (pairs["split"] != "").any() else pairs["group"]
-    looks = np.array([int(text or "0", 16) for text in pairs["looks"]], np.uint64)
+    hashes = np.array([int(text or "0", 16) for text in pairs["phash"]], np.uint64)
     # An image of one grey level looks like nothing; the same file twice is a duplicate already.
     apart = [pd.factorize(sides)[0], pd.factorize(pairs["image_hash"])[0]]
-    nearest = look_alikes(looks, apart, pairs["looks"].to_numpy() != "", distance)
+    nearest = nearest_phashes(hashes, apart, pairs["phash"].to_numpy() != "", distance)
     keys, names = pairs["key"].to_list(), sides.to_list()
     return [f"{keys[other]} of {names[other]}" if other >= 0 else "" for other in nearest]
 
 
-def look_alikes(
-    looks: NDArray[np.uint64], apart: Sequence[NDArray[np.integer]], counted: NDArray[np.bool_], distance: int
+def nearest_phashes(
+    hashes: NDArray[np.uint64], apart: Sequence[NDArray[np.integer]], counted: NDArray[np.bool_], distance: int
 ) -> NDArray[np.int64]:
     """For each hash the position of the nearest one within ``distance`` bits, the first of equals; -1 for none.
 
     Only those count that differ in every label of ``apart``. Every hash is compared with a few of each look, which
     takes two seconds for 40,000 different looks, and some ten when they are 2,000 that are all alike.
     """
-    nearest = np.full(len(looks), -1, np.int64)
+    nearest = np.full(len(hashes), -1, np.int64)
     there = np.flatnonzero(counted)
-    few = np.unique(_representatives(looks, apart, there))
+    few = np.unique(_representatives(hashes, apart, there))
     for start in range(0, len(there), BLOCK):
         block = there[start : start + BLOCK]
-        bits = np.bitwise_count(looks[block, None] ^ looks[few])
+        bits = np.bitwise_count(hashes[block, None] ^ hashes[few])
         rows, others = np.divmod(np.flatnonzero(bits <= distance), len(few))  # far faster than nonzero
         far = np.all([label[block[rows]] != label[few[others]] for label in apart], axis=0)
         rows, others = rows[far], others[far]
@@ -307,18 +311,18 @@ def look_alikes(
 
 
 def _representatives(
-    looks: NDArray[np.uint64], apart: Sequence[NDArray[np.integer]], there: NDArray[np.int64]
+    hashes: NDArray[np.uint64], apart: Sequence[NDArray[np.integer]], there: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Of the positions ``there``, ascending, so few that each look still has the first that differs from any hash.
 
     That is the first of the look or, for a hash that shares a label with it, one that differs from it in this
     label: five of a look when there are two labels, however many images have it.
     """
-    _, first, which = np.unique(looks[there], return_index=True, return_inverse=True)
+    _, first, which = np.unique(hashes[there], return_index=True, return_inverse=True)
     found = [there[first]]
     for number, label in enumerate(apart):
         others = there[label[there] != label[found[0]][which]]
-        found.append(_representatives(looks, [*apart[:number], *apart[number + 1 :]], others))
+        found.append(_representatives(hashes, [*apart[:number], *apart[number + 1 :]], others))
     return np.concatenate(found)
 
 
@@ -331,10 +335,10 @@ def _other_splits(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _open_image(layout: Layout, tree: Tree, path: str, plane: int) -> tuple[NDArray[np.uint8], Row]:
+def _open_image(layout: Layout, tree: Tree, path: str, slice_index: int) -> tuple[NDArray[np.uint8], Row]:
     """An image, reduced where that is cheaper, and what its header says."""
     if layout.read_image is not read_image:
-        image = layout.read_image(tree, path, plane)
+        image = layout.read_image(tree, path, slice_index)
         return image, {"height": image.shape[0], "width": image.shape[1]}
     data = tree.read(path)
     header = read_header(data)

@@ -43,6 +43,10 @@ class Bundle:
     background: int | None
     members: tuple[Member, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the bundle as plain values for JSON."""
+        return asdict(self) | {"classes": [entry.to_dict() for entry in self.classes]}
+
 
 def write_bundle(folder: Path, parts: Sequence[tuple[Path, Bundle]]) -> Bundle:
     """Join bundles (each in its folder) into one whose members are all of theirs."""
@@ -55,7 +59,7 @@ def write_bundle(folder: Path, parts: Sequence[tuple[Path, Bundle]]) -> Bundle:
             members.append(Member(member.candidate, member.model, member.options, name))
     first = parts[0][1]
     joined = Bundle(first.classes, first.background, tuple(members))
-    write_json(folder / FILE, asdict(joined))
+    write_json(folder / FILE, joined.to_dict())
     return joined
 
 
@@ -68,7 +72,7 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         content = json.loads((folder / FILE).read_text())
         return Bundle(
-            classes=tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"]),
+            classes=tuple(LabelClass.from_dict(entry) for entry in content["classes"]),
             background=content["background"],
             members=tuple(Member(**member) for member in content["members"]),
         )

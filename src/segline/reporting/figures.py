@@ -22,18 +22,18 @@ NAMED = 10
 
 def overlay(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
     """Class colours over an image (h, w, 3); black classes and ignored pixels show the image."""
-    colours, shown = _colours(classes)
-    mixed = (1 - OPACITY) * image + OPACITY * colours[ids]
+    colors, shown = _colors(classes)
+    mixed = (1 - OPACITY) * image + OPACITY * colors[ids]
     return np.where(shown[ids][..., None], mixed, image).astype(np.uint8)
 
 
 def outline(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
     """Class colours on an image (h, w, 3) where a region of a class borders on another, within it."""
-    colours, shown = _colours(classes)
+    colors, shown = _colors(classes)
     wide = np.pad(ids, 1, mode="edge")
     beside = (wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:])
     edge = np.logical_or.reduce([ids != other for other in beside])
-    return np.where((edge & shown[ids])[..., None], colours[ids], image).astype(np.uint8)
+    return np.where((edge & shown[ids])[..., None], colors[ids], image).astype(np.uint8)
 
 
 def draw_comparison(
@@ -118,15 +118,15 @@ def _show(axis: Axes, image: NDArray[np.uint8], title: str) -> None:
 def _add_legend(figure: Figure, maps: Sequence[NDArray[np.integer]], classes: Sequence[LabelClass]) -> None:
     """The classes that occur, but for the black ones."""
     there = sorted(set(np.concatenate([np.unique(ids) for ids in maps])) - {IGNORED})
-    shown = [classes[class_id] for class_id in there if classes[class_id].colour != BLACK]
-    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.colour), label=entry.name) for entry in shown]
+    shown = [classes[class_id] for class_id in there if classes[class_id].color != BLACK]
+    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.color), label=entry.name) for entry in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
 
 
-def _colours(classes: Sequence[LabelClass]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def _colors(classes: Sequence[LabelClass]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """By class id (256): the colour, and whether it is shown."""
-    colours, shown = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
-    colours[: len(classes)] = [entry.colour for entry in classes]
-    shown[: len(classes)] = [entry.colour != BLACK for entry in classes]
+    colors, shown = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
+    colors[: len(classes)] = [entry.color for entry in classes]
+    shown[: len(classes)] = [entry.color != BLACK for entry in classes]
     shown[IGNORED] = False
-    return colours, shown
+    return colors, shown

@@ -17,7 +17,7 @@ from segline import parallel as cluster
 from segline.config.params import Label, Params, as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
-from segline.data.decoding import keep_memory
+from segline.data.decoding import tune_malloc
 from segline.data.distances import channels
 from segline.data.exclusions import Exclusions, read_exclusions
 from segline.data.layouts import LabelSpec
@@ -83,7 +83,7 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
 
 def make_shard(shard: Shard) -> int:
     """Write one shard; returns the number of pairs in it."""
-    keep_memory()
+    tune_malloc()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
     with reading_ahead(checked(shard.tree, shard.manifest), paths) as tree:
@@ -117,7 +117,7 @@ def _leave_out(manifest: Manifest, statistics: pd.DataFrame, excluded: Exclusion
 def _fingerprint(whole: Shard) -> str:
     """What the shards depend on. Not on the number of workers: they make the same bytes."""
     settings = as_json(replace(whole.settings, workers=1))
-    legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.table.tobytes()).hexdigest()
+    legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.lut.tobytes()).hexdigest()
     code = source_hash("segline.stages.label", "segline.data")
     return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed} code {code}"
 

@@ -237,7 +237,7 @@ def _loss(terms: tuple[ComponentSpec, ...], description: DatasetInfo, edge_netwo
 def _write_candidate(trial: Trial, description: DatasetInfo) -> None:
     member = Member(trial.name, trial.cell.model.name, trial.cell.model.options, engine.WEIGHTS)
     (trial.folder / engine.CHECKPOINT).unlink()
-    write_json(trial.folder / FILE, asdict(Bundle(description.classes, description.background, (member,))))
+    write_json(trial.folder / FILE, Bundle(description.classes, description.background, (member,)).to_dict())
 
 
 def _options(entry: Callable[..., Any], choice: ComponentSpec) -> dict[str, Any]:

@@ -7,7 +7,7 @@ official ones, but for the skyscraper, which is as grey as the road there.
 """
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, prefix_of, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, match, prefix_of, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -168,8 +168,8 @@ PARTS = {"training": "train", "validation": "val"}
 
 def ade20k() -> Layout:
     """The layout of ADE20K's scene parsing set."""
-    table = value_table([(0, IGNORED), *((index + 1, index) for index in range(len(CLASSES)))])
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, table))
+    lut = build_lut([(0, IGNORED), *((index + 1, index) for index in range(len(CLASSES)))])
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

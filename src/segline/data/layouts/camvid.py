@@ -7,7 +7,7 @@ Labels are 0 to 10; 11 is void and ignored. The file name carries the drive (``0
 from pathlib import PurePosixPath
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, read_lines, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, read_lines
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -29,8 +29,8 @@ VOID = 11
 
 def camvid() -> Layout:
     """The layout of SegNet's CamVid."""
-    table = value_table([*((value, value) for value in range(VOID)), (VOID, IGNORED)])
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, table))
+    lut = build_lut([*((value, value) for value in range(VOID)), (VOID, IGNORED)])
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

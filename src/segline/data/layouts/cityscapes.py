@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, prefix_of, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, match, prefix_of, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -48,8 +48,8 @@ def cityscapes(
     *, labels: Annotated[Literal["labelIds", "instanceIds", "labelTrainIds"], "which label maps to read"] = "labelIds"
 ) -> Layout:
     """The layout of Cityscapes."""
-    table = _train_table() if labels == "labelTrainIds" else _id_table()
-    return Layout(find=lambda tree: find_pairs(tree, labels), legend=lambda _: LabelSpec(CLASSES, None, table))
+    lut = _train_id_lut() if labels == "labelTrainIds" else _id_lut()
+    return Layout(find=lambda tree: find_pairs(tree, labels), legend=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree, labels: str) -> list[Pair]:
@@ -73,12 +73,12 @@ def _of_split(tree: Tree, root: str, split: str, ending: str) -> list[Pair]:
     )
 
 
-def _train_table() -> NDArray[np.uint8]:
-    return value_table([*((index, index) for index in range(len(CLASSES))), *((value, IGNORED) for value in NONE)])
+def _train_id_lut() -> NDArray[np.uint8]:
+    return build_lut([*((index, index) for index in range(len(CLASSES))), *((value, IGNORED) for value in NONE)])
 
 
-def _id_table() -> NDArray[np.uint8]:
+def _id_lut() -> NDArray[np.uint8]:
     """Ids, and id * 1000 + instance of what has instances; a group that was not separated has its bare id."""
     class_of = dict.fromkeys((*range(LAST_ID + 1), *NONE), IGNORED) | {raw: index for index, raw in enumerate(IDS)}
     instances = ((raw, class_of[raw // 1000]) for raw in range(1000, (LAST_ID + 1) * 1000))
-    return value_table([*class_of.items(), *instances])
+    return build_lut([*class_of.items(), *instances])

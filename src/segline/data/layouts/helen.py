@@ -15,12 +15,12 @@ from segline.data.layouts.layout import (
     LabelSpec,
     Layout,
     Pair,
+    build_lut,
     by_name,
     from_lists,
     prefix_of,
     read_lines,
     under,
-    value_table,
 )
 from segline.errors import DataError
 from segline.files.trees import Tree
@@ -44,10 +44,10 @@ FIRST = "_lbl00.png"
 
 def helen() -> Layout:
     """The layout of HELEN for face parsing."""
-    table = value_table((index, index) for index in range(len(CLASSES)))
+    lut = build_lut((index, index) for index in range(len(CLASSES)))
     return Layout(
         find=find_pairs,
-        legend=lambda _: LabelSpec(CLASSES, 0, table),
+        legend=lambda _: LabelSpec(CLASSES, 0, lut),
         read_label=read_likeliest,
         label_files=label_files,
     )
@@ -72,7 +72,7 @@ def label_files(path: str) -> tuple[str, ...]:
     return tuple(f"{path[: -len('00.png')]}{index:02d}{path[-len('.png') :]}" for index in range(len(CLASSES)))
 
 
-def read_likeliest(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
+def read_likeliest(tree: Tree, path: str, slice_index: int) -> NDArray[np.integer]:
     """The likeliest class of each pixel; raises OSError."""
     best = decode_label(tree.read(path))
     classes = np.zeros(best.shape, np.uint8)

@@ -26,7 +26,7 @@ class Pair:
         key: names the pair, also as a file; no other of the data set has it.
         group: what must not be on two sides of a split: a drive, a city, a patient.
         split: the layout's own ("train", "val", "test"), or empty.
-        plane: the slice of a volume, counted from 0; -1 for files that hold one image.
+        slice_index: the slice of a volume, counted from 0; -1 for files that hold one image.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Pair:
     label: str
     group: str
     split: str = ""
-    plane: int = -1
+    slice_index: int = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +44,12 @@ class LabelSpec:
     Attributes:
         classes: in the order of their ids.
         background: the id that does not count as foreground, or None when every class does.
-        table: raw value to class id, ``classes.IGNORED`` or ``UNKNOWN``; 65536 entries, uint8.
+        lut: raw value to class id, ``classes.IGNORED`` or ``UNKNOWN``; 65536 entries, uint8.
     """
 
     classes: tuple[LabelClass, ...]
     background: int | None
-    table: NDArray[np.uint8]
+    lut: NDArray[np.uint8]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class ImageReader(Protocol):
     """Reads an image of a tree."""
 
     def __call__(
-        self, tree: Tree, path: str, plane: int, *, box: Box | None = None, reduce: int = 1
+        self, tree: Tree, path: str, slice_index: int, *, box: Box | None = None, reduce: int = 1
     ) -> NDArray[np.uint8]:
         """The image as RGB, uint8 of shape (h, w, 3).
 
@@ -71,12 +71,14 @@ class ImageReader(Protocol):
         ...
 
 
-def read_image(tree: Tree, path: str, plane: int, *, box: Box | None = None, reduce: int = 1) -> NDArray[np.uint8]:
+def read_image(
+    tree: Tree, path: str, slice_index: int, *, box: Box | None = None, reduce: int = 1
+) -> NDArray[np.uint8]:
     """The :class:`ImageReader` of ordinary image files."""
     return decode_image(tree.read(path), box=box, reduce=reduce)
 
 
-def read_label(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
+def read_label(tree: Tree, path: str, slice_index: int) -> NDArray[np.integer]:
     """A one-channel or palette label file as its values, uint8 or uint16 of shape (h, w); raises OSError."""
     return decode_label(tree.read(path))
 
@@ -104,12 +106,12 @@ class Layout:
     label_files: Callable[[str], tuple[str, ...]] = lambda path: (path,)
 
 
-def value_table(classes: Iterable[tuple[int, int]]) -> NDArray[np.uint8]:
+def build_lut(classes: Iterable[tuple[int, int]]) -> NDArray[np.uint8]:
     """A table from (raw value, class id) pairs; every other value is ``UNKNOWN``."""
-    table = np.full(65536, UNKNOWN, np.uint8)
+    lut = np.full(65536, UNKNOWN, np.uint8)
     for raw, class_id in classes:
-        table[raw] = class_id
-    return table
+        lut[raw] = class_id
+    return lut
 
 
 def read_lines(tree: Tree, path: str) -> list[str]:

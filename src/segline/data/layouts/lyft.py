@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.data.decoding import decode_image
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, flat, match, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, flat, match, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -40,8 +40,8 @@ FRAMES_IN_A_ROW = 100
 
 def lyft() -> Layout:
     """The layout of the Lyft-Udacity challenge."""
-    table = value_table((index, index) for index in range(len(CLASSES)))
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, table), read_label=read_red)
+    lut = build_lut((index, index) for index in range(len(CLASSES)))
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, lut), read_label=read_red)
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
@@ -54,7 +54,7 @@ def find_pairs(tree: Tree) -> list[Pair]:
     return flat(match(by_name(tree, images, _name), by_name(tree, labels, _name), _describe))
 
 
-def read_red(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
+def read_red(tree: Tree, path: str, slice_index: int) -> NDArray[np.integer]:
     """The red channel of a label file; raises OSError."""
     return decode_image(tree.read(path))[..., 0]
 

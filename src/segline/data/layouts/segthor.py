@@ -20,7 +20,7 @@ from PIL import Image
 from segline.classes import LabelClass
 from segline.config.fields import Range, Unit
 from segline.data.boxes import Box
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -58,14 +58,16 @@ def segthor(
 ) -> Layout:
     """The layout of SegTHOR."""
 
-    def read_image(tree: Tree, path: str, plane: int, *, box: Box | None = None, reduce: int = 1) -> NDArray[np.uint8]:
-        grey = Image.fromarray(_grey(_slice(tree, path, plane), level, window)).reduce(reduce)
+    def read_image(
+        tree: Tree, path: str, slice_index: int, *, box: Box | None = None, reduce: int = 1
+    ) -> NDArray[np.uint8]:
+        grey = Image.fromarray(_grey(_slice(tree, path, slice_index), level, window)).reduce(reduce)
         top, left, height, width = box or Box(0, 0, grey.height, grey.width)
         return np.stack([np.asarray(grey)[top : top + height, left : left + width]] * 3, axis=2)
 
-    table = value_table((index, index) for index in range(len(CLASSES)))
+    lut = build_lut((index, index) for index in range(len(CLASSES)))
     return Layout(
-        find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, table), read_image=read_image, read_label=read_label
+        find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, lut), read_image=read_image, read_label=read_label
     )
 
 
@@ -93,29 +95,31 @@ def _of_patient(tree: Tree, patient: str, image: str, label: str) -> list[Pair]:
         raise DataError(
             f"{tree.where}: {image} is {_size(known[image])}, {label} is {_size(known[label])}; mend one or remove both"
         )
-    planes = next((geometry.shape[2] for geometry in known.values()), 1)
+    slices = next((geometry.shape[2] for geometry in known.values()), 1)
     of_test = PurePosixPath(image or label).parent.parent.name == "test"
     if of_test and not label:
         return []
     split = "test" if of_test else ""
-    return [Pair(f"{patient}_{plane:03d}", image, label, patient, split, plane) for plane in range(planes)]
+    return [
+        Pair(f"{patient}_{slice_index:03d}", image, label, patient, split, slice_index) for slice_index in range(slices)
+    ]
 
 
-def read_label(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
+def read_label(tree: Tree, path: str, slice_index: int) -> NDArray[np.integer]:
     """A slice of a label map; raises OSError."""
-    values = _slice(tree, path, plane)
+    values = _slice(tree, path, slice_index)
     if np.any((values < 0) | (values > 65535) | (values % 1 != 0)):
         raise OSError("the label map has values that are not whole numbers of 0 to 65535")
     return values.astype(np.uint8 if values.dtype == np.uint8 else np.uint16)
 
 
-def _slice(tree: Tree, path: str, plane: int) -> NDArray[Any]:
+def _slice(tree: Tree, path: str, slice_index: int) -> NDArray[Any]:
     """An axial slice as radiologists see it."""
     with _lock:
         volume = _volume(tree, path)
-    if plane >= volume.shape[2]:
-        raise OSError(f"the volume has {volume.shape[2]} slices, none with the number {plane}")
-    return volume[::-1, ::-1, plane].T
+    if slice_index >= volume.shape[2]:
+        raise OSError(f"the volume has {volume.shape[2]} slices, none with the number {slice_index}")
+    return volume[::-1, ::-1, slice_index].T
 
 
 @lru_cache(maxsize=VOLUMES)

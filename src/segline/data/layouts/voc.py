@@ -17,12 +17,12 @@ from segline.data.layouts.layout import (
     LabelSpec,
     Layout,
     Pair,
+    build_lut,
     by_name,
     from_lists,
     prefix_of,
     read_lines,
     under,
-    value_table,
 )
 from segline.errors import DataError
 from segline.files.trees import Tree
@@ -55,8 +55,8 @@ LISTS = "ImageSets/Segmentation/"
 
 def voc(*, augmented: Annotated[bool, "train on the labels in SegmentationClassAug too"] = False) -> Layout:
     """The layout of PASCAL VOC."""
-    table = value_table([*((index, index) for index in range(len(CLASSES))), (255, IGNORED)])
-    return Layout(find=lambda tree: find_pairs(tree, augmented), legend=lambda _: LabelSpec(CLASSES, 0, table))
+    lut = build_lut([*((index, index) for index in range(len(CLASSES))), (255, IGNORED)])
+    return Layout(find=lambda tree: find_pairs(tree, augmented), legend=lambda _: LabelSpec(CLASSES, 0, lut))
 
 
 def find_pairs(tree: Tree, augmented: bool) -> list[Pair]:

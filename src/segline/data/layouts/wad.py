@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, read_lines, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, match, read_lines, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -36,7 +36,7 @@ LABEL_SUFFIX = "_instanceIds.png"
 
 def wad() -> Layout:
     """The layout of the WAD 2018 segmentation data."""
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, _table()))
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, _lut()))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
@@ -70,8 +70,8 @@ def _drive_in_name(key: str) -> str:
     return f"{date.partition('_')[0]}_{camera}"
 
 
-def _table() -> NDArray[np.uint8]:
+def _lut() -> NDArray[np.uint8]:
     """class * 1000 + instance, or the bare class id of what has no instances: groups and the background."""
     class_of = dict.fromkeys(UNMOVABLE, 0) | MOVABLE | GROUPS | {255: 0}
     separate = [(raw, class_of[raw // 1000]) for raw in range(1000, 65536) if raw // 1000 in class_of]
-    return value_table([*class_of.items(), *separate])
+    return build_lut([*class_of.items(), *separate])

@@ -1,4 +1,4 @@
-"""A contact sheet: small pictures of pairs, each with its label map in colours and what is wrong with it."""
+"""A contact sheet: small pictures of pairs, each with its label map in colors and what is wrong with it."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ WIDTH, HEIGHT, GAP = 190, 140, 10
 LINE, LINES, LETTERS = 14, 4, 62
 COLUMNS = 4
 PAPER, INK, FRAME = (255, 255, 255), (30, 30, 30), (225, 225, 225)
-IGNORED_COLOUR, UNKNOWN_COLOUR = (128, 128, 128), (255, 0, 255)
+IGNORED_COLOR, UNKNOWN_COLOR = (128, 128, 128), (255, 0, 255)
 
 
 @dataclass(frozen=True)
-class Tile:
+class Thumbnail:
     """A pair on the sheet.
 
     Attributes:
         title: names it.
         text: what is wrong with it.
         image: RGB of any size, or None when there is none to show.
-        label: the label map in colours, likewise.
+        label: the label map in colors, likewise.
     """
 
     title: str
@@ -37,16 +37,16 @@ class Tile:
     label: NDArray[np.uint8] | None
 
 
-def colour(raw: NDArray[np.integer], legend: LabelSpec) -> NDArray[np.uint8]:
-    """A label map of about the size of a tile: its classes' colours, grey where ignored, magenta where unknown."""
-    colours = np.full((256, 3), UNKNOWN_COLOUR, np.uint8)
-    colours[: len(legend.classes)] = [entry.colour for entry in legend.classes]
-    colours[IGNORED], colours[UNKNOWN] = IGNORED_COLOUR, UNKNOWN_COLOUR
+def colorize(raw: NDArray[np.integer], legend: LabelSpec) -> NDArray[np.uint8]:
+    """A label map of about the size of a tile: its classes' colors, grey where ignored, magenta where unknown."""
+    colors = np.full((256, 3), UNKNOWN_COLOR, np.uint8)
+    colors[: len(legend.classes)] = [entry.color for entry in legend.classes]
+    colors[IGNORED], colors[UNKNOWN] = IGNORED_COLOR, UNKNOWN_COLOR
     step = max(1, max(raw.shape) // (2 * WIDTH))
-    return np.asarray(colours[legend.table[raw[::step, ::step]]])
+    return np.asarray(colors[legend.lut[raw[::step, ::step]]])
 
 
-def write_sheet(path: Path, tiles: Sequence[Tile], *, heading: str) -> None:
+def write_sheet(path: Path, tiles: Sequence[Thumbnail], *, heading: str) -> None:
     """Write the sheet as a JPEG, atomically; without tiles it is the heading alone.
 
     Tiles are numbered, because Pillow's font shows no letters but English ones.

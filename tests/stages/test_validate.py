@@ -162,22 +162,24 @@ KINDS = {
         GOOD,
         "warn",
         "channels",
-        "image: its channels are CMYK, converted to RGB",
+        "image: the channels are CMYK and are converted to RGB",
     ),
-    "grey": Bad(as_bytes(noise(104)[..., 0], "JPEG"), GOOD, "warn", "channels", "image: its channels are L, converted"),
+    "grey": Bad(
+        as_bytes(noise(104)[..., 0], "JPEG"), GOOD, "warn", "channels", "image: the channels are L and are converted"
+    ),
     "alpha": Bad(
         as_bytes(np.dstack([noise(105), noise(106)[..., :1]]), "PNG"),
         GOOD,
         "warn",
         "channels",
-        "image: its channels are RGBA, converted to RGB",
+        "image: the channels are RGBA and are converted to RGB",
     ),
     "deep-image": Bad(
         as_bytes(noise(107)[..., 0].astype(np.uint16) * 256, "PNG"),
         GOOD,
         "warn",
         "bit_depth",
-        "image: it has 16 bits per channel, of which the upper 8 are kept",
+        "image: the image has 16 bits per channel, of which the upper 8 are kept",
     ),
     "stored-rotated": Bad(
         as_bytes(noise(108), "JPEG", exif=UPSIDE),
@@ -201,10 +203,18 @@ KINDS = {
         "label: got the label values 7, 62000, expected those of the layout; correct the label map",
     ),
     "no-label": Bad(
-        GOOD, None, "quarantine", "label_missing", "image: it has no label map; add the label map or remove the image"
+        GOOD,
+        None,
+        "quarantine",
+        "label_missing",
+        "image: the image has no label map; add the label map or remove the image",
     ),
     "no-image": Bad(
-        None, GOOD, "quarantine", "image_missing", "label: it has no image; add the image or remove the label map"
+        None,
+        GOOD,
+        "quarantine",
+        "image_missing",
+        "label: the label map has no image; add the image or remove the label map",
     ),
     "other-size": Bad(
         GOOD,
@@ -232,21 +242,21 @@ KINDS = {
         GOOD,
         "warn",
         "brightness",
-        "image: the mean grey level is 0.0, expected 3",
+        "image: the mean gray level is 0.0, expected 3",
     ),
     "burnt-out": Bad(
         as_bytes(noise(111, level=330), "JPEG"),
         GOOD,
         "warn",
         "brightness",
-        "image: the mean grey level is 255.0, expected",
+        "image: the mean gray level is 255.0, expected",
     ),
     "out-of-focus": Bad(
         as_bytes(Image.fromarray(noise(112)).filter(ImageFilter.GaussianBlur(6)), "JPEG", quality=95),
         GOOD,
         "warn",
         "sharpness",
-        "image: blurred or empty, the variance of its Laplacian is",
+        "image: the image is blurred or empty, the variance of its Laplacian is",
     ),
     # The three pairs below have further pairs that they are like.
     "a-copy": Bad(
@@ -268,7 +278,7 @@ KINDS = {
         GOOD,
         "warn",
         "near_duplicate",
-        f"image: looks like {NAMES[2]} of 170908_5; let both be on one side of the split or remove one",
+        f"image: looks like {NAMES[2]} of 170908_5; move both to one side of the split or remove one",
     ),
     "größe & 大小 <b>": Bad(b"", GOOD, "quarantine", "image_unreadable", "image: the file is empty"),
     "palette": Bad(GOOD, as_bytes(PALETTE, "PNG"), "", "", ""),
@@ -435,7 +445,7 @@ def test_what_is_bad_is_printed_up_to_a_few_pairs(root, capsys):
         printed[0] == f"validate: 6 of 12 pairs are whole, 6 quarantined, see {out}/quarantine.csv and quarantine.jpg"
     )
     assert printed[1:6] == [f"  {reason}" for reason in reasons[:5]]
-    assert printed[6].startswith(f"  warning: brightness: train_color/{NAMES[6]}.jpg: the mean grey level is ")
+    assert printed[6].startswith(f"  warning: brightness: train_color/{NAMES[6]}.jpg: the mean gray level is ")
     assert printed[6].endswith(f"; and 1 more, see {out}/docs/index.html")
 
 
@@ -484,7 +494,7 @@ def test_a_label_map_that_is_ignored_everywhere_is_quarantined(tmp_path):
     assert failed(out) == {"empty_label": 1, "group_in_splits": 12}
     [told] = [entry for entry in record_of(out)["rules"] if entry["rule"] == "group_in_splits"]
     assert len(told["keys"]) == 10
-    assert told["reasons"][0] == "0001TP_000000: its group 0001TP is in train and in val; keep a group in one split"
+    assert told["reasons"][0] == "0001TP_000000: the group 0001TP is in train and in val; keep each group in one split"
 
 
 @pytest.mark.parametrize(("severity", "lost"), [("warn", 0), ("quarantine", 1)])
@@ -502,7 +512,7 @@ def test_one_pair_can_stop_the_line(root):
     with pytest.raises(DataError) as caught:
         run(root, severity={"brightness": "stop"})
     message = str(caught.value)
-    assert message.startswith(f"train_color/{NAMES[0]}.jpg: the mean grey level is ")
+    assert message.startswith(f"train_color/{NAMES[0]}.jpg: the mean gray level is ")
     assert message.endswith(f"; and 2 more; see {root.parent}/validate.rejected/docs/index.html and quarantine.csv")
     assert failed(root.parent / "validate.rejected") == {"brightness": 5, "sharpness": 5}
     assert record_of(root.parent / "validate.rejected")["stopped"] in message
@@ -567,7 +577,7 @@ def manifest_of(root: Path) -> Manifest:
         (lambda rows: rows.iloc[:0], "fewer than 10 pairs"),
         (
             lambda rows: pd.concat([rows, rows.iloc[:1]]),
-            f"the key {NAMES[0]} is in the manifest twice; run `segline in",
+            f"the manifest has the key {NAMES[0]} twice; run `segline in",
         ),
         (lambda rows: rows.assign(key=rows["key"].where(rows.index > 0)), "a row of the manifest lacks its key"),
         (lambda rows: rows.assign(label=rows["label"].where(rows.index > 0)), "a row of the manifest lacks its label"),

@@ -1,8 +1,8 @@
-"""Shards: equally sized crops in memory-mapped files, and the data set that they make up.
+"""Shards: equally sized crops in memory-mapped files, and the data set that they form.
 
 A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-00000.npy`` (uint8, n x h x w;
-255 = ignored), on demand distance maps such as ``border-00000.npy`` (float16, n x c x h x w), and so on, and
-``index.csv`` with the key, group, corner and scale of every crop. Shards need not hold equally many crops.
+255 = ignored), if requested distance maps such as ``border-00000.npy`` (float16, n x c x h x w), further shards, and
+``index.csv`` with the key, group, corner and scale of every crop. Shards may differ in their number of crops.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ class Crop:
     """A finished crop.
 
     Attributes:
-        key: of the pair that it was taken from.
-        group: of that pair.
-        top: of the crop in the source image, in px.
-        left: of the crop in the source image, in px.
-        scale: px of the source image for one px of the crop.
-        image: (side, side, 3).
-        label: class ids (side, side).
-        distances: kind -> maps (channels, side, side), of the kinds that are asked for.
+        key: The key of the pair from which it was taken.
+        group: The group of that pair.
+        top: The top of the crop in the source image, in px.
+        left: The left of the crop in the source image, in px.
+        scale: The number of px of the source image for one px of the crop.
+        image: The pixels (side, side, 3).
+        label: The class ids (side, side).
+        distances: The maps (channels, side, side) of the requested kinds, by kind.
     """
 
     key: str
@@ -82,13 +82,13 @@ class Split:
 
     @cached_property
     def _distances(self) -> dict[str, list[Distances]]:
-        """The shards of every kind of distance map that is there."""
-        found: dict[str, list[Distances]] = {}
+        """The shards of every kind of distance map in the folder."""
+        shards: dict[str, list[Distances]] = {}
         for path in sorted(self.folder.glob("*-*.npy")):
             kind, _, _ = path.name.rpartition("-")
             if kind not in ("images", "labels"):
-                found.setdefault(kind, []).append(np.load(path, mmap_mode="r"))
-        return found
+                shards.setdefault(kind, []).append(np.load(path, mmap_mode="r"))
+        return shards
 
     @cached_property
     def _starts(self) -> NDArray[np.intp]:
@@ -99,58 +99,58 @@ class Split:
         return len(self.index)
 
     def take(self, positions: Sequence[int] | NDArray[np.integer]) -> tuple[Images, Labels]:
-        """The crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
-        places = self._places(positions)
-        images = np.stack([self._maps[shard][0][row] for shard, row in places])
-        return images, np.stack([self._maps[shard][1][row] for shard, row in places])
+        """Return the crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
+        rows = self._rows(positions)
+        images = np.stack([self._maps[shard][0][row] for shard, row in rows])
+        return images, np.stack([self._maps[shard][1][row] for shard, row in rows])
 
     def take_distances(
         self, names: Sequence[str], positions: Sequence[int] | NDArray[np.integer]
     ) -> dict[str, NDArray[np.float32]]:
-        """The distance maps of these kinds at these positions, each (n, channels, h, w).
+        """Return the distance maps of these kinds at these positions, each (n, channels, h, w).
 
         Raises:
-            StageError: label made no such maps.
+            StageError: The data set has no such maps.
         """
         missing = [name for name in names if name not in self._distances]
         if missing:
             raise StageError(f"label.distances lacks {missing[0]!r}; add it and run `segline label` again")
-        places = self._places(positions)
+        rows = self._rows(positions)
         return {
-            name: np.stack([self._distances[name][shard][row] for shard, row in places]).astype(np.float32)
+            name: np.stack([self._distances[name][shard][row] for shard, row in rows]).astype(np.float32)
             for name in names
         }
 
     def batches(self, size: int) -> Iterator[tuple[Images, Labels]]:
-        """All crops in order, ``size`` at a time; the last batch may be smaller."""
+        """Generate all crops in order, ``size`` at a time; the last batch may be smaller."""
         for positions in self.ranges(size):
             yield self.take(positions)
 
     def ranges(self, size: int) -> Iterator[range]:
-        """The positions of :meth:`batches`."""
+        """Generate the positions of :meth:`batches`."""
         for start in range(0, len(self), size):
             yield range(start, min(start + size, len(self)))
 
-    def _places(self, positions: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, int]]:
-        """The shard of each position and the row in it."""
+    def _rows(self, positions: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, int]]:
+        """Return the shard of each position and the row in it."""
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         return list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a labelled data set is.
+    """The description of a labelled data set.
 
     Attributes:
-        classes: in the order of their ids.
-        background: the id that is not foreground, or None.
-        side: of the crops, in px.
-        content_hash: SHA-256 over all shards; equal data and parameters, equal hash.
-        source: of the images, as the user gave it.
-        source_hash: the content hash of the manifest that it was made from.
-        source_revision: of the source in version control; empty when it is in none.
-        pixels: split -> labelled pixels of each class.
-        test_is_val: the layout has no test split, so the validation split is tested on.
+        classes: The classes in the order of their ids.
+        background: The id of the class that is not foreground, or None.
+        side: The side of the crops, in px.
+        content_hash: The SHA-256 over all shards; equal data and parameters give equal hashes.
+        source: The source of the images, as the user gave it.
+        source_hash: The content hash of the manifest from which it was made.
+        source_revision: The revision of the source in version control; empty without version control.
+        pixels: The labelled pixels of each class, by split.
+        test_is_val: Whether the validation split is also the test split, because the layout has none.
     """
 
     classes: tuple[LabelClass, ...]
@@ -169,12 +169,12 @@ class DatasetInfo:
         return [entry.name for entry in self.classes]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return the description as plain values for JSON."""
         return asdict(self) | {"classes": [entry.to_dict() for entry in self.classes]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "DatasetInfo":
-        """The inverse of :meth:`to_dict`."""
+        """Return the inverse of :meth:`to_dict`."""
         classes = tuple(LabelClass.from_dict(entry) for entry in content["classes"])
         return cls(**content | {"classes": classes})
 
@@ -187,14 +187,14 @@ def write_shard(
     shape: tuple[int, int],
     distances: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Write one shard of a split, crop after crop, and last its ``part-00000.json``, which says that it is whole.
+    """Write one shard of a split, crop after crop, and at the end its ``part-00000.json``, which marks it as complete.
 
     Args:
-        folder: of the split.
-        number: of the shard.
-        crops: at least one, in order.
-        shape: (height, width) of the crops, in px.
-        distances: the kinds of distance maps that every crop has, and how many channels each has.
+        folder: The folder of the split.
+        number: The number of the shard.
+        crops: The crops in order, at least one.
+        shape: The height and width of the crops, in px.
+        distances: The kinds of distance maps of every crop, with the number of channels of each.
     """
     kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "labels": (np.uint8, shape),
@@ -221,12 +221,12 @@ def write_shard(
 
 
 def part_file(folder: Path, number: int) -> Path:
-    """What :func:`write_shard` writes last; :func:`join_shards` removes it."""
+    """Return the file that :func:`write_shard` writes last; :func:`join_shards` removes it."""
     return folder / f"part-{number:05d}.json"
 
 
 def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
-    """Make the whole shards of a folder a split.
+    """Turn the complete shards of a folder into a split.
 
     Returns:
         The pixels of each label value (256), and the SHA-256 over index and shards.
@@ -248,12 +248,12 @@ def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], N
     """Compare the shards of some splits with the SHA-256 that label wrote beside them.
 
     Args:
-        dataset_dir: what label wrote.
-        splits: their names.
-        progress: called with the bytes of each shard that is whole.
+        dataset_dir: The folder that label wrote.
+        splits: The names of the splits.
+        progress: Called with the bytes of each shard that is intact.
 
     Raises:
-        StageError: a shard is not what label wrote.
+        StageError: A shard is missing or damaged.
     """
     for folder in (dataset_dir / name for name in splits):
         try:
@@ -262,30 +262,30 @@ def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], N
             raise StageError(f"{folder / SUMS} is missing or broken; run `segline label` again") from None
         for name, expected in sums.items():
             path = folder / name
-            if not path.is_file() or (found := file_hash(path)) != expected:
+            if not path.is_file() or (actual := file_hash(path)) != expected:
                 got = (
-                    f"has the SHA-256 {found[:12]}..., expected {expected[:12]}..." if path.is_file() else "is missing"
+                    f"has the SHA-256 {actual[:12]}..., expected {expected[:12]}..." if path.is_file() else "is missing"
                 )
                 raise StageError(f"{path} {got}; the shard is damaged, run `segline label` again")
             progress(path.stat().st_size)
 
 
 def shard_bytes(dataset_dir: Path, splits: Iterable[str]) -> int:
-    """The size of the shards of some splits."""
+    """Return the size of the shards of some splits, in bytes."""
     return sum(path.stat().st_size for name in splits for path in (dataset_dir / name).glob("*.npy"))
 
 
 def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:
-    """The head of a .npy file; NumPy leaves room in it for the first number of the shape to grow."""
+    """Write the head of a .npy file; NumPy leaves space in it for the first number of the shape to grow."""
     head = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, head)
 
 
 def read_dataset_info(dataset_dir: Path) -> DatasetInfo:
-    """What label says of its shards.
+    """Read the description of a data set.
 
     Raises:
-        StageError: it is missing.
+        StageError: It is missing or broken.
     """
     try:
         return DatasetInfo.from_dict(json.loads((dataset_dir / "dataset.json").read_text()))
@@ -294,16 +294,16 @@ def read_dataset_info(dataset_dir: Path) -> DatasetInfo:
 
 
 def open_split(dataset_dir: Path, name: str) -> Split:
-    """A split of the folder that label wrote.
+    """Open a split of the folder that label wrote.
 
     Raises:
-        StageError: it is not there, or not whole.
+        StageError: It is missing or incomplete.
     """
     split = Split(dataset_dir / name)
     try:
         sizes = [[len(labels) for _, labels in split._maps]]
         sizes += [list(map(len, maps)) for maps in split._distances.values()]
-        whole = len(split) == sum(sizes[0]) > 0 and all(found == sizes[0] for found in sizes)
+        whole = len(split) == sum(sizes[0]) > 0 and all(size == sizes[0] for size in sizes)
     except (OSError, ValueError, EOFError):
         whole = False
     if not whole:

@@ -35,13 +35,13 @@ def main() -> None:
     arguments = parser.parse_args()
     description = read_dataset_info(arguments.dataset_dir)
     train, test = (open_split(arguments.dataset_dir, name) for name in ("train", "test"))
-    colours = class_of_colour(train, len(description.classes))
+    colors = class_of_colour(train, len(description.classes))
     frequent = int(np.argmax(description.pixels["train"]))
     folder = arguments.ensemble_dir / "model"
     models = load_models(folder, read_bundle(folder))
     counts = {
-        f"all {description.names[frequent]}": count(test, np.full_like(colours, frequent), len(description.classes)),
-        "colour lookup": count(test, colours, len(description.classes)),
+        f"all {description.names[frequent]}": count(test, np.full_like(colors, frequent), len(description.classes)),
+        "colour lookup": count(test, colors, len(description.classes)),
         "ensemble": count_split(models, test, classes=len(description.classes), batch_size=16).sum(0),
     }
     show(counts, description.names, len(test))

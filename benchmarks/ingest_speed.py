@@ -1,11 +1,11 @@
-"""A manifest of 40,000 pairs: made, and made again with nothing changed.
+"""The time of a manifest of 40,000 pairs: the first one, and again without a change.
 
     python benchmarks/ingest_speed.py [--pairs 40000]
 
 Draws a WAD folder of tiny files (400 drives of 100 frames, 80,000 files of about 1 KB) in a temporary folder, which
 takes half a minute, and runs `segline ingest` on it three times, each in a fresh process: at first, with nothing
-changed, and with one label changed. Beside it the least that could be done: list the files and sum up each with
-hashlib in one thread. Expect below 60 s for the first run and below 10 s for the second.
+changed, and with one label changed. It is compared with the least work: list the files and hash each with hashlib in
+one thread. Expect below 60 s for the first run and below 10 s for the second.
 """
 
 import argparse
@@ -35,17 +35,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="segline-ingest-") as folder:
         data, out = Path(folder) / "wad", Path(folder) / "ingest"
         draw(data, pairs)
-        rows = [("list and sum up every file", lambda: sum_up(data))]
+        rows = [("list and hash every file", lambda: hash_files(data))]
         rows += [("segline ingest, first run", lambda: ingest(data, out))]
         rows += [("segline ingest, nothing changed", lambda: ingest(data, out))]
         rows += [("segline ingest, one label changed", lambda: (change(data), ingest(data, out)))]
         table = Table(title=f"{pairs} pairs", caption=stamp())
-        table.add_column("what")
+        table.add_column("run")
         table.add_column("seconds", justify="right")
-        for what, run in rows:
+        for name, run in rows:
             start = time.perf_counter()
             run()
-            table.add_row(what, f"{time.perf_counter() - start:.1f}")
+            table.add_row(name, f"{time.perf_counter() - start:.1f}")
     Console(width=120).print(table)
 
 
@@ -60,7 +60,7 @@ def draw(data: Path, pairs: int) -> None:
         Image.fromarray(label).save(data / "train_label" / f"{name}_instanceIds.png")
 
 
-def sum_up(data: Path) -> None:
+def hash_files(data: Path) -> None:
     for path in sorted(data.rglob("*.*")):
         hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -1,9 +1,9 @@
-"""Label with one process and with two on Ray: throughput, memory, and the same bytes.
+"""Label with one process and with two on Ray: throughput, memory, and equal bytes.
 
     python benchmarks/label_scaling.py [--frames 500]
 
 Draws 12 street scenes of WAD's size (3384 x 2710 px), copies them to so many frames with a comment of their own in
-each JPEG, and runs `segline label` on 384 px crops: on a tenth of the frames and on all, with one worker and with
+each JPEG, and runs `segline label` with 384 px crops: on a tenth of the frames and on all, with one worker and with
 two. Takes about 2 minutes on 2 cores. Starting Ray and its workers takes the same few seconds for any amount of
 data, so throughput is that of the shards made after each worker has made one; the whole time is shown beside it.
 Memory is the high-water mark (VmHWM) of the process that makes the shards. Expect 1.8 or more for two workers when
@@ -35,7 +35,7 @@ SEGLINE = "import sys; from segline.cli import main; sys.exit(main())"
 
 @dataclass
 class Run:
-    """What a run of label took."""
+    """The cost of one run of label."""
 
     frames: int
     workers: int
@@ -99,13 +99,13 @@ def label(at: Path, frames: int, workers: int) -> Run:
     folders = ("--manifest", str(at / "ingest"), "--validation", str(at / "validate"), "--out", str(out))
     start = time.perf_counter()
     running = segline("label", {"label": settings}, *folders)
-    done, peak, looks = {}, 0.0, 0
+    done, peak, polls = {}, 0.0, 0
     while running.poll() is None:
         for part in out.with_name(f"{out.name}.partial").rglob("part-*.json"):
             done.setdefault(part, time.perf_counter())
-        if looks % 5 == 0:  # a look at every process takes a few ms of what is measured
+        if polls % 5 == 0:  # reading every process takes a few ms of the measured time
             peak = max(peak, high_water_mark(running.pid, workers))
-        looks += 1
+        polls += 1
         time.sleep(0.2)
     assert running.returncode == 0
     seconds = time.perf_counter() - start
@@ -116,17 +116,17 @@ def label(at: Path, frames: int, workers: int) -> Run:
 
 
 def high_water_mark(pid: int, workers: int) -> float:
-    """MB of the largest process that makes shards: the command itself, or Ray's workers."""
-    found = [0.0]
+    """Return the MB of the largest process that makes shards: the command itself, or Ray's workers."""
+    peaks = [0.0]
     for path in Path("/proc").glob("[0-9]*"):
         try:
             name = (path / "cmdline").read_bytes()
             if (int(path.name) == pid and workers == 1) or name.startswith(b"ray::make_shard"):
                 lines = (path / "status").read_text().splitlines()
-                found += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
+                peaks += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
         except OSError:
             continue
-    return max(found)
+    return max(peaks)
 
 
 def show(runs: list[Run]) -> None:

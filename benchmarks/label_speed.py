@@ -1,4 +1,4 @@
-"""CPU time per frame of label and of validate beside that of merely decoding the two files of a frame.
+"""CPU time per frame of label and of validate, compared with decoding the two files of a frame.
 
     python benchmarks/label_speed.py [--frames 3] [--repeats 7] [--data synthetic/wad]
 
@@ -90,7 +90,7 @@ def main() -> None:
         data = arguments.data or write_frames(Path(folder), arguments.frames)
         frames = read_frames(data, arguments.frames)
     legend = LAYOUTS["wad"]().legend("")
-    table = np.where(legend.table == UNKNOWN, IGNORED, legend.table).astype(np.uint8)
+    table = np.where(legend.lut == UNKNOWN, IGNORED, legend.lut).astype(np.uint8)
     differences = [compare(frame, table, legend.background) for frame in frames]
     decoders, missing = load_decoders()
     times = measure(decoders | label_works(frames, table, legend), frames, arguments.repeats)
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def one_thread() -> None:
-    """So that CPU time is the time of one frame on one core; pyvips must not answer from its cache."""
+    """Use one thread, so that CPU time is the time of one frame on one core, and turn off the cache of pyvips."""
     for name, limit in (("cv2", lambda cv2: cv2.setNumThreads(1)), ("pyvips", lambda vips: vips.cache_set_max(0))):
         try:
             limit(importlib.import_module(name))
@@ -129,7 +129,7 @@ def write_frames(folder: Path, frames: int) -> Path:
 
 
 def read_frames(folder: Path, frames: int) -> list[Frame]:
-    """One frame of each drive first, as frames of a drive resemble each other."""
+    """Read frames of different drives, as frames of one drive resemble each other."""
     images = sorted((folder / "train_color").glob("*.jpg"))
     chosen = images[:: max(1, len(images) // frames)][:frames]
     labels = [folder / "train_label" / f"{image.stem}_instanceIds.png" for image in chosen]
@@ -137,7 +137,7 @@ def read_frames(folder: Path, frames: int) -> list[Frame]:
 
 
 def load_decoders() -> tuple[dict[tuple[str, str], Work], list[str]]:
-    """The installed decoders by kind of file and name, and the names of those that are missing."""
+    """Return the installed decoders by kind of file and name, and the names of the missing ones."""
     works, missing = {}, set()
     for kind, decoders in KINDS.items():
         for name, (module, decode) in decoders.items():
@@ -153,7 +153,7 @@ def decoder(module: ModuleType, decode: Callable, kind: str) -> Work:
 
 
 def measure(works: dict[Any, Work], frames: list[Frame], repeats: int) -> dict[Any, np.ndarray]:
-    """CPU ms of every work for every frame: the least of the repeats, in which all works take turns."""
+    """Return the CPU ms of every work for every frame: the least of the repeats, in which all works take turns."""
     times = {name: np.full(len(frames), np.inf) for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -165,7 +165,7 @@ def measure(works: dict[Any, Work], frames: list[Frame], repeats: int) -> dict[A
 
 
 def label_frame(frame: Frame, foreground: Foreground, table: np.ndarray) -> Crop:
-    """What label does with a frame."""
+    """Do the work of label on a frame."""
     sum_up(frame)
     raw = decode_label(frame.png)
     top, left = max_foreground_corner(foreground(raw), CROP)
@@ -175,12 +175,12 @@ def label_frame(frame: Frame, foreground: Foreground, table: np.ndarray) -> Crop
 
 
 def sum_up(frame: Frame) -> list[str]:
-    """The checksums by which label sees that the files are those that were ingested."""
+    """Return the checksums with which label verifies that the files are unchanged since ingest."""
     return [hashlib.sha256(data).hexdigest() for data in (frame.png, frame.jpeg)]
 
 
 def label_plainly(frame: Frame, table: np.ndarray, background: int) -> Crop:
-    """The same with Pillow and NumPy, written down without thought of speed."""
+    """Do the same with Pillow and NumPy, without optimization."""
     from PIL import Image
 
     raw = np.asarray(Image.open(io.BytesIO(frame.png)))
@@ -197,7 +197,7 @@ def label_plainly(frame: Frame, table: np.ndarray, background: int) -> Crop:
 
 
 def compare(frame: Frame, table: np.ndarray, background: int) -> int:
-    """The largest difference of the two crops' pixels; all else must agree."""
+    """Return the largest difference of the two crops' pixels; everything else must be equal."""
     ours, plain = label_frame(frame, Foreground(table, background), table), label_plainly(frame, table, background)
     assert ours.corner == plain.corner, (ours.corner, plain.corner)
     assert np.array_equal(ours.label, plain.label)

@@ -1,4 +1,4 @@
-"""Validation's pass over the files beside pure decoding.
+"""Validate's pass over the files, compared with pure decoding.
 
     python benchmarks/validate_speed.py [--pairs 12] [--height 2710] [--width 3384] [--threads 2]
 
@@ -48,11 +48,11 @@ def main() -> None:
             decode_image(tree.read(pair["image"]))
             decode_label(tree.read(pair["label"]))
 
-        found = {
+        costs = {
             "pure decoding": cost(decode, pairs, arguments.threads),
             "validation's pass": cost(lambda pair: examine(pair, layout, legend, tree), pairs, arguments.threads),
         }
-    show(found, f"{arguments.pairs} pairs of {arguments.height} x {arguments.width} px, {arguments.threads} threads")
+    show(costs, f"{arguments.pairs} pairs of {arguments.height} x {arguments.width} px, {arguments.threads} threads")
 
 
 def draw(folder: Path, pairs: int, height: int, width: int) -> tuple[Folder, Manifest]:
@@ -65,22 +65,22 @@ def draw(folder: Path, pairs: int, height: int, width: int) -> tuple[Folder, Man
 
 
 def cost(work: Callable[[dict], object], pairs: list[dict], threads: int) -> tuple[float, float]:
-    """CPU ms and ms by the clock for one pair."""
-    found = []
+    """Return CPU ms and ms by the clock for one pair."""
+    rounds = []
     for _ in range(ROUNDS):
         clock, cpu = time.perf_counter(), time.process_time()
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, pairs))
-        found.append((time.process_time() - cpu, time.perf_counter() - clock))
-    return tuple(1000 * min(times) / len(pairs) for times in zip(*found, strict=True))
+        rounds.append((time.process_time() - cpu, time.perf_counter() - clock))
+    return tuple(1000 * min(times) / len(pairs) for times in zip(*rounds, strict=True))
 
 
-def show(found: dict[str, tuple[float, float]], title: str) -> None:
+def show(costs: dict[str, tuple[float, float]], title: str) -> None:
     table = Table(title=title, caption=stamp())
     for heading in ("", "CPU ms a pair", "ms a pair", "speed by CPU", "speed by clock"):
         table.add_column(heading, justify="right" if heading else "left")
-    base = next(iter(found.values()))
-    for what, times in found.items():
+    base = next(iter(costs.values()))
+    for what, times in costs.items():
         speeds = (f"{full / own:.2f}" for full, own in zip(base, times, strict=True))
         table.add_row(what, *(f"{ms:.2f}" for ms in times), *speeds)
     Console(width=120).print(table)

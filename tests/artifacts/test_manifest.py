@@ -1,8 +1,10 @@
 """The manifest keeps what was written, and its hash depends on the data alone."""
 
+import hashlib
 from dataclasses import replace
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from segline.artifacts.manifest import COLUMNS, FILE, Manifest, Origin, read_manifest, write_manifest
@@ -18,7 +20,7 @@ def manifest():
             "key": f"key{number}",
             "image": f"images/{number}.jpg",
             "label": f"labels/{number}.png",
-            "plane": number - 1,
+            "slice_index": number - 1,
             "group": "NA" if number else "007",
             "split": "",
             "image_bytes": 2**40,
@@ -70,6 +72,16 @@ def test_the_hash_sees_layout_and_number_of_rows(manifest):
     assert len(hashes) == 6
 
 
+def test_the_hash_is_that_of_version_0_1(manifest):
+    """It goes over the way to read the data and over a table whose second column had another name then."""
+    lines = ["wad", "{}", "", "key,plane,group,split,image_hash,label_hash"]
+    lines += [
+        f"key{number},{number - 1},{'NA' if number else '007'},,sha256:{number:064x},sha256:{number + 10:064x}"
+        for number in range(3)
+    ]
+    assert manifest.content_hash == hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
 def test_the_hash_does_not_see_where_the_data_lie(manifest):
     moved = replace(manifest, origin=replace(manifest.origin, source="/new", root="/new", revision="git:1"))
     for column in ("image", "label"):
@@ -88,6 +100,11 @@ def test_a_missing_broken_or_foreign_manifest_is_one_line(manifest, tmp_path):
     (tmp_path / FILE).write_bytes(b"no parquet")
     assert "broken" in refusal()
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / FILE)
+    assert "ingest" in refusal()
+    write_manifest(tmp_path, manifest)
+    table = pq.read_table(tmp_path / FILE)
+    of_0_1 = ["plane" if name == "slice_index" else name for name in table.column_names]
+    pq.write_table(table.rename_columns(of_0_1), tmp_path / FILE)
     assert "ingest" in refusal()
     write_manifest(tmp_path, replace(manifest, origin=replace(manifest.origin, layout="of the future")))
     assert "ingest" in refusal()

@@ -18,9 +18,9 @@ def test_every_raw_value_goes_where_its_class_goes():
     assert merged.background == 2
     of = {name: number for number, names in enumerate(WANTED.values()) for name in names}
     for raw in range(65536):
-        before = int(WAD.table[raw])
+        before = int(WAD.lut[raw])
         expected = before if before == UNKNOWN else of.get(WAD.names[before], IGNORED)
-        assert merged.table[raw] == expected
+        assert merged.lut[raw] == expected
 
 
 def test_without_the_background_there_is_none():

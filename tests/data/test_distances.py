@@ -178,7 +178,7 @@ def test_the_layout_of_instances_keeps_them_in_its_raw_values():
     """WAD's raw value is class x 1000 + instance; the class map makes them one class."""
     legend = LAYOUTS["wad"]().legend("")
     raw = np.array([[33_001, 33_002, 0]], np.uint16)
-    labels = legend.table[raw]
+    labels = legend.lut[raw]
     assert labels.tolist() == [[1, 1, 0]]
     given = Truth(labels, raw, len(legend.classes), legend.background)
     assert DISTANCES["touching"](given).tolist() == [[[0.5, 0.5, 2]]]

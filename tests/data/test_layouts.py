@@ -163,13 +163,13 @@ class TestEveryLayout:
     def test_the_table_knows_every_class_and_no_other(self, kind):
         known = legend(kind)
         ids = set(range(len(known.classes)))
-        assert known.table.shape == (2**16,)
-        assert known.table.dtype == np.uint8
-        assert ids <= set(known.table.tolist()) <= ids | {IGNORED, UNKNOWN}
+        assert known.lut.shape == (2**16,)
+        assert known.lut.dtype == np.uint8
+        assert ids <= set(known.lut.tolist()) <= ids | {IGNORED, UNKNOWN}
 
     def test_names_and_colours_tell_the_classes_apart(self, kind):
         known = legend(kind)
-        assert len(set(known.names)) == len({entry.colour for entry in known.classes}) == len(known.classes)
+        assert len(set(known.names)) == len({entry.color for entry in known.classes}) == len(known.classes)
         assert known.background is None or known.background in range(len(known.classes))
 
     @pytest.mark.parametrize("content", [[], ["README"], ["images/a.jpg", "labels/a.png"]])
@@ -228,18 +228,18 @@ class TestEveryLayout:
         tree = Memory(EXAMPLES[kind].files("a_1"))
         layout = pickle.loads(cloudpickle.dumps(LAYOUTS[kind]()))
         pair = layout.find(tree)[0]
-        image = layout.read_image(tree, pair.image, pair.plane)
-        label = layout.read_label(tree, pair.label, pair.plane)
+        image = layout.read_image(tree, pair.image, pair.slice_index)
+        label = layout.read_label(tree, pair.label, pair.slice_index)
         assert image.dtype == np.uint8
         assert image.shape == (*label.shape, 3)
         assert label.dtype in (np.uint8, np.uint16)
-        assert UNKNOWN not in legend(kind).table[label]
+        assert UNKNOWN not in legend(kind).lut[label]
 
     def test_every_file_of_a_label_is_named(self, kind):
         contents = EXAMPLES[kind].files("a_1")
         tree, layout = Memory(contents), LAYOUTS[kind]()
         pair = layout.find(tree)[0]
-        layout.read_label(tree, pair.label, pair.plane)
+        layout.read_label(tree, pair.label, pair.slice_index)
         assert sorted(path for path in tree.reads if not path.endswith(".txt")) == sorted(
             layout.label_files(pair.label)
         )
@@ -332,13 +332,13 @@ def wad_class(raw):
 
 def test_every_wad_value_has_the_class_of_its_thousands():
     of_riders = {WAD_RIDER, WAD_RIDER + 128, *range(1000 * WAD_RIDER, 1000 * WAD_RIDER + 1000)}
-    table = legend("wad").table
+    table = legend("wad").lut
     assert [raw for raw in range(2**16) if raw not in of_riders and table[raw] != wad_class(raw)] == []
 
 
 @pytest.mark.parametrize("number", [*WAD_MOVABLE, WAD_RIDER])
 def test_every_movable_thing_of_wad_is_known_alone_and_as_a_group(number):
-    values = legend("wad").table[[number * 1000, number * 1000 + 1, number * 1000 + 999, number, number + 128]]
+    values = legend("wad").lut[[number * 1000, number * 1000 + 1, number * 1000 + 999, number, number + 128]]
     assert len(set(values)) == 1
     assert values[0] != UNKNOWN
 
@@ -393,7 +393,7 @@ def test_camvid_refuses_a_line_that_is_no_pair(line, named):
 
 
 def test_every_camvid_value_is_its_class_and_11_is_void():
-    table = legend("camvid").table
+    table = legend("camvid").lut
     for raw in range(2**16):
         assert table[raw] == (raw if raw < 11 else IGNORED if raw == 11 else UNKNOWN), raw
 
@@ -439,7 +439,7 @@ def test_cityscapes_keeps_the_official_split_groups_by_city_and_leaves_dummies_o
 
 @pytest.mark.parametrize("labels", ["labelIds", "instanceIds"])
 def test_every_cityscapes_id_is_its_class_alone_and_with_instances(labels):
-    names, table = legend("cityscapes").names, legend("cityscapes", labels=labels).table
+    names, table = legend("cityscapes").names, legend("cityscapes", labels=labels).lut
     class_of = dict.fromkeys(range(34), IGNORED) | {raw: names.index(name) for name, raw in CITYSCAPES_IDS.items()}
     expected = class_of | {1000 * raw + n: class_of[raw] for raw in range(24, 34) for n in (0, 1, 37, 999)}
     assert {raw: table[raw] for raw in expected} == expected
@@ -448,7 +448,7 @@ def test_every_cityscapes_id_is_its_class_alone_and_with_instances(labels):
 
 
 def test_every_training_id_of_cityscapes_is_its_class():
-    table = legend("cityscapes", labels="labelTrainIds").table
+    table = legend("cityscapes", labels="labelTrainIds").lut
     assert table[:19].tolist() == list(range(19))
     assert set(table[19:255].tolist()) == {UNKNOWN}
     assert table[255] == IGNORED
@@ -462,7 +462,7 @@ def test_real_cityscapes_ids_and_instances_are_the_official_training_ids():
         layout = LAYOUTS["cityscapes"](labels=labels)
         pairs = layout.find(tree)
         assert [pair.split for pair in pairs] == ["train", "train", "val"]
-        maps[labels] = [layout.legend("").table[layout.read_label(tree, pair.label, -1)] for pair in pairs]
+        maps[labels] = [layout.legend("").lut[layout.read_label(tree, pair.label, -1)] for pair in pairs]
     for by_id, by_instance in zip(*maps.values(), strict=True):
         np.testing.assert_array_equal(by_id, by_instance)
     trained = LAYOUTS["cityscapes"](labels="labelTrainIds")
@@ -474,7 +474,7 @@ def test_real_cityscapes_ids_and_instances_are_the_official_training_ids():
         # The two files were drawn apart: at borders, 77 px differ.
         assert np.bincount(raw[ids == value]).argmax() == maps["labelIds"][-1][ids == value][0]
     assert (raw != maps["labelIds"][-1]).sum() == 77
-    np.testing.assert_array_equal(raw, trained.legend("").table[trained.read_label(tree, official[0], -1)])
+    np.testing.assert_array_equal(raw, trained.legend("").lut[trained.read_label(tree, official[0], -1)])
 
 
 # VOC
@@ -529,12 +529,12 @@ def test_real_voc_labels_are_values_and_their_palette_holds_our_colours():
     for pair in pairs:
         with Image.open(tree.root / pair.label) as image:
             palette, coloured = image.getpalette(), np.asarray(image.convert("RGB"))
-        assert [entry.colour for entry in layout.legend("").classes] == [
+        assert [entry.color for entry in layout.legend("").classes] == [
             tuple(palette[3 * index : 3 * index + 3]) for index in range(21)
         ]
-        ids = layout.legend("").table[layout.read_label(tree, pair.label, -1)]
+        ids = layout.legend("").lut[layout.read_label(tree, pair.label, -1)]
         assert set(np.unique(ids).tolist()) <= {*range(21), IGNORED}
-        shown = np.array([entry.colour for entry in layout.legend("").classes])[np.where(ids == IGNORED, 0, ids)]
+        shown = np.array([entry.color for entry in layout.legend("").classes])[np.where(ids == IGNORED, 0, ids)]
         np.testing.assert_array_equal(shown[ids != IGNORED], coloured[ids != IGNORED])
 
 
@@ -548,10 +548,10 @@ ADE_ROWS |= {88: "streetlight", 97: "escalator", 103: "van", 126: "pot", 140: "f
 def test_every_ade20k_value_is_its_row_and_0_is_ignored():
     known = legend("ade20k")
     assert len(known.classes) == 150
-    assert known.table[0] == IGNORED
-    assert known.table[1:151].tolist() == list(range(150))
-    assert set(known.table[151:].tolist()) == {UNKNOWN}
-    assert {row: known.names[known.table[row]] for row in ADE_ROWS} == ADE_ROWS
+    assert known.lut[0] == IGNORED
+    assert known.lut[1:151].tolist() == list(range(150))
+    assert set(known.lut[151:].tolist()) == {UNKNOWN}
+    assert {row: known.names[known.lut[row]] for row in ADE_ROWS} == ADE_ROWS
 
 
 def test_ade20k_keeps_the_official_split():
@@ -569,7 +569,7 @@ def test_real_ade20k_shows_what_its_pictures_show():
     tree, layout = Folder(REAL / "formats" / "ade20k"), LAYOUTS["ade20k"]()
     pairs, known = layout.find(tree), layout.legend("")
     seen = [
-        {known.names[i] for i in np.unique(known.table[layout.read_label(tree, pair.label, -1)]) if i != IGNORED}
+        {known.names[i] for i in np.unique(known.lut[layout.read_label(tree, pair.label, -1)]) if i != IGNORED}
         for pair in pairs
     ]
     assert [pair.split for pair in pairs] == ["val"] * 3
@@ -613,7 +613,7 @@ def test_real_lyft_labels_are_its_13_values():
     for pair in pairs:
         label = layout.read_label(tree, pair.label, -1)
         np.testing.assert_array_equal(label, np.asarray(Image.open(tree.root / pair.label))[:, :, 0])
-        assert set(np.unique(layout.legend("").table[label]).tolist()) == set(range(13))
+        assert set(np.unique(layout.legend("").lut[label]).tolist()) == set(range(13))
 
 
 # HELEN
@@ -685,13 +685,13 @@ def test_slices_stand_as_radiologists_see_them_whatever_the_axes_of_the_file(ord
     tree = Memory({"P/P.nii.gz": nifti(values, affine), "P/GT.nii.gz": nifti(values.astype(np.uint8), affine)})
     layout = LAYOUTS["segthor"](level=30, window=60)
     pairs = layout.find(tree)
-    assert [(pair.key, pair.plane, pair.group) for pair in pairs] == [(f"P_00{z}", z, "P") for z in range(3)]
+    assert [(pair.key, pair.slice_index, pair.group) for pair in pairs] == [(f"P_00{z}", z, "P") for z in range(3)]
     for pair in pairs:
-        np.testing.assert_array_equal(layout.read_label(tree, pair.label, pair.plane), expected[pair.plane])
-        image = layout.read_image(tree, pair.image, pair.plane)
+        np.testing.assert_array_equal(layout.read_label(tree, pair.label, pair.slice_index), expected[pair.slice_index])
+        image = layout.read_image(tree, pair.image, pair.slice_index)
         assert image.shape == (5, 4, 3)
         for channel in range(3):
-            np.testing.assert_array_equal(image[:, :, channel], np.rint(expected[pair.plane] / 60 * 255))
+            np.testing.assert_array_equal(image[:, :, channel], np.rint(expected[pair.slice_index] / 60 * 255))
 
 
 @pytest.mark.parametrize(("level", "window"), [(40, 400), (-600, 1500), (50, 1)])
@@ -731,7 +731,9 @@ def test_a_volume_is_decoded_once_for_all_its_slices_and_threads():
 
         def read(pair):
             barrier.wait()
-            return layout.read_image(tree, pair.image, pair.plane), layout.read_label(tree, pair.label, pair.plane)
+            return layout.read_image(tree, pair.image, pair.slice_index), layout.read_label(
+                tree, pair.label, pair.slice_index
+            )
 
         assert len(list(pool.map(read, pairs))) == 6
     assert sorted(tree.reads) == sorted(EXAMPLES["segthor"].files("P_1", "P_2"))
@@ -791,8 +793,8 @@ def test_no_cut_and_no_flipped_header_byte_is_more_than_an_oserror(zipped):
         contents = {"P/P.nii.gz": broken, "P/GT.nii.gz": broken}
         try:
             for pair in layout.find(Memory(contents))[:3]:
-                layout.read_image(Memory(contents), pair.image, pair.plane)
-                layout.read_label(Memory(contents), pair.label, pair.plane)
+                layout.read_image(Memory(contents), pair.image, pair.slice_index)
+                layout.read_label(Memory(contents), pair.label, pair.slice_index)
         except OSError as error:
             messages.add(str(error))
     assert all("\n" not in message and 5 < len(message) < 200 for message in messages)
@@ -816,10 +818,10 @@ def test_label_volumes_with_other_than_whole_numbers_are_an_oserror(values):
 def test_a_real_scan_lies_on_its_back_and_its_body_is_where_its_label_is():
     tree, layout = Folder(REAL / "formats" / "segthor"), LAYOUTS["segthor"]()
     pairs = layout.find(tree)
-    assert [pair.plane for pair in pairs] == list(range(30))
+    assert [pair.slice_index for pair in pairs] == list(range(30))
     for pair in pairs[::7]:
-        image = layout.read_image(tree, pair.image, pair.plane)[..., 0]
-        label = layout.read_label(tree, pair.label, pair.plane)
+        image = layout.read_image(tree, pair.image, pair.slice_index)[..., 0]
+        label = layout.read_label(tree, pair.label, pair.slice_index)
         assert image.shape == label.shape == (101, 122)
         assert image[label == 1].mean() > 5 * image[label == 0].mean()
         bright = np.argwhere(image == 255)
@@ -896,7 +898,7 @@ def test_what_the_folders_lack_is_named(paths, mask_ending, said):
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_mask_in_colours_is_refused_with_the_option_for_it(channels):
     tree = Memory({"a.png": png(np.zeros((4, 6, channels), np.uint8))})
-    with pytest.raises(OSError, match=rf"{channels} channels .*set `colours: true`$"):
+    with pytest.raises(OSError, match=rf"{channels} channels .*set `colors: true`$"):
         LAYOUTS["folders"]().read_label(tree, "a.png", -1)
     with pytest.raises(OSError, match=r"2 channels \(LA\), expected 1$"):
         LAYOUTS["folders"]().read_label(Memory({"a.png": png(np.zeros((4, 6, 2), np.uint8))}), "a.png", -1)
@@ -907,39 +909,40 @@ def test_two_images_of_one_name_are_refused():
     assert "images/a.jpg and images/a.png" in refusal("folders", Memory(contents))
 
 
-def test_folders_read_the_classes_as_they_are_written():
-    text = """
+@pytest.mark.parametrize(("color", "ignore"), [("color", "ignore"), ("colour", "ignored")])
+def test_folders_read_the_classes_as_they_are_written(color, ignore):
+    text = f"""
     classes:
       background: 0
       car: [1, 2, 7]
       lane: 10-19
-      person: {values: [3, 30 - 32], colour: [213, 94, 0]}
-      dirt: {values: 65535, colour: [128, 0, 0]}
+      person: {{values: [3, 30 - 32], {color}: [213, 94, 0]}}
+      dirt: {{values: 65535, {color}: [128, 0, 0]}}
     background: background
-    ignored: [255, 200-203]
+    {ignore}: [255, 200-203]
     """
     known = LAYOUTS["folders"]().legend(text)
     assert known.names == ("background", "car", "lane", "person", "dirt")
     assert known.background == 0
-    assert known.classes[0].colour == (0, 0, 0)
-    assert known.classes[3].colour == (213, 94, 0)
-    assert len({entry.colour for entry in known.classes}) == 5
+    assert known.classes[0].color == (0, 0, 0)
+    assert known.classes[3].color == (213, 94, 0)
+    assert len({entry.color for entry in known.classes}) == 5
     values = {0: 0, 1: 1, 2: 1, 7: 1} | dict.fromkeys(range(10, 20), 2) | {3: 3, 30: 3, 31: 3, 32: 3, 65535: 4}
     expected = values | dict.fromkeys((255, 200, 201, 202, 203), IGNORED)
-    assert known.table.tolist() == [expected.get(raw, UNKNOWN) for raw in range(2**16)]
+    assert known.lut.tolist() == [expected.get(raw, UNKNOWN) for raw in range(2**16)]
 
 
 def test_without_a_background_every_class_counts_and_none_is_black():
     known = LAYOUTS["folders"]().legend("classes: {a: 1, b: 0}")
     assert known.background is None
-    assert (0, 0, 0) not in {entry.colour for entry in known.classes}
+    assert (0, 0, 0) not in {entry.color for entry in known.classes}
 
 
 def test_the_most_classes_have_colours_of_their_own():
     taken = "".join(f"  t{n}: {{values: {n}, colour: [{n * 2}, 0, 128]}}\n" for n in range(100))
     known = LAYOUTS["folders"]().legend("classes:\n" + taken + "".join(f"  n{n}: {n}\n" for n in range(100, 254)))
-    assert len({entry.colour for entry in known.classes}) == 254
-    assert known.table[253] == 253
+    assert len({entry.color for entry in known.classes}) == 254
+    assert known.lut[253] == 253
 
 
 @pytest.mark.parametrize(
@@ -966,23 +969,26 @@ def test_the_most_classes_have_colours_of_their_own():
         ("classes: {a: 9-3}", "classes.a: got '9-3'"),
         ("classes: {a: []}", "classes.a: got []"),
         ("classes: {a: [1, x]}", "classes.a: got [1, 'x']"),
-        ("classes: {a: 1, b: 0-3}", "classes.b: has a value that cannot be told from one of classes.a"),
-        ("classes: {a: 1}\nignored: 1", "classes.a: has a value that cannot be told from one of ignored"),
+        ("classes: {a: 1, b: 0-3}", "classes.b: has a value that cannot be distinguished from one of classes.a"),
+        ("classes: {a: 1}\nignored: 1", "classes.a: has a value that cannot be distinguished from one of ignored"),
         ("classes: {a: {value: 1}}", "classes.a: got the keys value"),
-        ("classes: {a: {values: 1, color: [0, 0, 0]}}", "classes.a: got the keys values, color"),
+        ("classes: {a: {values: 1, colors: [0, 0, 0]}}", "classes.a: got the keys values, colors"),
+        ("classes: {a: {values: 1, color: [0, 0, 0], colour: [0, 0, 0]}}", "classes.a: got both color and colour"),
+        ("classes: {a: 1}\nignore: 2\nignored: 3", "got both ignore and ignored"),
         ("classes: {a: {values: 1, colour: red}}", "classes.a.colour: got 'red'"),
-        ("classes: {a: {values: 1, colour: [0, 0, 256]}}", "classes.a.colour: got [0, 0, 256]"),
-        ("classes: {a: {values: 1, colour: [1, 1, 1]}, b: {values: 2, colour: [1, 1, 1]}}", "classes.b: has a colour"),
+        ("classes: {a: {values: 1, color: [0, 0, 256]}}", "classes.a.color: got [0, 0, 256]"),
+        ("classes: {a: {values: 1, colour: [1, 1, 1]}, b: {values: 2, colour: [1, 1, 1]}}", "classes.b: has a color"),
         ("classes: {a: 1}\nbackground: b", "background: unknown class 'b'"),
         ("classes: {a: 1}\nbackground: [a]", "background: unknown class"),
         ("classes: {a: 1}\nignored: all", "ignored: got 'all'"),
+        ("classes: {a: 1}\nignore: all", "ignore: got 'all'"),
         ("classes: {" + ", ".join(f"c{n}: {n}" for n in range(255)) + "}", "classes: got 255"),
         ("classes: &x {a: *x}", "classes.a"),
         ("classes:\n  a: 010", "line 2: got 010, expected a number"),
         ("classes: {a: [1, 0x10]}", "line 1: got 0x10"),
         ("classes: {a: 1:30}", "line 1: got 1:30"),
-        ("classes: {a: [128, 64, 128], b: [0, 0, 128]}", "set the layout's `colours: true`"),
-        ("classes: {a: [[0, 0, 142], [0, 0, 143]]}", "set the layout's `colours: true`"),
+        ("classes: {a: [128, 64, 128], b: [0, 0, 128]}", "set the layout's `colors: true`"),
+        ("classes: {a: [[0, 0, 142], [0, 0, 143]]}", "set the layout's `colors: true`"),
     ],
 )
 def test_a_fault_in_the_classes_is_one_line_that_names_it(text, named):
@@ -994,23 +1000,24 @@ def test_a_fault_in_the_classes_is_one_line_that_names_it(text, named):
     assert len(str(caught.value)) < 400
 
 
-def test_masks_may_be_pictures_in_the_colours_of_the_classes():
-    text = "classes: {road: [128, 64, 128], car: [[0, 0, 142], [0, 0, 143]]}\nignored: [0, 0, 0]"
-    layout = LAYOUTS["folders"](colours=True)
+@pytest.mark.parametrize(("colors", "ignore"), [("colors", "ignore"), ("colours", "ignored")])
+def test_masks_may_be_pictures_in_the_colors_of_the_classes(colors, ignore):
+    text = f"classes: {{road: [128, 64, 128], car: [[0, 0, 142], [0, 0, 143]]}}\n{ignore}: [0, 0, 0]"
+    layout = LAYOUTS["folders"](**{colors: True})
     known = layout.legend(text)
-    assert [entry.colour for entry in known.classes] == [(128, 64, 128), (0, 0, 142)]
+    assert [entry.color for entry in known.classes] == [(128, 64, 128), (0, 0, 142)]
     mask = np.array(
         [[[128, 64, 128], [0, 0, 142], [0, 0, 143]], [[0, 0, 0], [128, 64, 127], [255, 255, 255]]], np.uint8
     )
-    read = known.table[layout.read_label(Memory({"a.png": png(mask)}), "a.png", -1)]
+    read = known.lut[layout.read_label(Memory({"a.png": png(mask)}), "a.png", -1)]
     assert read.tolist() == [[0, 1, 1], [IGNORED, UNKNOWN, UNKNOWN]]
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("classes: {a: 0}", "classes.a: got 0, expected a colour"),
-        ("classes: {a: [1, 2]}", "classes.a: got [1, 2], expected a colour"),
+        ("classes: {a: 0}", "classes.a: got 0, expected a color"),
+        ("classes: {a: [1, 2]}", "classes.a: got [1, 2], expected a color"),
         ("classes: {a: [0, 0, 256]}", "classes.a: got [0, 0, 256]"),
         ("classes: {a: [0, 0, 1], b: [0, 0, 1]}", "classes.b"),
         ("classes: {a: [0, 0, 1], b: [[9, 9, 9], [0, 0, 1]]}", "classes.b"),
@@ -1019,9 +1026,9 @@ def test_masks_may_be_pictures_in_the_colours_of_the_classes():
 )
 def test_a_fault_in_the_colours_is_one_line_that_names_it(text, named):
     with pytest.raises(DataError) as caught:
-        LAYOUTS["folders"](colours=True).legend(text)
+        LAYOUTS["folders"](colors=True).legend(text)
     assert str(caught.value).startswith("classes.yaml: ")
-    assert "colours: true" not in str(caught.value)
+    assert "colors: true" not in str(caught.value)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -1047,7 +1054,7 @@ def test_the_real_camvid_is_found_whole():
         assert image.shape == (360, 480, 3)
         assert label.shape == (360, 480)
         assert label.max() <= 11
-        assert UNKNOWN not in layout.legend("").table[label]
+        assert UNKNOWN not in layout.legend("").lut[label]
 
 
 def test_no_other_layout_pays_for_nibabel():

@@ -20,6 +20,7 @@ from segline.artifacts.dataset import (
 from segline.classes import LabelClass
 from segline.data.shards import Crop, Split, join_shards, open_split, write_shard
 from segline.errors import StageError
+from segline.files.atomic import write_json
 
 SIDE = 4
 DESCRIPTION = DatasetInfo(
@@ -220,6 +221,15 @@ def test_a_description_is_read_as_it_was_written(tmp_path):
     write_dataset_info(tmp_path, DESCRIPTION)
     assert read_dataset_info(tmp_path) == DESCRIPTION
     assert read_dataset_info(tmp_path).names == ["sky", "car"]
+
+
+@pytest.mark.parametrize("key", ["colour", "color"])
+def test_the_description_may_have_either_spelling_of_color(tmp_path, key):
+    written = json.loads(json.dumps(DESCRIPTION.to_dict()))
+    assert written["classes"] == [{"name": "sky", "colour": [1, 2, 3]}, {"name": "car", "colour": [4, 5, 6]}]
+    written["classes"] = [{"name": entry["name"], key: entry["colour"]} for entry in written["classes"]]
+    write_json(tmp_path / "dataset.json", written)
+    assert read_dataset_info(tmp_path) == DESCRIPTION
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", "null", '{"classes": 1}', "\xff"])

@@ -16,14 +16,23 @@ from segline.artifacts.validation import read_statistics, write_statistics
 from segline.classes import IGNORED, LabelClass
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
-from segline.data.layouts.layout import value_table
+from segline.data.layouts.layout import build_lut
 from segline.data.pairs import layout_of
-from segline.data.statistics import look, look_alikes, measure, of_image, of_label, reduction, relate, sharpness
+from segline.data.statistics import (
+    find_duplicates,
+    measure,
+    nearest_phashes,
+    of_image,
+    of_label,
+    phash,
+    reduction,
+    sharpness,
+)
 from segline.errors import StageError
 from segline.files.trees import Folder
 
 CLASSES = tuple(LabelClass(name, (0, 0, 0)) for name in ("ground", "car", "person"))
-LEGEND = LabelSpec(CLASSES, 0, value_table([(0, 0), (7, 1), (40_000, 2), (9, 1), (255, IGNORED)]))
+LEGEND = LabelSpec(CLASSES, 0, build_lut([(0, 0), (7, 1), (40_000, 2), (9, 1), (255, IGNORED)]))
 
 
 def noise(seed=0, size=(40, 48)):
@@ -53,7 +62,7 @@ def test_light_and_sharpness_agree_with_plain_loops():
         for y in range(1, len(grey) - 1)
         for x in range(1, len(grey[0]) - 1)
     ]
-    assert found["blur"] == pytest.approx(np.var(edges), rel=1e-2)
+    assert found["sharpness"] == pytest.approx(np.var(edges), rel=1e-2)
     assert sharpness(np.array(grey, np.uint8)) == pytest.approx(np.var(edges))
 
 
@@ -70,7 +79,7 @@ def test_the_look_agrees_with_a_plain_cosine_transform():
     ]
     median = (sorted(wanted)[31] + sorted(wanted)[32]) / 2
     bits = "".join("1" if value > median else "0" for value in wanted)
-    assert f"{look(Image.fromarray(small.astype(np.uint8))):064b}" == bits
+    assert f"{phash(Image.fromarray(small.astype(np.uint8))):064b}" == bits
 
 
 def saved(image, **options):
@@ -80,7 +89,7 @@ def saved(image, **options):
 
 
 def bits_between(one, other):
-    return (int(of_image(one)["looks"], 16) ^ int(of_image(other)["looks"], 16)).bit_count()
+    return (int(of_image(one)["phash"], 16) ^ int(of_image(other)["phash"], 16)).bit_count()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -96,18 +105,23 @@ def test_copies_look_alike_and_others_do_not(seed):
     assert bits_between(street(seed), street(seed + 10)) > 12
 
 
-def test_a_blurred_image_has_less_blur_to_its_name():
-    """The statistic is named for what it tells; the lower, the more blurred."""
+def test_a_blurred_image_is_less_sharp():
+    """The lower the value, the more blurred is the image."""
     sharp = Image.fromarray(noise(0, (300, 400)))
-    values = [of_image(np.asarray(sharp.filter(ImageFilter.GaussianBlur(radius))))["blur"] for radius in (0, 1, 3)]
+    values = [of_image(np.asarray(sharp.filter(ImageFilter.GaussianBlur(radius))))["sharpness"] for radius in (0, 1, 3)]
     assert values == sorted(values, reverse=True)
-    assert of_image(np.full((30, 30, 3), 80, np.uint8)) == {"brightness": 80, "contrast": 0, "blur": 0, "looks": ""}
+    assert of_image(np.full((30, 30, 3), 80, np.uint8)) == {
+        "brightness": 80,
+        "contrast": 0,
+        "sharpness": 0,
+        "phash": "",
+    }
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 500), (700, 1), (256, 256), (257, 3000)])
 def test_any_size_has_statistics(size):
     found = of_image(noise(0, size))
-    assert all(np.isfinite(found[name]) for name in ("brightness", "contrast", "blur"))
+    assert all(np.isfinite(found[name]) for name in ("brightness", "contrast", "sharpness"))
 
 
 def test_large_images_are_measured_at_the_fixed_size():
@@ -132,11 +146,11 @@ def test_pixels_are_counted_one_by_one(kind, values, runs):
     large = (*values, 40_000, 41_000) if kind == np.uint16 else values
     raw = np.repeat(np.random.default_rng(0).choice(np.array(large, kind), (20, 30 // runs)), runs, axis=1)
     found = of_label(raw, LEGEND)
-    classes = Counter(int(LEGEND.table[value]) for value in raw.ravel().tolist())
+    classes = Counter(int(LEGEND.lut[value]) for value in raw.ravel().tolist())
     assert found["class_pixels"] == [classes[number] for number in range(3)]
     assert found["labelled_pixels"] == sum(found["class_pixels"])
     assert found["ignored_pixels"] == classes[IGNORED]
-    unknown = sorted({value for value in raw.ravel().tolist() if LEGEND.table[value] == UNKNOWN})
+    unknown = sorted({value for value in raw.ravel().tolist() if LEGEND.lut[value] == UNKNOWN})
     assert found["unknown_values"] == ", ".join(map(str, unknown))
     assert (found["label_height"], found["label_width"]) == raw.shape
     labelled = found["labelled_pixels"]
@@ -227,26 +241,31 @@ def test_no_pairs_are_a_table_without_rows(data, tmp_path):
     table = measure(replace(manifest, rows=manifest.rows.iloc[:0]), tree, pieces=tmp_path / "pieces")
     assert (len(table), list(table)) == (0, list(statistics.COLUMNS))
     rows = pd.concat([manifest.rows.iloc[:0], table.drop(columns="key")], axis=1)
-    assert len(relate(rows, distance=4)) == 0
+    assert len(find_duplicates(rows, distance=4)) == 0
 
 
 def test_a_layout_that_reads_for_itself_needs_no_header(data, tmp_path):
     manifest, tree = data
 
-    def read(tree, path, plane, *, box=None, reduce=1):
-        return noise(plane, (30, 20))
+    def read(tree, path, slice_index, *, box=None, reduce=1):
+        return noise(slice_index, (30, 20))
 
     layout = replace(
-        layout_of(manifest.origin), read_image=read, read_label=lambda tree, path, plane: np.full((30, 20), plane)
+        layout_of(manifest.origin),
+        read_image=read,
+        read_label=lambda tree, path, slice_index: np.full((30, 20), slice_index),
     )
-    row = statistics.examine({"key": "a", "image": "v", "label": "w", "plane": 7}, layout, LEGEND, tree)
+    row = statistics.examine({"key": "a", "image": "v", "label": "w", "slice_index": 7}, layout, LEGEND, tree)
     assert (row["height"], row["width"], row["mode"], row["class_pixels"]) == (30, 20, "", [0, 600, 0])
-    assert row["looks"] == of_image(noise(7, (30, 20)))["looks"]
+    assert row["phash"] == of_image(noise(7, (30, 20)))["phash"]
 
 
 def test_statistics_are_read_as_they_were_written(data, tmp_path):
     table = measure(*data, pieces=tmp_path / "pieces")
     write_statistics(tmp_path, table)
+    pd.testing.assert_frame_equal(read_statistics(tmp_path), table)
+    of_0_1 = table.rename(columns={"sharpness": "blur", "phash": "looks"})
+    of_0_1.to_parquet(tmp_path / "statistics.parquet", index=False)
     pd.testing.assert_frame_equal(read_statistics(tmp_path), table)
 
 
@@ -267,9 +286,9 @@ def test_statistics_of_another_kind_are_refused(tmp_path):
 @pytest.mark.parametrize("distance", [0, 3, 8])
 def test_look_alikes_are_those_that_a_comparison_of_all_finds(distance):
     rng = np.random.default_rng(distance)
-    looks = np.repeat(rng.integers(0, 2**63, 40, dtype=np.uint64), 5)
+    hashes = np.repeat(rng.integers(0, 2**63, 40, dtype=np.uint64), 5)
     for bit in range(6):
-        looks ^= rng.integers(0, 2, 200, dtype=np.uint64) << np.uint64(7 * bit)
+        hashes ^= rng.integers(0, 2, 200, dtype=np.uint64) << np.uint64(7 * bit)
     side, file, counted = rng.integers(0, 3, 200), rng.integers(0, 150, 200), rng.random(200) < 0.9
     expected = []
     for one in range(200):
@@ -280,48 +299,50 @@ def test_look_alikes_are_those_that_a_comparison_of_all_finds(distance):
             and file[one] != file[other]
             and counted[one]
             and counted[other]
-            and (bits := (int(looks[one]) ^ int(looks[other])).bit_count()) <= distance
+            and (bits := (int(hashes[one]) ^ int(hashes[other])).bit_count()) <= distance
         ]
         expected.append(min(others, default=(0, -1))[1])
-    assert look_alikes(looks, [side, file], counted, distance).tolist() == expected
+    assert nearest_phashes(hashes, [side, file], counted, distance).tolist() == expected
     assert len(set(expected)) > 3
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_many_images_of_few_looks_find_the_first_that_differs_in_every_label(seed):
     rng = np.random.default_rng(seed)
-    looks = rng.choice(np.array([0, 1, 3, 2**40], np.uint64), 150)
+    hashes = rng.choice(np.array([0, 1, 3, 2**40], np.uint64), 150)
     labels = [rng.integers(0, size, 150) for size in (2, 3, 4)[: 1 + seed % 3]]
     labels[0][:100] = 0  # so that the first of a look seldom differs
     expected = []
     for one in range(150):
-        bits = [(int(looks[one]) ^ int(look)).bit_count() for look in looks]
+        bits = [(int(hashes[one]) ^ int(phash)).bit_count() for phash in hashes]
         apart = [all(label[one] != label[other] for label in labels) for other in range(150)]
         near = [(bits[other], other) for other in range(150) if apart[other] and bits[other] <= 1]
         expected.append(min(near, default=(0, -1))[1])
-    assert look_alikes(looks, labels, np.ones(150, bool), 1).tolist() == expected
+    assert nearest_phashes(hashes, labels, np.ones(150, bool), 1).tolist() == expected
 
 
 def test_thousands_of_images_of_one_look_are_compared_with_few(monkeypatch):
     """Two hundred million pairs are alike here, of which two times five are looked at for each image."""
-    looks = np.repeat(np.array([5, 2**40], np.uint64), 10_000)
+    hashes = np.repeat(np.array([5, 2**40], np.uint64), 10_000)
     seen = []
     divmod_of = np.divmod
     monkeypatch.setattr(np, "divmod", lambda found, width: (seen.append(len(found)), divmod_of(found, width))[1])
     side, file = np.arange(20_000) % 100, np.arange(20_000)
-    nearest = look_alikes(looks, [side, file], np.ones(20_000, bool), 4)
+    nearest = nearest_phashes(hashes, [side, file], np.ones(20_000, bool), 4)
     assert nearest[[0, 1, 10_000, 10_001]].tolist() == [1, 0, 10_001, 10_000]
     assert sum(seen) <= 20_000 * 2 * 5
 
 
 def rows_of(*rows):
-    """A table from (key, image hash, label hash, looks, group, split) with every other column in order."""
-    table = pd.DataFrame(rows, columns=["key", "image_hash", "label_hash", "looks", "group", "split"])
-    return table.assign(image="i" + table["key"], label="l" + table["key"], plane=-1, image_error="", label_error="")
+    """A table from (key, image hash, label hash, phash, group, split) with every other column in order."""
+    table = pd.DataFrame(rows, columns=["key", "image_hash", "label_hash", "phash", "group", "split"])
+    return table.assign(
+        image="i" + table["key"], label="l" + table["key"], slice_index=-1, image_error="", label_error=""
+    )
 
 
 def related(table, column, distance=2):
-    found = relate(table, distance=distance)[column]
+    found = find_duplicates(table, distance=distance)[column]
     return {key: text for key, text in zip(table["key"], found, strict=True) if text}
 
 
@@ -334,7 +355,7 @@ def test_of_equal_pairs_one_is_kept_first_that_of_the_test_split():
     )
     assert related(table, "duplicate_of") == {"a": "b", "c": "b"}
     assert related(table.assign(split=""), "duplicate_of") == {"b": "a", "c": "a"}
-    assert related(table.assign(plane=[0, 0, 1, 0]), "duplicate_of") == {"a": "b"}
+    assert related(table.assign(slice_index=[0, 0, 1, 0]), "duplicate_of") == {"a": "b"}
 
 
 def test_one_image_with_two_label_maps_is_a_conflict_of_all():
@@ -348,7 +369,7 @@ def test_broken_and_half_pairs_are_nobodys_duplicate(change):
     table = rows_of(("a", "1", "1", "ff", "g", "train"), ("b", "1", "1", "ff", "h", "val"))
     for column, value in change.items():
         table.loc[1, column] = value
-    assert not relate(table, distance=2)[["duplicate_of", "conflicts_with", "looks_like"]].any(axis=None)
+    assert not find_duplicates(table, distance=2)[["duplicate_of", "conflicts_with", "looks_like"]].any(axis=None)
 
 
 def test_look_alikes_count_across_splits_or_else_across_groups():

@@ -55,6 +55,16 @@ def test_members_are_read_as_they_were_written(joined):
     )
 
 
+@pytest.mark.parametrize("key", ["colour", "color"])
+def test_the_classes_may_have_either_spelling_of_color(joined, key):
+    folder, _ = joined
+    content = json.loads((folder / "model.json").read_text())
+    assert content["classes"][0] == {"name": "road", "colour": [128, 64, 128]}
+    content["classes"] = [{"name": entry["name"], key: entry["colour"]} for entry in content["classes"]]
+    (folder / "model.json").write_text(json.dumps(content))
+    assert read_bundle(folder).classes == CLASSES
+
+
 def test_bundles_of_several_members_join_too(joined, tmp_path):
     folder, networks = joined
     third, bundle, network = write_candidate(tmp_path / "third", "third", width=1, depth=2)

@@ -35,8 +35,8 @@ def test_the_overlay_mixes_three_fifths_of_the_class_colour(image, ids, kind):
         if ids[place] in (0, IGNORED):
             assert shown[place].tolist() == image[place].tolist()
         else:
-            colour = CLASSES[ids[place]].colour
-            mixed = [(2 * int(below) + 3 * above) / 5 for below, above in zip(image[place], colour, strict=True)]
+            color = CLASSES[ids[place]].color
+            mixed = [(2 * int(below) + 3 * above) / 5 for below, above in zip(image[place], color, strict=True)]
             assert np.abs(shown[place] - mixed).max() < 1
 
 
@@ -54,7 +54,7 @@ def test_the_outline_is_where_a_shown_class_has_another_beside_it(image, ids):
             beside = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
             others = {mine[place] for place in beside if 0 <= place[0] < 9 and 0 <= place[1] < 7} - {mine[y, x]}
             drawn = others and mine[y, x] in (1, 2)
-            assert shown[y, x].tolist() == list(CLASSES[mine[y, x]].colour if drawn else image[y, x])
+            assert shown[y, x].tolist() == list(CLASSES[mine[y, x]].color if drawn else image[y, x])
 
 
 def draw_pair(path, image, ids):

@@ -53,7 +53,7 @@ def test_the_manifest_says_what_the_files_are(wad, out, capsys):
                 "key": image.stem,
                 "image": f"train_color/{image.name}",
                 "label": f"train_label/{label.name}",
-                "plane": -1,
+                "slice_index": -1,
                 "group": f"{image.stem[:6]}_5",
                 "split": "",
                 "image_bytes": len(image.read_bytes()),

@@ -393,7 +393,7 @@ def test_the_version_knows_its_data(promoting, experiment, dataset_dir, tracking
 
 
 def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_told(promoting, dataset_dir):
-    table = pd.DataFrame({"key": ["crop3", "crop8", "of another day"], "blur": 1.0})
+    table = pd.DataFrame({"key": ["crop3", "crop8", "of another day"], "sharpness": 1.0})
     table.to_parquet(dataset_dir / STATISTICS)
     promoting(GOOD)
     _, decision = promoting(POOR)

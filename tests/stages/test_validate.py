@@ -29,7 +29,7 @@ from segline.config.sections import Validate as Settings
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS
 from segline.data.validation import drift, expectations
-from segline.data.validation.contact_sheet import IGNORED_COLOUR, UNKNOWN_COLOUR, colour
+from segline.data.validation.contact_sheet import IGNORED_COLOR, UNKNOWN_COLOR, colorize
 from segline.errors import DataError, ParamsError, StageError, TrackingError
 from segline.files.atomic import write_text
 from segline.stages import ingest, validate
@@ -165,22 +165,24 @@ KINDS = {
         GOOD,
         "warn",
         "channels",
-        "image: its channels are CMYK, converted to RGB",
+        "image: the channels are CMYK and are converted to RGB",
     ),
-    "grey": Bad(as_bytes(noise(104)[..., 0], "JPEG"), GOOD, "warn", "channels", "image: its channels are L, converted"),
+    "grey": Bad(
+        as_bytes(noise(104)[..., 0], "JPEG"), GOOD, "warn", "channels", "image: the channels are L and are converted"
+    ),
     "alpha": Bad(
         as_bytes(np.dstack([noise(105), noise(106)[..., :1]]), "PNG"),
         GOOD,
         "warn",
         "channels",
-        "image: its channels are RGBA, converted to RGB",
+        "image: the channels are RGBA and are converted to RGB",
     ),
     "deep-image": Bad(
         as_bytes(noise(107)[..., 0].astype(np.uint16) * 256, "PNG"),
         GOOD,
         "warn",
         "bit_depth",
-        "image: it has 16 bits per channel, of which the upper 8 are kept",
+        "image: the image has 16 bits per channel, of which the upper 8 are kept",
     ),
     "stored-rotated": Bad(
         as_bytes(noise(108), "JPEG", exif=UPSIDE),
@@ -204,10 +206,18 @@ KINDS = {
         "label: got the label values 7, 62000, expected those of the layout; correct the label map",
     ),
     "no-label": Bad(
-        GOOD, None, "quarantine", "label_missing", "image: it has no label map; add the label map or remove the image"
+        GOOD,
+        None,
+        "quarantine",
+        "label_missing",
+        "image: the image has no label map; add the label map or remove the image",
     ),
     "no-image": Bad(
-        None, GOOD, "quarantine", "image_missing", "label: it has no image; add the image or remove the label map"
+        None,
+        GOOD,
+        "quarantine",
+        "image_missing",
+        "label: the label map has no image; add the image or remove the label map",
     ),
     "other-size": Bad(
         GOOD,
@@ -235,21 +245,21 @@ KINDS = {
         GOOD,
         "warn",
         "brightness",
-        "image: the mean grey level is 0.0, expected 3",
+        "image: the mean gray level is 0.0, expected 3",
     ),
     "burnt-out": Bad(
         as_bytes(noise(111, level=330), "JPEG"),
         GOOD,
         "warn",
         "brightness",
-        "image: the mean grey level is 255.0, expected",
+        "image: the mean gray level is 255.0, expected",
     ),
     "out-of-focus": Bad(
         as_bytes(Image.fromarray(noise(112)).filter(ImageFilter.GaussianBlur(6)), "JPEG", quality=95),
         GOOD,
         "warn",
-        "blur",
-        "image: blurred or empty, the variance of its Laplacian is",
+        "sharpness",
+        "image: the image is blurred or empty, the variance of its Laplacian is",
     ),
     # The three pairs below have further pairs that they are like.
     "a-copy": Bad(
@@ -271,7 +281,7 @@ KINDS = {
         GOOD,
         "warn",
         "near_duplicate",
-        f"image: looks like {NAMES[2]} of 170908_5; let both be on one side of the split or remove one",
+        f"image: looks like {NAMES[2]} of 170908_5; move both to one side of the split or remove one",
     ),
     "größe & 大小 <b>": Bad(b"", GOOD, "quarantine", "image_unreadable", "image: the file is empty"),
     "palette": Bad(GOOD, as_bytes(PALETTE, "PNG"), "", "", ""),
@@ -355,10 +365,10 @@ def test_nothing_is_left_half_written(broken):
 def test_the_sheet_shows_the_quarantined_pairs(broken):
     out, _ = broken
     with Image.open(out / "quarantine.jpg") as sheet:
-        colours = np.asarray(sheet)
+        colors = np.asarray(sheet)
     rows = -(-len(quarantined(out)) // 4)
-    assert colours.shape[0] > 200 * rows
-    assert (np.abs(colours.astype(int) - UNKNOWN_COLOUR).max(-1) < 40).any()
+    assert colors.shape[0] > 200 * rows
+    assert (np.abs(colors.astype(int) - UNKNOWN_COLOR).max(-1) < 40).any()
 
 
 def test_the_sheet_is_there_without_bad_pairs_and_holds_no_more_than_it_can(root, monkeypatch):
@@ -381,11 +391,11 @@ def test_the_sheet_is_there_without_bad_pairs_and_holds_no_more_than_it_can(root
 
 def test_a_label_map_is_shown_in_its_classes_colours():
     legend = LAYOUTS["wad"]().legend("")
-    shown = colour(np.array([[0, CAR], [7, 255]], np.uint16), legend)
-    assert shown.tolist() == [[[0, 0, 0], list(legend.classes[1].colour)], [list(UNKNOWN_COLOUR), [0, 0, 0]]]
+    shown = colorize(np.array([[0, CAR], [7, 255]], np.uint16), legend)
+    assert shown.tolist() == [[[0, 0, 0], list(legend.classes[1].color)], [list(UNKNOWN_COLOR), [0, 0, 0]]]
     void = LAYOUTS["camvid"]().legend("")
-    assert colour(np.full((1, 1), 11, np.uint8), void).tolist() == [[list(IGNORED_COLOUR)]]
-    assert max(colour(np.zeros((3000, 2000), np.uint16), legend).shape) < 1000
+    assert colorize(np.full((1, 1), 11, np.uint8), void).tolist() == [[list(IGNORED_COLOR)]]
+    assert max(colorize(np.zeros((3000, 2000), np.uint16), legend).shape) < 1000
 
 
 # The stage.
@@ -394,7 +404,7 @@ def test_a_label_map_is_shown_in_its_classes_colours():
 @pytest.mark.parametrize(
     ("settings", "faults"),
     [
-        ({"severity": {"blurr": "stop"}}, ["validate.severity.blurr: unknown key; did you mean 'blur'?"]),
+        ({"severity": {"sharpnes": "stop"}}, ["validate.severity.sharpnes: unknown key; did you mean 'sharpness'?"]),
         (
             {"severity": {"drift": "quarantine", "image_unreadable": "warn"}},
             [
@@ -438,7 +448,7 @@ def test_what_is_bad_is_printed_up_to_a_few_pairs(root, capsys):
         printed[0] == f"validate: 6 of 12 pairs are whole, 6 quarantined, see {out}/quarantine.csv and quarantine.jpg"
     )
     assert printed[1:6] == [f"  {reason}" for reason in reasons[:5]]
-    assert printed[6].startswith(f"  warning: brightness: train_color/{NAMES[6]}.jpg: the mean grey level is ")
+    assert printed[6].startswith(f"  warning: brightness: train_color/{NAMES[6]}.jpg: the mean gray level is ")
     assert printed[6].endswith(f"; and 1 more, see {out}/docs/index.html")
 
 
@@ -484,17 +494,17 @@ def test_a_label_map_that_is_ignored_everywhere_is_quarantined(tmp_path):
     validate.run(params, manifest_dir=tmp_path / "ingest", tracking_uri=NOWHERE, out=out)
     reason = "l0001TP_000004.png: no pixel is labelled; label it or remove the pair"
     assert quarantined(out) == {"0001TP_000004": reason}
-    assert failed(out) == {"unlabelled": 1, "group_in_splits": 12}
+    assert failed(out) == {"empty_label": 1, "group_in_splits": 12}
     [told] = [entry for entry in record_of(out)["rules"] if entry["rule"] == "group_in_splits"]
     assert len(told["keys"]) == 10
-    assert told["reasons"][0] == "0001TP_000000: its group 0001TP is in train and in val; keep a group in one split"
+    assert told["reasons"][0] == "0001TP_000000: the group 0001TP is in train and in val; keep each group in one split"
 
 
 @pytest.mark.parametrize(("severity", "lost"), [("warn", 0), ("quarantine", 1)])
 def test_a_severity_can_be_chosen(root, severity, lost):
     save_image(image_of(root, 1), 1, level=-60)
-    out = run(root, severity={"brightness": severity, "blur": "warn"})
-    assert failed(out) == {"brightness": 1, "blur": 1}
+    out = run(root, severity={"brightness": severity, "sharpness": "warn"})
+    assert failed(out) == {"brightness": 1, "sharpness": 1}
     assert len(read_manifest(out).rows) == PAIRS - lost
     assert list(quarantined(out)) == [NAMES[1]][:lost]
 
@@ -505,9 +515,9 @@ def test_one_pair_can_stop_the_line(root):
     with pytest.raises(DataError) as caught:
         run(root, severity={"brightness": "stop"})
     message = str(caught.value)
-    assert message.startswith(f"train_color/{NAMES[0]}.jpg: the mean grey level is ")
+    assert message.startswith(f"train_color/{NAMES[0]}.jpg: the mean gray level is ")
     assert message.endswith(f"; and 2 more; see {root.parent}/validate.rejected/docs/index.html and quarantine.csv")
-    assert failed(root.parent / "validate.rejected") == {"brightness": 5, "blur": 5}
+    assert failed(root.parent / "validate.rejected") == {"brightness": 5, "sharpness": 5}
     assert record_of(root.parent / "validate.rejected")["stopped"] in message
 
 
@@ -570,7 +580,7 @@ def manifest_of(root: Path) -> Manifest:
         (lambda rows: rows.iloc[:0], "fewer than 10 pairs"),
         (
             lambda rows: pd.concat([rows, rows.iloc[:1]]),
-            f"the key {NAMES[0]} is in the manifest twice; run `segline in",
+            f"the manifest has the key {NAMES[0]} twice; run `segline in",
         ),
         (lambda rows: rows.assign(key=rows["key"].where(rows.index > 0)), "a row of the manifest lacks its key"),
         (lambda rows: rows.assign(label=rows["label"].where(rows.index > 0)), "a row of the manifest lacks its label"),

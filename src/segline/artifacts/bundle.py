@@ -41,7 +41,7 @@ class Bundle:
 
 def write_description(folder: Path, bundle: Bundle) -> None:
     """Write ``model.json``; the weights lie in the folder already."""
-    write_json(folder / FILE, asdict(bundle))
+    write_json(folder / FILE, asdict(bundle) | {"classes": [entry.to_dict() for entry in bundle.classes]})
 
 
 def join_bundles(folder: Path, parts: Sequence[tuple[Path, Bundle]]) -> Bundle:
@@ -68,7 +68,7 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         content = json.loads((folder / FILE).read_text())
         return Bundle(
-            classes=tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"]),
+            classes=tuple(LabelClass.from_dict(entry) for entry in content["classes"]),
             background=content["background"],
             members=tuple(Member(**member) for member in content["members"]),
         )

@@ -54,12 +54,12 @@ class DatasetInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        return asdict(self) | {"classes": [entry.to_dict() for entry in self.classes]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "DatasetInfo":
         """Return the inverse of :meth:`to_dict`."""
-        classes = tuple(LabelClass(entry["name"], tuple(entry["colour"])) for entry in content["classes"])
+        classes = tuple(LabelClass.from_dict(entry) for entry in content["classes"])
         return cls(**content | {"classes": classes})
 
 

@@ -23,7 +23,7 @@ COLUMNS = {
     "key": "str",
     "image": "str",
     "label": "str",
-    "plane": "int64",
+    "slice_index": "int64",
     "group": "str",
     "split": "str",
     "image_bytes": "int64",
@@ -31,7 +31,7 @@ COLUMNS = {
     "image_hash": "str",
     "label_hash": "str",
 }
-IDENTITY = ["key", "plane", "group", "split", "image_hash", "label_hash"]
+IDENTITY = ["key", "slice_index", "group", "split", "image_hash", "label_hash"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,9 @@ class Manifest:
     @property
     def content_hash(self) -> str:
         """The SHA-256 over all that identifies a row and the way to read it: equal data have equal hashes."""
-        text = self.rows[IDENTITY].to_csv(index=False, lineterminator="\n")
+        # Version 0.1 named the column `plane`; that name stays in what is hashed, so that equal data keep their hash.
+        header = ["plane" if name == "slice_index" else name for name in IDENTITY]
+        text = self.rows[IDENTITY].to_csv(index=False, header=header, lineterminator="\n")
         reading = f"{self.origin.layout}\n{self.origin.options}\n{self.origin.legend}\n"
         return hashlib.sha256(f"{reading}{text}".encode()).hexdigest()
 

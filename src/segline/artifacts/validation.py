@@ -18,7 +18,7 @@ STATISTICS = "statistics.parquet"
 """The statistics of pairs. Label keeps those of the training pairs, and promote keeps them with a version."""
 PIECES = "pieces"
 """The folder in which an unfinished run keeps what it has measured."""
-# Numbers are missing where a file is, so they need types that can be.
+# Numbers are missing when a file is, so their types allow missing values.
 STATISTICS_COLUMNS = {
     "key": "str",
     "image_error": "str",
@@ -31,7 +31,7 @@ STATISTICS_COLUMNS = {
     "brightness": "Float64",
     "contrast": "Float64",
     "sharpness": "Float64",
-    "looks": "str",
+    "phash": "str",
     "label_height": "Int64",
     "label_width": "Int64",
     "unknown_values": "str",
@@ -44,22 +44,23 @@ STATISTICS_COLUMNS = {
 """The columns of :func:`segline.data.statistics.measure` and their types.
 
 ======================================  =======================================================================
-``image_error``, ``label_error``        what is wrong with the file; the numbers of a broken file are missing
-``height``, ``width``                   of the image, px; ``label_height``, ``label_width`` of the label map
-``mode``, ``bits``                      the image's channels as Pillow names them, and the bits of each
-``orientation``                         by EXIF; 1 is upright
-``brightness``, ``contrast``            mean and standard deviation of the grey levels, 0 to 255
+``image_error``, ``label_error``        the fault of the file; the numbers of a broken file are missing
+``height``, ``width``                   the image's size in px; ``label_height``, ``label_width``: the label map's
+``mode``, ``bits``                      Pillow's name of the image's channels, and the bits of each
+``orientation``                         the EXIF orientation; 1 is upright
+``brightness``, ``contrast``            mean and standard deviation of the gray levels, 0 to 255
 ``sharpness``                           :func:`sharpness`; a blurred image has little
-``looks``                               :func:`look`, 16 hex digits; empty for an image of one grey level
+``phash``                               :func:`phash`, 16 hex digits; empty for an image of one gray level
 ``unknown_values``                      raw label values that the layout does not know; empty for none
-``labelled_pixels``, ``ignored_pixels`` of the label map
-``foreground_share``                    of the labelled pixels
-``classes``                             the layout's, as a JSON list: the same in every row
-``class_pixels``                        a list: the label map's pixels of each class
+``labelled_pixels``, ``ignored_pixels`` counts of the label map's pixels
+``foreground_share``                    foreground's share of the labelled pixels
+``classes``                             the layout's classes as a JSON list, the same in every row
+``class_pixels``                        a list with the label map's pixels of each class
 ======================================  =======================================================================
 """
-COLUMNS_OF_0_1 = {"blur": "sharpness"}
-"""The columns that had other names in 0.1: a champion of that time keeps its statistics."""
+
+COLUMNS_OF_0_1 = {"blur": "sharpness", "looks": "phash"}
+"""The names that version 0.1 gave to two of the columns; such files are kept with a champion."""
 
 
 def write_report(folder: Path, *, page: str, record: Facts, quarantine: "pd.DataFrame") -> None:

@@ -1,1 +1,1 @@
-"""Images and label maps: layouts on disk, the manifest, crops, splits, shards and augmentation."""
+"""Images and label maps: layouts, the manifest, crops, splits, shards and augmentation."""

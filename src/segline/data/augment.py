@@ -47,9 +47,9 @@ class AugmentParams:
         zoom: The factor by which a side shows more of the source.
         transform: The matrix from offsets in px from the center of the result to those from the center of the source;
             its last column is the translation, in halves of a side.
-        nodes: displacements right and down in px, of the nodes of a grid of 3 rows and 3 columns.
-        chroma: matrix from colours to colours.
-        light: factors of brightness and of contrast.
+        control_points: The displacements right and down, in px, at the points of a grid of 3 rows and 3 columns.
+        color_matrix: The matrix that maps RGB to RGB.
+        brightness_contrast: The factors of brightness and of contrast.
     """
 
     zoom: Float[Tensor, " b"]
@@ -60,11 +60,11 @@ class AugmentParams:
 
     def take(self, rows: slice | Integer[Tensor, " _"]) -> "AugmentParams":
         """Return the parameters of these images alone."""
-        return self._each(lambda params: params[rows])
+        return self._each(lambda part: part[rows])
 
     def to(self, device: torch.device) -> "AugmentParams":
         """Return the same parameters on a device."""
-        return self._each(lambda params: to_device(params, device))
+        return self._each(lambda part: to_device(part, device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "AugmentParams":
         parts: dict[str, Any] = {name: None if part is None else change(part) for name, part in vars(self).items()}
@@ -134,16 +134,17 @@ def augment(
     params: AugmentParams,
     distances: Mapping[str, Float[Tensor, "b _ h w"]] = MappingProxyType({}),
 ) -> tuple[Float[Tensor, "b 3 h w"], UInt8[Tensor, "b h w"], dict[str, Float[Tensor, "b _ h w"]]]:
-    """Flip, zoom, shift, rotate, deform and recolour each image of a batch by its own amounts.
+    """Flip, zoom, translate, rotate, deform and recolor each image of a batch by its own parameters.
 
-    An image comes out with the same bits whatever else is in the batch.
+    The result of an image has the same bits whatever else is in the batch.
 
     Args:
-        images: in 0 to 1, reflected where more is seen than there is.
-        labels: class ids; what comes in from outside the image is ignored.
-        amounts: of these images, on their device.
-        distances: maps of distances by kind; they move with the labels and stay in px of what they are then maps of.
-            What comes in from outside is 0. A deformation bends them and leaves their values.
+        images: The images, 0 to 1; beyond their borders they are reflected.
+        labels: The class ids; pixels from outside the image become ignored.
+        params: The parameters of these images, on their device.
+        distances: The distance maps by kind. They move with the labels, and a zoom rescales their values, so that these
+            remain distances in px of the result. Pixels from outside are 0. An elastic deformation bends the maps and
+            leaves their values.
     """
     moved = dict(distances)
     if params.transform is not None:

@@ -1,4 +1,4 @@
-"""Where an image is cut, and the cutting: the fullest crops (Seed S0, sections 3 and 4.2.2), tiles, random crops."""
+"""The positions of crops, and the cutting: fullest crops (Seed S0, sections 3 and 4.2.2), tiles, random crops."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,43 +8,43 @@ from segline.classes import IGNORED
 
 Corner = tuple[int, int]
 
-# Rows of a mask that are made at once: they stay in the processor's cache.
+# The number of mask rows that are computed at once; they stay in the processor's cache.
 ROWS = 32
-# Above this many ranges of raw values a look-up per pixel is the faster test.
+# With more ranges of raw values than this, a lookup per pixel is the faster test.
 MOST_RANGES = 8
 
 
 class Foreground:
-    """Tells which pixels of a label map are foreground: neither ignored nor background.
+    """The test of which pixels of a label map are foreground: neither ignored nor background.
 
     Called with raw values (h, w), uint8 or uint16, it returns a mask, bool of the same shape.
 
     Args:
-        table: raw value to class id, 65536 entries, uint8.
-        background: the background's class id, or None when every class counts.
+        lut: The lookup table from raw value to class id, 65536 entries, uint8.
+        background: The class id of the background, or None when every class counts.
     """
 
-    def __init__(self, table: NDArray[np.uint8], background: int | None) -> None:
-        self._is_foreground = table != IGNORED
+    def __init__(self, lut: NDArray[np.uint8], background: int | None) -> None:
+        self._is_foreground = lut != IGNORED
         if background is not None:
-            self._is_foreground &= table != background
+            self._is_foreground &= lut != background
         steps = np.flatnonzero(np.diff(self._is_foreground, prepend=False, append=False))
         self._ranges = [(int(first), int(stop) - 1) for first, stop in steps.reshape(-1, 2)]
 
     def __call__(self, raw: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """The mask of the foreground."""
+        """Return the mask of the foreground."""
         largest = np.iinfo(raw.dtype).max
         ranges = [(first, min(last, largest)) for first, last in self._ranges if first <= largest]
         if len(ranges) > MOST_RANGES:
-            found: NDArray[np.bool_] = self._is_foreground.take(raw)
-            return found
+            looked_up: NDArray[np.bool_] = self._is_foreground.take(raw)
+            return looked_up
         mask = np.zeros(raw.shape, np.bool_)
         for start in range(0, len(raw), ROWS):
             values, part = raw[start : start + ROWS], mask[start : start + ROWS]
             highest = values.max(initial=0)
             for first, last in ranges:
                 if first <= highest:
-                    # Below `first` the difference wraps around to a large one: one comparison does for two.
+                    # Below `first` the difference wraps around to a large number, so one comparison replaces two.
                     part |= values - raw.dtype.type(first) <= last - first
         return mask
 
@@ -79,9 +79,10 @@ def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> Corner:
 
 
 def several_corners(foreground: NDArray[np.bool_], side: int, count: int) -> list[Corner]:
-    """Up to ``count`` corners, each of the window with the most foreground that no earlier one holds.
+    """Return up to ``count`` corners, each of the window with the most foreground outside all earlier windows.
 
-    The first is that of :func:`max_foreground_corner`, whatever it holds; there are fewer when nothing is left.
+    The first is the corner of :func:`max_foreground_corner`, even without foreground. There are fewer than ``count``
+    corners when no foreground is left.
     """
     left_over = foreground.copy()
     corners: list[Corner] = []
@@ -93,20 +94,20 @@ def several_corners(foreground: NDArray[np.bool_], side: int, count: int) -> lis
 
 
 def tiles(height: int, width: int, side: int, overlap: int) -> list[Corner]:
-    """The corners, in reading order, of windows that cover an image.
+    """Return the corners, in row order, of windows that cover an image.
 
     Args:
-        height: of the image in px.
-        width: of the image in px.
-        side: of the windows in px; one larger than the image starts at 0.
-        overlap: of neighbouring windows in px, less than ``side``; the last of a row or column is moved back into the
-            image and overlaps more.
+        height: The height of the image in px.
+        width: The width of the image in px.
+        side: The side of the windows in px; a window larger than the image starts at 0.
+        overlap: The overlap of neighboring windows in px, less than ``side``. The last window of a row or column is
+            moved back into the image and overlaps more.
     """
     return [(top, left) for top in _starts(height, side, overlap) for left in _starts(width, side, overlap)]
 
 
 def random_corners(shape: tuple[int, int], side: int, count: int, rng: np.random.Generator) -> list[Corner]:
-    """Corners of ``count`` windows within an image of this shape, all equally probable."""
+    """Return the corners of ``count`` random windows within an image of this shape, all equally probable."""
     last = np.maximum(np.array(shape) - side, 0)
     return [(int(top), int(left)) for top, left in rng.integers(last, size=(count, 2), endpoint=True)]
 
@@ -114,7 +115,7 @@ def random_corners(shape: tuple[int, int], side: int, count: int, rng: np.random
 def cut(
     image: NDArray[np.uint8], label: NDArray[np.uint8], corner: Corner, side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The square at ``corner`` of image (h, w, 3) and label (h, w); what lies outside is black and ignored."""
+    """Cut the square at ``corner`` from image (h, w, 3) and label (h, w); pixels outside are black and ignored."""
     top, left = corner
     return _pad(image[top : top + side, left : left + side], label[top : top + side, left : left + side], side)
 
@@ -122,10 +123,10 @@ def cut(
 def resize_pair(
     image: NDArray[np.uint8], label: NDArray[np.uint8], side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The whole of image (h, w, 3) and label (h, w), scaled so that the longer side is ``side`` px.
+    """Scale image (h, w, 3) and label (h, w) so that the longer side is ``side`` px, and pad them to a square.
 
-    Images are averaged over areas when they shrink, interpolated when they grow; a label is that of the nearest pixel.
-    What is missing of the square, at the bottom or the right, is black and ignored.
+    Images are averaged over areas when they shrink and interpolated when they grow; a label is that of the nearest
+    pixel. The padding, at the bottom or the right, is black and ignored.
     """
     height, width = label.shape
     longer = max(height, width)

@@ -1,8 +1,8 @@
-"""Exclusions: the images, and the parts of images, that a person took out of the data, in one CSV file.
+"""Exclusions: the images and parts of images that a person removed from the data, in one CSV file.
 
 The columns are ``key``, ``top``, ``left``, ``height`` and ``width``: a box in px of the source image. A row without a
-box leaves the whole image out. Further columns say nothing to Segline, and the line that names the columns may come
-again, so that what evaluate lists can be appended as it is.
+box excludes the whole image. Further columns are ignored, and the line with the names of the columns may be repeated,
+so that the list which evaluate writes (``missing_labels.csv``) can be appended as it is.
 """
 
 import csv
@@ -27,47 +27,53 @@ UTF8_OF_SPREADSHEETS = "utf-8-sig"
 
 @dataclass(frozen=True)
 class Exclusions:
-    """What is left out: ``keys`` are whole images, ``regions`` the boxes in the image of a key."""
+    """The excluded data.
+
+    Attributes:
+        keys: The keys of the images that are excluded as a whole.
+        regions: The excluded boxes by the key of their image.
+    """
 
     keys: frozenset[str] = frozenset()
     regions: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
-        """The SHA-256 over what is excluded; order, repetition and further columns do not count."""
-        what = (sorted(self.keys), sorted((key, sorted(set(boxes))) for key, boxes in self.regions.items()))
-        return hashlib.sha256(repr(what).encode()).hexdigest()
+        """The SHA-256 over the excluded data; order, repetition and further columns do not change it."""
+        content = (sorted(self.keys), sorted((key, sorted(set(boxes))) for key, boxes in self.regions.items()))
+        return hashlib.sha256(repr(content).encode()).hexdigest()
 
     def boxes(self, key: str) -> tuple[Box, ...]:
-        """The boxes in the image of this key."""
+        """Return the boxes in the image of this key."""
         return self.regions.get(key, ())
 
     def unknown(self, keys: Iterable[str]) -> list[str]:
-        """The keys in the file that are not among ``keys``, sorted."""
+        """Return the excluded keys that are not among ``keys``, sorted."""
         return sorted((self.keys | self.regions.keys()) - set(keys))
 
     def mask(self, ids: NDArray[np.uint8], key: str, corner: tuple[int, int] = (0, 0)) -> NDArray[np.uint8] | None:
-        """The class ids (h, w) with the image's boxes ignored; None when there is no box in them.
+        """Return the class ids (h, w) with the boxes of the image set to ignored; None when no box overlaps them.
 
         Args:
-            ids: of the whole image, or of a crop of it.
-            corner: of the crop, (top, left) in the image.
+            ids: The class ids of the whole image, or of a crop of it.
+            key: The key of the image.
+            corner: The corner of the crop, (top, left) in the image.
         """
         masked = ids.copy()
-        met = False
+        overlaps = False
         for box in self.boxes(key):
             top, left = box.top - corner[0], box.left - corner[1]
             part = masked[max(top, 0) : max(top + box.height, 0), max(left, 0) : max(left + box.width, 0)]
             part[:] = IGNORED
-            met |= part.size > 0
-        return masked if met else None
+            overlaps |= part.size > 0
+        return masked if overlaps else None
 
 
 def read_exclusions(path: Path) -> Exclusions:
-    """Read the file; one without rows excludes nothing.
+    """Read the file; a file without rows excludes nothing.
 
     Raises:
-        DataError: it is no CSV file of this form; with the line, what was got and what was expected.
+        DataError: The file has another form; the message has the line, what was got and what was expected.
     """
     keys: set[str] = set()
     regions: dict[str, list[Box]] = {}
@@ -108,12 +114,12 @@ def _columns(cells: list[str]) -> list[str]:
 def _key(row: dict[str, str]) -> str:
     key = row.get(KEY, "").strip()
     if not key:
-        raise ValueError("got no key, expected that of an image as in data/label/*/index.csv")
+        raise ValueError("got no key, expected the key of an image as in data/label/*/index.csv")
     return key
 
 
 def _box(row: dict[str, str]) -> Box | None:
-    """The box of a row; None when all its fields are empty."""
+    """Return the box of a row; None when all its fields are empty."""
     cells = {side: row.get(side, "").strip() for side in SIDES}
     given = [side for side, cell in cells.items() if cell]
     if not given:

@@ -1,4 +1,4 @@
-"""What is taken from an image: the fullest crops, tiles, random crops, or the whole frame."""
+"""Sampling of crops from images: the fullest crops, tiles, random crops, or the whole frame."""
 
 import hashlib
 from collections.abc import Callable
@@ -34,15 +34,15 @@ Corner = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """Takes crops from pairs.
+    """The source of the crops of pairs.
 
     Attributes:
-        tree: of the files.
-        layout: that reads them.
-        legend: the classes to learn.
-        settings: what to take.
-        exclusions: regions that are ignored.
-        seed: of random crops; those of a pair depend on it and on the pair's key alone.
+        tree: The tree with the files.
+        layout: The layout that reads the files.
+        legend: The classes to learn.
+        settings: The parameters of label.
+        exclusions: The regions to ignore.
+        seed: The seed of random crops; those of a pair depend on it and on the pair's key alone.
     """
 
     tree: Tree
@@ -53,13 +53,13 @@ class Sampler:
     seed: int = 0
 
     def crops(self, row: Row) -> list[Crop]:
-        """The crops of a pair, given its row of the manifest.
+        """Return the crops of a pair, given its row of the manifest.
 
         Raises:
-            DataError: a file cannot be read any more, or image and label no longer fit.
+            DataError: A file cannot be read any more, or image and label no longer match in size.
         """
         try:
-            raw = self.layout.read_label(self.tree, row["label"], row["plane"])
+            raw = self.layout.read_label(self.tree, row["label"], row["slice_index"])
             return self._cut(row, raw)
         except OSError as error:
             raise DataError(
@@ -68,7 +68,7 @@ class Sampler:
             ) from None
 
     def _cut(self, row: Row, raw: NDArray[np.integer]) -> list[Crop]:
-        read = partial(self.layout.read_image, self.tree, row["image"], row["plane"])
+        read = partial(self.layout.read_image, self.tree, row["image"], row["slice_index"])
         if self.settings.sampling == "resize":
             return [self._shrink(row, raw, read())]
         boxes = [self._box(corner, raw.shape) for corner in self._corners(row["key"], raw)]
@@ -92,7 +92,7 @@ class Sampler:
         return several_corners(foreground, settings.crop, settings.crops_per_image)
 
     def _box(self, corner: Corner, shape: tuple[int, ...]) -> Box:
-        """The crop's part of an image, which may be smaller than the crop."""
+        """Return the part of an image that a crop covers; it may be smaller than the crop."""
         top, left = corner
         return Box(top, left, min(self.settings.crop, shape[0] - top), min(self.settings.crop, shape[1] - left))
 
@@ -108,31 +108,31 @@ class Sampler:
     def _shrink(self, row: Row, raw: NDArray[Any], image: NDArray[np.uint8]) -> Crop:
         side = self.settings.crop
         small, ids = resize_pair(image, self._ids(raw, row["key"], (0, 0)), side)
-        # Of this second pair the label alone is wanted, so a pixel will do for its image.
+        # Only the label of this second pair is used, so one pixel is enough for its image.
         distances = self._distances(ids, lambda: resize_pair(image[:1, :1], raw, side)[1])
         return Crop(row["key"], row["group"], 0, 0, max(raw.shape) / side, small, ids, distances)
 
     def _distances(self, ids: NDArray[np.uint8], values: Callable[[], NDArray[np.integer]]) -> dict[str, Maps]:
-        """The distance maps of a finished crop, given how to make the raw values that its class ids come from."""
+        """Return the distance maps of a finished crop, given a function that returns its raw values."""
         if not self.settings.distances:
             return {}
         truth = Truth(ids, values(), len(self.legend.classes), self.legend.background)
         return {name: DISTANCES[name](truth) for name in self.settings.distances}
 
     def _ids(self, raw: NDArray[np.integer], key: str, corner: Corner) -> NDArray[np.uint8]:
-        """The class ids of a part of an image, given its raw values and where it begins."""
-        ids = self._table[raw]
+        """Return the class ids of a part of an image, given its raw values and its corner."""
+        ids = self._lut[raw]
         masked = self.exclusions.mask(ids, key, corner)
         return ids if masked is None else masked
 
     @cached_property
-    def _table(self) -> NDArray[np.uint8]:
-        """Raw value to class id; what the layout does not know is ignored."""
-        return np.where(self.legend.table == UNKNOWN, IGNORED, self.legend.table).astype(np.uint8)
+    def _lut(self) -> NDArray[np.uint8]:
+        """The lookup table from raw value to class id; values that the layout does not know are ignored."""
+        return np.where(self.legend.lut == UNKNOWN, IGNORED, self.legend.lut).astype(np.uint8)
 
     @cached_property
     def _is_foreground(self) -> Foreground:
-        return Foreground(self._table, self.legend.background)
+        return Foreground(self._lut, self.legend.background)
 
 
 def _part(box: Box) -> tuple[slice, slice]:

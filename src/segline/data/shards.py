@@ -1,8 +1,8 @@
-"""Shards: equally sized crops in memory-mapped files, and the data set that they make up.
+"""Shards: equally sized crops in memory-mapped files, and the data set that they form.
 
 A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-00000.npy`` (uint8, n x h x w;
-255 = ignored), on demand distance maps such as ``border-00000.npy`` (float16, n x c x h x w), and so on, and
-``index.csv`` with the key, group, corner and scale of every crop. Shards need not hold equally many crops.
+255 = ignored), if requested distance maps such as ``border-00000.npy`` (float16, n x c x h x w), further shards, and
+``index.csv`` with the key, group, corner and scale of every crop. Shards may differ in their number of crops.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ class Crop:
     """A finished crop.
 
     Attributes:
-        key: of the pair that it was taken from.
-        group: of that pair.
-        top: of the crop in the source image, in px.
-        left: of the crop in the source image, in px.
-        scale: px of the source image for one px of the crop.
-        image: (side, side, 3).
-        label: class ids (side, side).
-        distances: kind -> maps (channels, side, side), of the kinds that are asked for.
+        key: The key of the pair from which it was taken.
+        group: The group of that pair.
+        top: The top of the crop in the source image, in px.
+        left: The left of the crop in the source image, in px.
+        scale: The number of px of the source image for one px of the crop.
+        image: The pixels (side, side, 3).
+        label: The class ids (side, side).
+        distances: The maps (channels, side, side) of the requested kinds, by kind.
     """
 
     key: str
@@ -81,13 +81,13 @@ class Split:
 
     @cached_property
     def _distances(self) -> dict[str, list[Distances]]:
-        """The shards of every kind of distance map that is there."""
-        found: dict[str, list[Distances]] = {}
+        """The shards of every kind of distance map in the folder."""
+        shards: dict[str, list[Distances]] = {}
         for path in sorted(self.folder.glob("*-*.npy")):
             kind, _, _ = path.name.rpartition("-")
             if kind not in (IMAGES, LABELS):
-                found.setdefault(kind, []).append(np.load(path, mmap_mode="r"))
-        return found
+                shards.setdefault(kind, []).append(np.load(path, mmap_mode="r"))
+        return shards
 
     @cached_property
     def _starts(self) -> NDArray[np.intp]:
@@ -98,40 +98,40 @@ class Split:
         return len(self.index)
 
     def take(self, positions: Sequence[int] | NDArray[np.integer]) -> tuple[Images, Labels]:
-        """The crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
-        places = self._places(positions)
-        images = np.stack([self._maps[shard][0][row] for shard, row in places])
-        return images, np.stack([self._maps[shard][1][row] for shard, row in places])
+        """Return the crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
+        rows = self._rows(positions)
+        images = np.stack([self._maps[shard][0][row] for shard, row in rows])
+        return images, np.stack([self._maps[shard][1][row] for shard, row in rows])
 
     def take_distances(
         self, names: Sequence[str], positions: Sequence[int] | NDArray[np.integer]
     ) -> dict[str, NDArray[np.float32]]:
-        """The distance maps of these kinds at these positions, each (n, channels, h, w).
+        """Return the distance maps of these kinds at these positions, each (n, channels, h, w).
 
         Raises:
-            StageError: label made no such maps.
+            StageError: The data set has no such maps.
         """
         missing = [name for name in names if name not in self._distances]
         if missing:
             raise StageError(f"label.distances lacks {missing[0]!r}; add it and run `segline label` again")
-        places = self._places(positions)
+        rows = self._rows(positions)
         return {
-            name: np.stack([self._distances[name][shard][row] for shard, row in places]).astype(np.float32)
+            name: np.stack([self._distances[name][shard][row] for shard, row in rows]).astype(np.float32)
             for name in names
         }
 
     def batches(self, size: int) -> Iterator[tuple[Images, Labels]]:
-        """All crops in order, ``size`` at a time; the last batch may be smaller."""
+        """Generate all crops in order, ``size`` at a time; the last batch may be smaller."""
         for positions in self.ranges(size):
             yield self.take(positions)
 
     def ranges(self, size: int) -> Iterator[range]:
-        """The positions of :meth:`batches`."""
+        """Generate the positions of :meth:`batches`."""
         for start in range(0, len(self), size):
             yield range(start, min(start + size, len(self)))
 
-    def _places(self, positions: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, int]]:
-        """The shard of each position and the row in it."""
+    def _rows(self, positions: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, int]]:
+        """Return the shard of each position and the row in it."""
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         return list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
 
@@ -144,14 +144,14 @@ def write_shard(
     shape: tuple[int, int],
     distances: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Write one shard of a split, crop after crop, and last its ``part-00000.json``, which says that it is whole.
+    """Write one shard of a split, crop after crop, and at the end its ``part-00000.json``, which marks it as complete.
 
     Args:
-        folder: of the split.
-        number: of the shard.
-        crops: at least one, in order.
-        shape: (height, width) of the crops, in px.
-        distances: the kinds of distance maps that every crop has, and how many channels each has.
+        folder: The folder of the split.
+        number: The number of the shard.
+        crops: The crops in order, at least one.
+        shape: The height and width of the crops, in px.
+        distances: The kinds of distance maps of every crop, with the number of channels of each.
     """
     kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         LABELS: (np.uint8, shape),
@@ -178,7 +178,7 @@ def write_shard(
 
 
 def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
-    """Make the whole shards of a folder a split.
+    """Turn the complete shards of a folder into a split.
 
     Returns:
         The pixels of each label value (256), and the SHA-256 over index and shards.
@@ -197,22 +197,22 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
 
 
 def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:
-    """The head of a .npy file; NumPy leaves room in it for the first number of the shape to grow."""
+    """Write the head of a .npy file; NumPy leaves space in it for the first number of the shape to grow."""
     head = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, head)
 
 
 def open_split(dataset_dir: Path, name: str) -> Split:
-    """A split of the folder that label wrote.
+    """Open a split of the folder that label wrote.
 
     Raises:
-        StageError: it is not there, or not whole.
+        StageError: It is missing or incomplete.
     """
     split = Split(dataset_dir / name)
     try:
         sizes = [[len(labels) for _, labels in split._maps]]
         sizes += [list(map(len, maps)) for maps in split._distances.values()]
-        whole = len(split) == sum(sizes[0]) > 0 and all(found == sizes[0] for found in sizes)
+        whole = len(split) == sum(sizes[0]) > 0 and all(size == sizes[0] for size in sizes)
     except (OSError, ValueError, EOFError):
         whole = False
     if not whole:

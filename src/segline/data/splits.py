@@ -1,4 +1,4 @@
-"""Which pair is trained on, validated on and tested on: every pair in exactly one split, no group on two sides."""
+"""The assignment of pairs to training, validation and test: each pair to one split, and no group to two."""
 
 import hashlib
 
@@ -14,21 +14,21 @@ PASSES = 100
 
 
 def assign(rows: pd.DataFrame, amounts: NDArray[np.floating], settings: Split, seed: int) -> dict[str, list[int]]:
-    """The row positions of each split.
+    """Return the row positions of each split.
 
-    A layout's own split is kept when it has train and val; the validation split is then also the test set
-    if the layout has no test. Otherwise whole groups are dealt out, but for those of an official test split. With
-    folds, only an official test split is kept, and the rest is dealt to k folds.
+    A layout's own split is kept when it has train and val; if it has no test, the validation split is also the test
+    split. Otherwise whole groups are assigned, except those of an official test split. With folds, only an official
+    test split is kept, and the rest is divided into k folds.
 
     Args:
-        rows: the manifest's rows, with the columns ``group`` and ``split``.
-        amounts: (rows, kinds), what the ``balanced`` method evens out beside the number of pairs: a column for
-            each class with its pixels.
-        settings: the method, the shares, the folds.
-        seed: of the order in which groups are dealt.
+        rows: The manifest's rows, with the columns ``group`` and ``split``.
+        amounts: The quantities (rows, kinds) that the ``balanced`` method balances beside the number of pairs: the
+            pixels of each class.
+        settings: The method, the shares and the folds.
+        seed: The seed of the order in which groups are assigned.
 
     Raises:
-        DataError: a split would be empty.
+        DataError: A split would be empty.
     """
     official = {name: np.flatnonzero(rows["split"] == name).tolist() for name in SPLITS}
     if official["train"] and official["val"] and not settings.folds:
@@ -37,13 +37,13 @@ def assign(rows: pd.DataFrame, amounts: NDArray[np.floating], settings: Split, s
     free = np.flatnonzero(rows["split"] != "test")
     wanted = _wanted(settings, has_test=bool(official["test"]))
     groups = rows["group"].iloc[free].to_numpy(str)
-    # Folds come in a few runs, side by side: that they are even matters more than that they are stable.
+    # All folds are used in a few runs, so equal sizes matter more than stability.
     method = "balanced" if settings.folds else settings.method
-    sides = _deal(groups, amounts[free], list(wanted.values()), method, seed)
-    dealt = {name: free[sides == number].tolist() for number, name in enumerate(wanted)}
+    sides = _assign_groups(groups, amounts[free], list(wanted.values()), method, seed)
+    assigned = {name: free[sides == number].tolist() for number, name in enumerate(wanted)}
     if settings.folds:
-        dealt = _fold(list(dealt.values()), settings.fold, has_test=bool(official["test"]))
-    return {name: dealt.get(name, []) or official[name] for name in SPLITS}
+        assigned = _fold(list(assigned.values()), settings.fold, has_test=bool(official["test"]))
+    return {name: assigned.get(name, []) or official[name] for name in SPLITS}
 
 
 def _refuse_left_over(rows: pd.DataFrame) -> None:
@@ -56,7 +56,7 @@ def _refuse_left_over(rows: pd.DataFrame) -> None:
 
 
 def _wanted(settings: Split, *, has_test: bool) -> dict[str, float]:
-    """The sides to deal to and the share of each; they add up to 1."""
+    """Return the sides to assign to with the share of each; the shares add up to 1."""
     if settings.folds:
         return {str(number): 1 / settings.folds for number in range(settings.folds)}
     shares = {"train": settings.train, "val": settings.val} | ({} if has_test else {"test": settings.test})
@@ -70,51 +70,51 @@ def _fold(folds: list[list[int]], fold: int, *, has_test: bool) -> dict[str, lis
     return {"train": sorted(rest)} | {name: folds[number] for name, number in chosen.items()}
 
 
-def _deal(
+def _assign_groups(
     groups: NDArray[np.str_], amounts: NDArray[np.floating], shares: list[float], method: str, seed: int
 ) -> NDArray[np.intp]:
-    """The side of every pair, given its group; no side is empty."""
+    """Return the side of every pair, given its group; no side is empty."""
     names, member = np.unique(groups, return_inverse=True)
     if len(names) < len(shares):
         raise DataError(
-            f"{len(names)} group(s) cannot fill {len(shares)} splits without one being on two sides; add drives or "
+            f"{len(names)} group(s) cannot fill {len(shares)} splits without a group in two of them; add drives or "
             "patients"
         )
-    places = np.array([_place(name, seed) for name in names])
+    positions = np.array([_position(name, seed) for name in names])
     if method == "stable":
-        return _by_place(places, shares)[member]
+        return _by_position(positions, shares)[member]
     sums = np.zeros((len(names), 1 + amounts.shape[1]))
     np.add.at(sums, member, np.column_stack([np.ones(len(groups)), amounts]))
-    return _even_out(sums / np.maximum(sums.sum(0), 1e-9), shares, np.argsort(places))[member]
+    return _even_out(sums / np.maximum(sums.sum(0), 1e-9), shares, np.argsort(positions))[member]
 
 
-def _place(group: str, seed: int) -> float:
-    """A group's place between 0 and 1; it depends on nothing but its name and the seed."""
+def _position(group: str, seed: int) -> float:
+    """Return a group's position between 0 and 1, which depends on its name and the seed alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}\n{group}".encode()).digest()[:8], "big") / 2**64
 
 
-def _by_place(places: NDArray[np.floating], shares: list[float]) -> NDArray[np.intp]:
-    """The side whose interval a place lies in, so that further groups move none of these.
+def _by_position(positions: NDArray[np.floating], shares: list[float]) -> NDArray[np.intp]:
+    """Return the side whose interval contains each position, so that further groups move none of these groups.
 
-    An empty side, as happens with few groups, takes the group nearest to its interval from a side that has several.
+    An empty side, which happens with few groups, takes the group nearest to its interval from a side with several.
     """
     ends = np.cumsum(shares)
-    sides = np.minimum(np.searchsorted(ends, places, side="right"), len(shares) - 1)
+    sides = np.minimum(np.searchsorted(ends, positions, side="right"), len(shares) - 1)
     for side in range(len(shares)):
         if not (sides == side).any():
-            distance = np.abs(places - (ends[side] - shares[side] / 2))
+            distance = np.abs(positions - (ends[side] - shares[side] / 2))
             distance[np.bincount(sides, minlength=len(shares))[sides] < 2] = np.inf
             sides[distance.argmin()] = side
     return sides
 
 
 def _even_out(sums: NDArray[np.floating], shares: list[float], order: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Deal the largest groups first, each where the most is lacking, then move and swap while that improves.
+    """Assign the largest groups first, each to the side that lacks most, then move and swap while that improves.
 
     Args:
-        sums: (groups, kinds), each group's share of the whole.
-        shares: wanted on each side.
-        order: of groups that are equally large.
+        sums: The share of each group in the whole, (groups, kinds).
+        shares: The wanted share of each side.
+        order: The order of groups that are equally large.
     """
     goal = np.outer(shares, np.ones(sums.shape[1]))
     held = np.zeros_like(goal)
@@ -134,13 +134,13 @@ def _even_out(sums: NDArray[np.floating], shares: list[float], order: NDArray[np
 def _nearer(
     held: NDArray[np.floating], goal: NDArray[np.floating], side: NDArray[np.intp], more: NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    """By how much sides (n) miss the goal less or more once they hold ``more`` (n, kinds); less is better."""
+    """Return the change of the misfit of sides (n) once they also hold ``more`` (n, kinds); less is better."""
     before, after = (_miss(amount, goal[side]) for amount in (held[side], held[side] + more))
     return after - before
 
 
 def _miss(held: NDArray[np.floating], goal: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How badly amounts (n, kinds) fit: a class that a side lacks is worse than one of which it has too much."""
+    """Return the misfit of amounts (n, kinds): a lack of a class weighs more than an excess of it."""
     lack = goal - held
     misses: NDArray[np.floating] = np.square(lack) / np.where(lack > 0, goal**2, goal)
     sums: NDArray[np.floating] = misses.sum(axis=1)
@@ -154,7 +154,7 @@ def _improve(
     goal: NDArray[np.floating],
     sums: NDArray[np.floating],
 ) -> bool:
-    """Move a group, or swap it with one of another side, if that brings the sides nearer to the goal."""
+    """Move a group, or swap it with one of another side, if that reduces the misfit; return whether it did."""
     here = sides[group]
     elsewhere = np.flatnonzero(sides != here)
     alone = (sides == here).sum() == 1

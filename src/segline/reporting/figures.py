@@ -21,14 +21,14 @@ MAX_NAMED = 10
 
 
 def overlay(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
-    """Blend class colours over an image (h, w, 3); black classes and ignored pixels show the image."""
+    """Blend class colors over an image (h, w, 3); black classes and ignored pixels show the image."""
     colors, shown = _color_table(classes)
     blended = (1 - OPACITY) * image + OPACITY * colors[ids]
     return np.where(shown[ids][..., None], blended, image).astype(np.uint8)
 
 
 def outline(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
-    """Draw class colours on an image (h, w, 3) along the inner border of each region."""
+    """Draw class colors on an image (h, w, 3) along the inner border of each region."""
     colors, shown = _color_table(classes)
     padded = np.pad(ids, 1, mode="edge")
     neighbors = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
@@ -119,15 +119,15 @@ def _show(axis: Axes, image: NDArray[np.uint8], title: str) -> None:
 def _add_legend(figure: Figure, maps: Sequence[NDArray[np.integer]], classes: Sequence[LabelClass]) -> None:
     """Add a legend of the classes that occur, without the black ones."""
     present = sorted(set(np.concatenate([np.unique(ids) for ids in maps])) - {IGNORED})
-    shown = [classes[class_id] for class_id in present if classes[class_id].colour != BLACK]
-    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.colour), label=entry.name) for entry in shown]
+    shown = [classes[class_id] for class_id in present if classes[class_id].color != BLACK]
+    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.color), label=entry.name) for entry in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
 
 
 def _color_table(classes: Sequence[LabelClass]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the colour of each class id (256, 3) and whether it is shown (256)."""
+    """Return the color of each class id (256, 3) and whether it is shown (256)."""
     colors, shown = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
-    colors[: len(classes)] = [entry.colour for entry in classes]
-    shown[: len(classes)] = [entry.colour != BLACK for entry in classes]
+    colors[: len(classes)] = [entry.color for entry in classes]
+    shown[: len(classes)] = [entry.color != BLACK for entry in classes]
     shown[IGNORED] = False
     return colors, shown

@@ -119,7 +119,7 @@ def _leave_out(manifest: Manifest, statistics: pd.DataFrame, excluded: Exclusion
 def _content_key(whole: Shard) -> str:
     """Return what the shards depend on beside the code. Any number of workers makes the same bytes."""
     settings = as_json(replace(whole.settings, workers=1))
-    legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.table.tobytes()).hexdigest()
+    legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.lut.tobytes()).hexdigest()
     return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed}"
 
 

@@ -30,9 +30,9 @@ from segline.artifacts.validation import (
 from segline.config.params import Params
 from segline.config.sections import Validate
 from segline.data.pairs import checked, label_spec_of, layout_of, open_tree
-from segline.data.statistics import measure, reduction, relate
+from segline.data.statistics import find_duplicates, measure, reduction
 from segline.data.validation import drift
-from segline.data.validation.contact_sheet import HEIGHT, Tile, colour, write_sheet
+from segline.data.validation.contact_sheet import HEIGHT, Thumbnail, colorize, write_sheet
 from segline.data.validation.expectations import Outcome, Rule, check
 from segline.data.validation.rules import rules
 from segline.errors import DataError, StageError, TrackingError
@@ -79,7 +79,7 @@ def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> 
     with VALIDATION.writing(out, depends_on=manifest.content_hash) as work:
         with progress_bar("looking at pairs", len(manifest.rows)) as advance:
             statistics = measure(manifest, tree, pieces=work / PIECES, progress=advance)
-        table = _table(manifest, statistics, settings)
+        table = _lut(manifest, statistics, settings)
         drifted = _drift(params, table, tracking_uri)
         if drifted.unchecked and settings.severity.drift == "warn":
             log(f"validate: warning: {drifted.note}")
@@ -136,10 +136,10 @@ def quarantine(outcomes: Sequence[Outcome], told: dict[str, list[str]], table: p
     )
 
 
-def _table(manifest: Manifest, statistics: pd.DataFrame, settings: Validate) -> pd.DataFrame:
+def _lut(manifest: Manifest, statistics: pd.DataFrame, settings: Validate) -> pd.DataFrame:
     """Manifest, statistics, how the pairs stand to one another, and what only the rules need."""
     table = pd.concat([manifest.rows, statistics.drop(columns="key")], axis=1)
-    table = pd.concat([table, relate(table, distance=settings.duplicate_distance)], axis=1)
+    table = pd.concat([table, find_duplicates(table, distance=settings.duplicate_distance)], axis=1)
     table["shortest_side"] = table[["height", "width"]].min(axis=1)
     for name, sides in (("image_size", ("height", "width")), ("label_size", ("label_height", "label_width"))):
         height, width = (table[side].astype("string") for side in sides)
@@ -313,14 +313,14 @@ def _write_sheet(path: Path, table: pd.DataFrame, bad: pd.DataFrame, manifest: M
     write_sheet(path, tiles, heading=f"quarantined: {len(bad)} of {len(table)} pairs{more}")
 
 
-def _tile(row: dict[str, Any], said: dict[str, str], manifest: Manifest, tree: Tree) -> Tile:
+def _tile(row: dict[str, Any], said: dict[str, str], manifest: Manifest, tree: Tree) -> Thumbnail:
     """A pair as it can be shown: what could not be read is left out."""
     layout, image, label = layout_of(manifest.origin), None, None
     with suppress(OSError):
         if pd.notna(row["shortest_side"]):
             reduce = reduction(row["shortest_side"], HEIGHT)
-            image = layout.read_image(tree, row["image"], row["plane"], reduce=reduce)
+            image = layout.read_image(tree, row["image"], row["slice_index"], reduce=reduce)
     with suppress(OSError):
         if pd.notna(row["labelled_pixels"]):
-            label = colour(layout.read_label(tree, row["label"], row["plane"]), label_spec_of(manifest.origin))
-    return Tile(row["key"], said[row["key"]], image, label)
+            label = colorize(layout.read_label(tree, row["label"], row["slice_index"]), label_spec_of(manifest.origin))
+    return Thumbnail(row["key"], said[row["key"]], image, label)

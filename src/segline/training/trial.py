@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from segline.artifacts.bundle import FILE, Bundle, Member
+from segline.artifacts.bundle import FILE, Bundle, Member, write_description
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.data.shards import Split, open_split
 from segline.errors import SeglineError, StoppedError, TrainingError
-from segline.files.atomic import write_json
 from segline.files.hashing import file_hash
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
@@ -240,7 +239,7 @@ def _loss(terms: tuple[ComponentSpec, ...], description: DatasetInfo, edge_netwo
 def _write_candidate(trial: Trial, description: DatasetInfo) -> None:
     member = Member(trial.name, trial.cell.model.name, trial.cell.model.options, engine.WEIGHTS)
     (trial.folder / engine.CHECKPOINT).unlink()
-    write_json(trial.folder / FILE, asdict(Bundle(description.classes, description.background, (member,))))
+    write_description(trial.folder, Bundle(description.classes, description.background, (member,)))
 
 
 def _options(entry: Callable[..., Any], choice: ComponentSpec) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_few_pairs_are_not_compared(before, now):
 
 def test_what_is_missing_is_left_out():
     table = table_of(150)
-    table.loc[:20, "blur"] = pd.NA
+    table.loc[:20, "sharpness"] = pd.NA
     table.loc[100, "labelled_pixels"], table.at[100, "class_pixels"] = 0, [0, 0]
-    assert observed(table)[["blur", "share of car"]].notna().sum().to_list() == [129, 149]
+    assert observed(table)[["sharpness", "share of car"]].notna().sum().to_list() == [129, 149]
     assert (compare(table_of(200), table)["psi"] < 0.2).all()

@@ -1,6 +1,6 @@
 """``LAYOUTS``: the dataset layouts by name. A new layout is one file here and one line in the table.
 
-An entry makes a :class:`Layout`; its keyword-only parameters are the options of ``ingest.layout``.
+An entry returns a :class:`Layout`; its keyword-only parameters are the options of ``ingest.layout``.
 """
 
 from collections.abc import Callable

@@ -1,13 +1,13 @@
 """ADE20K's scene parsing set (SceneParsing 2016, 150 classes), as released in ``ADEChallengeData2016``.
 
 ``images/<part>/<name>.jpg`` goes with ``annotations/<part>/<name>.png``; the parts are training and validation.
-A label is 1 to 150 in the order of ``objectInfo150.txt``; 0 is everything else and ignored. Each photograph is
-of a place of its own, so it is a group of its own. Names are the first of the official synonyms; colours are the
-official ones, but for the skyscraper, which is as grey as the road there.
+A label is 1 to 150 in the order of ``objectInfo150.txt``; 0 is everything else and ignored. Each photograph shows
+another scene, so it is a group of its own. Names are the first of the official synonyms; colors are the official ones,
+except for the skyscraper, which officially has the gray of the road.
 """
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, prefix_of, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, match, prefix_of, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -167,9 +167,9 @@ PARTS = {"training": "train", "validation": "val"}
 
 
 def ade20k() -> Layout:
-    """The layout of ADE20K's scene parsing set."""
-    table = value_table([(0, IGNORED), *((index + 1, index) for index in range(len(CLASSES)))])
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, table))
+    """Return the layout of ADE20K's scene parsing set."""
+    lut = build_lut([(0, IGNORED), *((index + 1, index) for index in range(len(CLASSES)))])
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
@@ -177,7 +177,9 @@ def find_pairs(tree: Tree) -> list[Pair]:
     root = prefix_of(tree, "annotations/", "the ade20k layout (images/training, annotations/training, ...)")
     pairs = [pair for part in PARTS for pair in _of_part(tree, root, part)]
     if not pairs:
-        raise DataError(f"{tree.where}: no files in {root}annotations/training or validation; expected those of ADE20K")
+        raise DataError(
+            f"{tree.where}: no files in {root}annotations/training or validation; expected the files of ADE20K"
+        )
     return sorted(pairs, key=lambda pair: pair.key)
 
 

@@ -1,13 +1,13 @@
 """CamVid as SegNet released it: ``train/`` with ``trainannot/``, lists ``train.txt``, ``val.txt``, ``test.txt``.
 
-A list holds ``image label`` per line, relative to the folder or (as in SegNet's own) under ``/SegNet/CamVid``.
-Labels are 0 to 10; 11 is void and ignored. The file name carries the drive (``0001TP_006690``).
+A list has ``image label`` on each line, relative to the folder or (as in SegNet's own) under ``/SegNet/CamVid``.
+Labels are 0 to 10; 11 is void and ignored. The file name begins with the drive (``0001TP_006690``).
 """
 
 from pathlib import PurePosixPath
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, read_lines, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, read_lines
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -28,29 +28,29 @@ VOID = 11
 
 
 def camvid() -> Layout:
-    """The layout of SegNet's CamVid."""
-    table = value_table([*((value, value) for value in range(VOID)), (VOID, IGNORED)])
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, table))
+    """Return the layout of SegNet's CamVid."""
+    lut = build_lut([*((value, value) for value in range(VOID)), (VOID, IGNORED)])
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
-    """The pairs that the lists name; the official split is kept."""
-    there = [split for split in ("train", "val", "test") if f"{split}.txt" in tree.files]
-    if not there:
+    """Return the pairs on the lists; the official split is kept."""
+    listed = [split for split in ("train", "val", "test") if f"{split}.txt" in tree.files]
+    if not listed:
         raise DataError(
             f"{tree.where}: no train.txt, val.txt or test.txt; expected the camvid layout as SegNet released it"
         )
-    pairs = [_pair(line, split, tree) for split in there for line in read_lines(tree, f"{split}.txt")]
+    pairs = [_pair(line, split, tree) for split in listed for line in read_lines(tree, f"{split}.txt")]
     return sorted(pairs, key=lambda pair: pair.key)
 
 
 def _pair(line: str, split: str, tree: Tree) -> Pair:
-    """A pair as a line of a list names it; a file that is not there is left out of it."""
+    """Return the pair on a line of a list; a missing file has an empty path."""
     words = [word.removeprefix("/SegNet/CamVid/") for word in line.split()]
     if len(words) != 2:
         raise DataError(f"{tree.where}: {split}.txt: got the line {line!r}, expected `image label`")
     image, label = (word if word in tree.files else "" for word in words)
     if not image and not label:
-        raise DataError(f"{tree.where}: {split}.txt names {words[0]}, which is not there; add it or remove the line")
+        raise DataError(f"{tree.where}: {split}.txt names {words[0]}, which does not exist; add it or remove the line")
     key = PurePosixPath(words[0]).stem
     return Pair(key=key, image=image, label=label, group=key.split("_")[0], split=split)

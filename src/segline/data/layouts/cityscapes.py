@@ -1,8 +1,8 @@
 """Cityscapes, finely annotated: ``leftImg8bit/<split>/<city>/`` with ``gtFine/<split>/<city>/``.
 
-The classes are the 19 that are trained on; the other ids, such as the own car's, are ignored. The labels of the
-test cities are not public (those in ``gtFine/test`` are empty), so ``test`` is left out, and so is
-``train_extra``. A city is a group: its frames are from the same streets on the same day.
+The classes are the 19 of the benchmark; the other ids, such as that of the ego vehicle, are ignored. The labels of the
+test cities are not public (the files in ``gtFine/test`` are empty), so ``test`` is left out, and so is ``train_extra``.
+A city is a group: its frames are from the same streets on the same day.
 """
 
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import IGNORED, LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, prefix_of, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, match, prefix_of, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -36,10 +36,10 @@ CLASSES = (
     LabelClass("motorcycle", (0, 0, 230)),
     LabelClass("bicycle", (119, 11, 32)),
 )
-# The data set's own ids, 0 to 33, of these classes.
+# The ids of these classes in the data set, which has 0 to 33.
 IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 LAST_ID = 33
-# Number plates are -1 in the data set, which is one of these in a PNG.
+# License plates are -1 in the data set, which is one of these values in a PNG.
 NONE = (255, 65535)
 IMAGE_ENDING = "_leftImg8bit.png"
 
@@ -47,9 +47,9 @@ IMAGE_ENDING = "_leftImg8bit.png"
 def cityscapes(
     *, labels: Annotated[Literal["labelIds", "instanceIds", "labelTrainIds"], "which label maps to read"] = "labelIds"
 ) -> Layout:
-    """The layout of Cityscapes."""
-    table = _train_table() if labels == "labelTrainIds" else _id_table()
-    return Layout(find=lambda tree: find_pairs(tree, labels), legend=lambda _: LabelSpec(CLASSES, None, table))
+    """Return the layout of Cityscapes."""
+    lut = _train_id_lut() if labels == "labelTrainIds" else _id_lut()
+    return Layout(find=lambda tree: find_pairs(tree, labels), legend=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree, labels: str) -> list[Pair]:
@@ -73,12 +73,12 @@ def _of_split(tree: Tree, root: str, split: str, ending: str) -> list[Pair]:
     )
 
 
-def _train_table() -> NDArray[np.uint8]:
-    return value_table([*((index, index) for index in range(len(CLASSES))), *((value, IGNORED) for value in NONE)])
+def _train_id_lut() -> NDArray[np.uint8]:
+    return build_lut([*((index, index) for index in range(len(CLASSES))), *((value, IGNORED) for value in NONE)])
 
 
-def _id_table() -> NDArray[np.uint8]:
-    """Ids, and id * 1000 + instance of what has instances; a group that was not separated has its bare id."""
+def _id_lut() -> NDArray[np.uint8]:
+    """Return the table of ids and of id * 1000 + instance; objects that were not separated have the bare id."""
     class_of = dict.fromkeys((*range(LAST_ID + 1), *NONE), IGNORED) | {raw: index for index, raw in enumerate(IDS)}
     instances = ((raw, class_of[raw // 1000]) for raw in range(1000, (LAST_ID + 1) * 1000))
-    return value_table([*class_of.items(), *instances])
+    return build_lut([*class_of.items(), *instances])

@@ -1,9 +1,9 @@
 """HELEN as parsed by Smith et al. ("Exemplar-based face parsing", CVPR 2013): ``images/<name>.jpg`` and one folder
-of masks for each, ``labels/<name>/<name>_lbl00.png`` to ``_lbl10.png``.
+of masks per image, ``labels/<name>/<name>_lbl00.png`` to ``_lbl10.png``.
 
-A mask holds the probability of one class, 0 to 255; the class of a pixel is the likeliest, the first of equals.
-The lists are the split: ``exemplars.txt`` to train on, ``tuning.txt`` to validate and ``testing.txt`` to test on,
-``number , name`` per line. ``<photo>_<n>`` is a face of a photograph; the photograph is the group.
+A mask holds the probability of one class, 0 to 255; a pixel has the most probable class, the first of equals. The lists
+are the split: ``exemplars.txt`` for training, ``tuning.txt`` for validation and ``testing.txt`` for test, with
+``number , name`` on each line. ``<photo>_<n>`` is a face in a photograph; the photograph is the group.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ from segline.data.layouts.layout import (
     LabelSpec,
     Layout,
     Pair,
+    build_lut,
     by_name,
     from_lists,
     prefix_of,
     read_lines,
     under,
-    value_table,
 )
 from segline.errors import DataError
 from segline.files.trees import Tree
@@ -43,18 +43,18 @@ FIRST = "_lbl00.png"
 
 
 def helen() -> Layout:
-    """The layout of HELEN for face parsing."""
-    table = value_table((index, index) for index in range(len(CLASSES)))
+    """Return the layout of HELEN for face parsing."""
+    lut = build_lut((index, index) for index in range(len(CLASSES)))
     return Layout(
         find=find_pairs,
-        legend=lambda _: LabelSpec(CLASSES, 0, table),
-        read_label=read_likeliest,
+        legend=lambda _: LabelSpec(CLASSES, 0, lut),
+        read_label=read_most_probable,
         label_files=label_files,
     )
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
-    """The pairs that the lists name. A label stands by its first mask, and is missing when any of its masks is."""
+    """Return the pairs on the lists. A label has the path of its first mask, and is missing when any mask is."""
     root = prefix_of(tree, "labels/", "the helen layout (images/, labels/<name>/<name>_lbl00.png, exemplars.txt)")
     images = by_name(tree, under(tree, f"{root}images/", ".jpg"), lambda path: path.stem)
     masks = [
@@ -63,17 +63,17 @@ def find_pairs(tree: Tree) -> list[Pair]:
     labels = by_name(tree, masks, lambda path: path.name[: -len(FIRST)])
     lists = {split: _names(tree, f"{root}{name}") for name, split in LISTS.items()}
     if not any(lists.values()):
-        raise DataError(f"{tree.where}: no names in {root}{', '.join(LISTS)}; expected those of the helen layout")
+        raise DataError(f"{tree.where}: no names in {root}{', '.join(LISTS)}; expected the lists of the helen layout")
     return from_lists(tree, lists, images, labels, lambda name: name.rpartition("_")[0] or name)
 
 
 def label_files(path: str) -> tuple[str, ...]:
-    """The masks of all classes, given the first one's path."""
+    """Return the masks of all classes, given the path of the first one."""
     return tuple(f"{path[: -len('00.png')]}{index:02d}{path[-len('.png') :]}" for index in range(len(CLASSES)))
 
 
-def read_likeliest(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
-    """The likeliest class of each pixel; raises OSError."""
+def read_most_probable(tree: Tree, path: str, slice_index: int) -> NDArray[np.integer]:
+    """Read the most probable class of each pixel; raises OSError."""
     best = decode_label(tree.read(path))
     classes = np.zeros(best.shape, np.uint8)
     for index, part in enumerate(label_files(path)[1:], start=1):

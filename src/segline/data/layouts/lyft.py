@@ -1,11 +1,11 @@
 """The Lyft-Udacity challenge: frames of the CARLA simulator, ``<folder>/CameraRGB/`` with ``<folder>/CameraSeg/``.
 
-A label is the red channel, 0 to 12; 0 is the sky and all that has no class of its own. The own car's bonnet
-counts as a vehicle, as it does in the data. ``train``, ``val`` and ``test`` in a path are taken for a split;
-the released folders (``Train``, or ``dataA`` to ``dataE``) bring none that a model could be chosen by.
+A label is the red channel, 0 to 12; 0 is the sky and everything without a class of its own. The hood of the ego vehicle
+is labelled as a vehicle, as in the data. ``train``, ``val`` and ``test`` in a path are the split; the released folders
+(``Train``, or ``dataA`` to ``dataE``) have no split for validation.
 
-Frames carry a drive (``F61-12``, ``02_00_031``) that runs through all the folders, or a bare number; then 100
-numbers in a row stand for a drive. Neighbours in time look alike, so a drive is a group.
+The name of a frame begins with a drive (``F61-12``, ``02_00_031``), which may span several folders, or it is a number;
+then 100 consecutive numbers count as a drive. Frames close in time look alike, so a drive is a group.
 """
 
 from pathlib import PurePosixPath
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segline.classes import LabelClass
 from segline.data.decoding import decode_image
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, flat, match, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, flat, match, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -39,33 +39,33 @@ FRAMES_IN_A_ROW = 100
 
 
 def lyft() -> Layout:
-    """The layout of the Lyft-Udacity challenge."""
-    table = value_table((index, index) for index in range(len(CLASSES)))
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, table), read_label=read_red)
+    """Return the layout of the Lyft-Udacity challenge."""
+    lut = build_lut((index, index) for index in range(len(CLASSES)))
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, lut), read_label=read_red)
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
     """Pair the files of each ``CameraRGB`` with those of the ``CameraSeg`` beside it."""
-    found = [path for path in under(tree, "", ".png") if PurePosixPath(path).parent.name in (IMAGES, LABELS)]
-    images = [path for path in found if PurePosixPath(path).parent.name == IMAGES]
-    if not images or len(images) == len(found):
+    files = [path for path in under(tree, "", ".png") if PurePosixPath(path).parent.name in (IMAGES, LABELS)]
+    images = [path for path in files if PurePosixPath(path).parent.name == IMAGES]
+    if not images or len(images) == len(files):
         raise DataError(f"{tree.where}: no {IMAGES}/*.png with {LABELS}/*.png; expected the lyft layout")
-    labels = [path for path in found if PurePosixPath(path).parent.name == LABELS]
+    labels = [path for path in files if PurePosixPath(path).parent.name == LABELS]
     return flat(match(by_name(tree, images, _name), by_name(tree, labels, _name), _describe))
 
 
-def read_red(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
-    """The red channel of a label file; raises OSError."""
+def read_red(tree: Tree, path: str, slice_index: int) -> NDArray[np.integer]:
+    """Read the red channel of a label file; raises OSError."""
     return decode_image(tree.read(path))[..., 0]
 
 
 def _name(path: PurePosixPath) -> str:
-    """The path without the camera's folder and the suffix."""
+    """Return the path without the camera's folder and the suffix."""
     return str(path.parent.parent / path.stem)
 
 
 def _describe(name: str) -> tuple[str, str]:
-    """The drive and the split."""
+    """Return the drive and the split."""
     *folders, stem = name.lower().split("/")
     split = next((part for part in folders if part in ("train", "val", "test")), "")
     if stem.isdecimal():

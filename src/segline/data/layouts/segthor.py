@@ -1,8 +1,8 @@
 """SegTHOR (Lambert et al., IPTA 2020): CT of the chest, ``train/Patient_<n>/Patient_<n>.nii.gz`` with ``GT.nii.gz``.
 
-A volume is cut into its axial slices, counted from the feet; only these have square pixels. They are shown as
-radiologists look at them: the chest is up and the patient's right side is on the left. Hounsfield units become
-grey by the window. A patient is a group. Patients in ``test`` without a label map, as released, are left out.
+A volume is cut into its axial slices, counted from the feet; only these have square pixels. They have the radiological
+orientation: the chest is up and the patient's right side is on the left. The window converts Hounsfield units to gray.
+A patient is a group. Patients in ``test`` without a label map, as in the release, are left out.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from PIL import Image
 from segline.classes import LabelClass
 from segline.config.fields import Range, Unit
 from segline.data.boxes import Box
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -34,43 +34,45 @@ CLASSES = (
 ENDINGS = (".nii", ".nii.gz")
 LABEL = "GT"
 HEADER = 348
-# More than a compressed header can need, the file name in it included.
+# More bytes than a compressed header can have, including the file name in it.
 HEAD = 4096
-# An image and a label map of the patient being read and of the next one; about 100 MB each.
+# The image and the label map of the current patient and of the next one; about 100 MB each.
 VOLUMES = 4
 
 _lock = threading.Lock()
 
 
 class Geometry(NamedTuple):
-    """How the voxels of a volume lie."""
+    """The geometry of a volume."""
 
     shape: tuple[int, ...]
-    """To the patient's right, to the front and to the head."""
+    """The sizes towards the patient's right, front and head."""
     axes: str
-    """Where the file's own axes point, such as ``LPS``."""
+    """The directions of the file's own axes, such as ``LPS``."""
 
 
 def segthor(
     *,
-    level: Annotated[int, Range(-2000, 4000), Unit("HU"), "what is shown as middle grey"] = 40,
-    window: Annotated[int, Range(1, 8000), Unit("HU"), "from black to white"] = 400,
+    level: Annotated[int, Range(-2000, 4000), Unit("HU"), "the value that becomes middle gray"] = 40,
+    window: Annotated[int, Range(1, 8000), Unit("HU"), "the range from black to white"] = 400,
 ) -> Layout:
-    """The layout of SegTHOR."""
+    """Return the layout of SegTHOR."""
 
-    def read_image(tree: Tree, path: str, plane: int, *, box: Box | None = None, reduce: int = 1) -> NDArray[np.uint8]:
-        grey = Image.fromarray(_grey(_slice(tree, path, plane), level, window)).reduce(reduce)
-        top, left, height, width = box or Box(0, 0, grey.height, grey.width)
-        return np.stack([np.asarray(grey)[top : top + height, left : left + width]] * 3, axis=2)
+    def read_image(
+        tree: Tree, path: str, slice_index: int, *, box: Box | None = None, reduce: int = 1
+    ) -> NDArray[np.uint8]:
+        gray = Image.fromarray(_gray(_slice(tree, path, slice_index), level, window)).reduce(reduce)
+        top, left, height, width = box or Box(0, 0, gray.height, gray.width)
+        return np.stack([np.asarray(gray)[top : top + height, left : left + width]] * 3, axis=2)
 
-    table = value_table((index, index) for index in range(len(CLASSES)))
+    lut = build_lut((index, index) for index in range(len(CLASSES)))
     return Layout(
-        find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, table), read_image=read_image, read_label=read_label
+        find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, lut), read_image=read_image, read_label=read_label
     )
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
-    """Every slice of every patient; a patient whose volumes have no readable header stands as one slice."""
+    """Return every slice of every patient; a patient whose volumes have no readable header becomes one slice."""
     volumes = [PurePosixPath(path) for path in under(tree, "", *ENDINGS)]
     scans = [path for path in volumes if _bare(path) == path.parent.name]
     labels = [path for path in volumes if _bare(path) == LABEL]
@@ -91,36 +93,39 @@ def _of_patient(tree: Tree, patient: str, image: str, label: str) -> list[Pair]:
     known = {path: geometry for path in (image, label) if path and (geometry := _geometry(tree, path))}
     if len(set(known.values())) > 1:
         raise DataError(
-            f"{tree.where}: {image} is {_size(known[image])}, {label} is {_size(known[label])}; mend one or remove both"
+            f"{tree.where}: {image} is {_size(known[image])}, {label} is {_size(known[label])}; correct one or "
+            "remove both"
         )
-    planes = next((geometry.shape[2] for geometry in known.values()), 1)
+    slices = next((geometry.shape[2] for geometry in known.values()), 1)
     of_test = PurePosixPath(image or label).parent.parent.name == "test"
     if of_test and not label:
         return []
     split = "test" if of_test else ""
-    return [Pair(f"{patient}_{plane:03d}", image, label, patient, split, plane) for plane in range(planes)]
+    return [
+        Pair(f"{patient}_{slice_index:03d}", image, label, patient, split, slice_index) for slice_index in range(slices)
+    ]
 
 
-def read_label(tree: Tree, path: str, plane: int) -> NDArray[np.integer]:
-    """A slice of a label map; raises OSError."""
-    values = _slice(tree, path, plane)
+def read_label(tree: Tree, path: str, slice_index: int) -> NDArray[np.integer]:
+    """Read a slice of a label map; raises OSError."""
+    values = _slice(tree, path, slice_index)
     if np.any((values < 0) | (values > 65535) | (values % 1 != 0)):
         raise OSError("the label map has values that are not whole numbers of 0 to 65535")
     return values.astype(np.uint8 if values.dtype == np.uint8 else np.uint16)
 
 
-def _slice(tree: Tree, path: str, plane: int) -> NDArray[Any]:
-    """An axial slice as radiologists see it."""
+def _slice(tree: Tree, path: str, slice_index: int) -> NDArray[Any]:
+    """Return an axial slice in radiological orientation."""
     with _lock:
         volume = _volume(tree, path)
-    if plane >= volume.shape[2]:
-        raise OSError(f"the volume has {volume.shape[2]} slices, none with the number {plane}")
-    return volume[::-1, ::-1, plane].T
+    if slice_index >= volume.shape[2]:
+        raise OSError(f"the volume has {volume.shape[2]} slices, none with the number {slice_index}")
+    return volume[::-1, ::-1, slice_index].T
 
 
 @lru_cache(maxsize=VOLUMES)
 def _volume(tree: Tree, path: str) -> NDArray[Any]:
-    """The values of a volume along the axes of :class:`Geometry`; OSError when it cannot be read."""
+    """Return the values of a volume along the axes of :class:`Geometry`; raises OSError when it cannot be read."""
     from nibabel.orientations import apply_orientation, io_orientation
 
     data = tree.read(path)
@@ -139,7 +144,7 @@ def _volume(tree: Tree, path: str) -> NDArray[Any]:
 
 
 def _geometry(tree: Tree, path: str) -> Geometry | None:
-    """From the first bytes of a file; None when they are no header."""
+    """Read the geometry from the first bytes of a file; None when they are no header."""
     from nibabel.orientations import aff2axcodes, io_orientation
 
     try:
@@ -153,7 +158,7 @@ def _geometry(tree: Tree, path: str) -> Geometry | None:
 
 
 def _header(data: bytes) -> Any:
-    """A NIfTI header that describes a volume; raises OSError."""
+    """Return a NIfTI header that describes a volume; raises OSError."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
@@ -170,14 +175,14 @@ def _header(data: bytes) -> Any:
     return header
 
 
-def _grey(values: NDArray[Any], level: int, window: int) -> NDArray[np.uint8]:
+def _gray(values: NDArray[Any], level: int, window: int) -> NDArray[np.uint8]:
     shown = (values.astype(np.float32) - (level - window / 2)) * np.float32(255 / window)
-    grey: NDArray[np.uint8] = np.rint(np.clip(np.nan_to_num(shown), 0, 255)).astype(np.uint8)
-    return grey
+    gray: NDArray[np.uint8] = np.rint(np.clip(np.nan_to_num(shown), 0, 255)).astype(np.uint8)
+    return gray
 
 
 def _bare(path: PurePosixPath) -> str:
-    """The file's name without its endings."""
+    """Return the file's name without its suffixes."""
     name = path.name.removesuffix(path.suffix)
     return name[: -len(".nii")] if name.lower().endswith(".nii") else name
 

@@ -1,12 +1,12 @@
 """PASCAL VOC: ``JPEGImages``, ``SegmentationClass`` and the lists in ``ImageSets/Segmentation``.
 
-Labels are palette images: 0 is the background, 255 the void borders of objects and ignored. Photographs are of
-places of their own, so each is a group of its own. Names on the test list count when their labels are there;
-those of VOC 2012 are not public.
+Labels are palette images: 0 is the background, 255 are the void borders of objects, which are ignored. Each photograph
+shows another scene, so it is a group of its own. Names on the test list are used if their labels exist; the labels of
+VOC 2012 are not public.
 
-With ``augmented``, train on the larger set of Hariharan et al. ("Semantic contours from inverse detectors", ICCV
-2011), whose labels are in ``SegmentationClassAug``: the names on ``train_aug.txt`` or, without that list, every label
-that ``val.txt`` does not name. Validation keeps its list and its labels, and is never trained on.
+With ``augmented``, the training set is the larger set of Hariharan et al. ("Semantic contours from inverse detectors",
+ICCV 2011), whose labels are in ``SegmentationClassAug``: the names on ``train_aug.txt`` or, without that list, every
+label that ``val.txt`` does not name. Validation keeps its list and its labels and is never used for training.
 """
 
 from pathlib import PurePosixPath
@@ -17,12 +17,12 @@ from segline.data.layouts.layout import (
     LabelSpec,
     Layout,
     Pair,
+    build_lut,
     by_name,
     from_lists,
     prefix_of,
     read_lines,
     under,
-    value_table,
 )
 from segline.errors import DataError
 from segline.files.trees import Tree
@@ -54,13 +54,13 @@ LISTS = "ImageSets/Segmentation/"
 
 
 def voc(*, augmented: Annotated[bool, "train on the labels in SegmentationClassAug too"] = False) -> Layout:
-    """The layout of PASCAL VOC."""
-    table = value_table([*((index, index) for index in range(len(CLASSES))), (255, IGNORED)])
-    return Layout(find=lambda tree: find_pairs(tree, augmented), legend=lambda _: LabelSpec(CLASSES, 0, table))
+    """Return the layout of PASCAL VOC."""
+    lut = build_lut([*((index, index) for index in range(len(CLASSES))), (255, IGNORED)])
+    return Layout(find=lambda tree: find_pairs(tree, augmented), legend=lambda _: LabelSpec(CLASSES, 0, lut))
 
 
 def find_pairs(tree: Tree, augmented: bool) -> list[Pair]:
-    """The pairs that the lists name; the official split is kept."""
+    """Return the pairs on the lists; the official split is kept."""
     root = prefix_of(tree, LISTS, f"the voc layout (JPEGImages, SegmentationClass, {LISTS}train.txt)")
     images = by_name(tree, under(tree, f"{root}JPEGImages/", ".jpg"), _stem)
     labels = by_name(tree, under(tree, f"{root}SegmentationClass/", ".png"), _stem)
@@ -75,12 +75,12 @@ def find_pairs(tree: Tree, augmented: bool) -> list[Pair]:
         labels = more | {name: path for name, path in labels.items() if name in kept}
     lists["test"] = [name for name in lists["test"] if name in labels]
     if not any(lists.values()):
-        raise DataError(f"{tree.where}: no names in {root}{LISTS}train.txt or val.txt; expected those of VOC")
+        raise DataError(f"{tree.where}: no names in {root}{LISTS}train.txt or val.txt; expected the names of VOC")
     return from_lists(tree, lists, images, labels, lambda name: name)
 
 
 def _names(tree: Tree, path: str) -> list[str]:
-    """The names on a list, if there is one; lists of the augmented set hold paths: ``/JPEGImages/<name>.jpg ...``."""
+    """Return the names on a list, if it exists; lists of the augmented set have paths: ``/JPEGImages/<name>.jpg``."""
     lines = read_lines(tree, path) if path in tree.files else []
     return [PurePosixPath(line.split()[0]).stem if "/" in line else line.strip() for line in lines]
 

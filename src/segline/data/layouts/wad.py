@@ -1,9 +1,9 @@
 """WAD: the CVPR 2018 Workshop on Autonomous Driving segmentation data (Seed S0, section 3).
 
 ``train_color/<name>.jpg`` goes with ``train_label/<name>_instanceIds.png``, 16 bit, class * 1000 + instance;
-a group that was not separated has its bare id (161 to 168), and 0 and 255 are background.
+a group of objects that were not separated has the bare id (161 to 168), and 0 and 255 are background.
 ``train_video_list/*.txt`` names the frames of each drive; without these lists the date and camera in the file
-name (``170908_061502408_Camera_5``) stand for the drive.
+name (``170908_061502408_Camera_5``) identify the drive.
 """
 
 from pathlib import PureWindowsPath
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.classes import LabelClass
-from segline.data.layouts.layout import LabelSpec, Layout, Pair, by_name, match, read_lines, under, value_table
+from segline.data.layouts.layout import LabelSpec, Layout, Pair, build_lut, by_name, match, read_lines, under
 from segline.errors import DataError
 from segline.files.trees import Tree
 
@@ -26,17 +26,17 @@ CLASSES = (
     LabelClass("bus", (204, 121, 167)),
     LabelClass("tricycle", (86, 180, 233)),
 )
-# The data set's own ids. A group (id + 128) is a crowd of objects that were not separated.
+# The ids in the data set. A group (id + 128) is a crowd of objects that were not separated.
 MOVABLE = {33: 1, 34: 2, 35: 3, 36: 4, 37: 4, 38: 5, 39: 6, 40: 7}
 GROUPS = {value + 128: class_id for value, class_id in MOVABLE.items()}
-# Ids of things that do not move; S0 section 5.7 found them merged into the background.
+# The ids of immovable things, which S0 (section 5.7) found merged into the background.
 UNMOVABLE = (0, 1, 17, 49, 50, 65, 66, 67, 81, 82, 83, 84, 85, 86, 97, 98, 99, 100, 113)
 LABEL_SUFFIX = "_instanceIds.png"
 
 
 def wad() -> Layout:
-    """The layout of the WAD 2018 segmentation data."""
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, _table()))
+    """Return the layout of the WAD 2018 segmentation data."""
+    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, _lut()))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:
@@ -54,7 +54,7 @@ def find_pairs(tree: Tree) -> list[Pair]:
 
 
 def _drives(tree: Tree) -> dict[str, str]:
-    """Frame name to drive, from the lists; their paths are written with either slash."""
+    """Return the drive of each frame name, from the lists; their paths may have either slash."""
     lists = [path for path in tree.files if path.startswith("train_video_list/") and path.endswith(".txt")]
     return {
         PureWindowsPath(line.split()[-1]).name.removesuffix(LABEL_SUFFIX): PureWindowsPath(path).stem.removesuffix(
@@ -70,8 +70,8 @@ def _drive_in_name(key: str) -> str:
     return f"{date.partition('_')[0]}_{camera}"
 
 
-def _table() -> NDArray[np.uint8]:
-    """class * 1000 + instance, or the bare class id of what has no instances: groups and the background."""
+def _lut() -> NDArray[np.uint8]:
+    """Return the table of class * 1000 + instance, and of the bare class ids of groups and the background."""
     class_of = dict.fromkeys(UNMOVABLE, 0) | MOVABLE | GROUPS | {255: 0}
     separate = [(raw, class_of[raw // 1000]) for raw in range(1000, 65536) if raw // 1000 in class_of]
-    return value_table([*class_of.items(), *separate])
+    return build_lut([*class_of.items(), *separate])

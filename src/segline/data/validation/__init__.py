@@ -1,1 +1,1 @@
-"""The checks of raw data: rules, expectations, drift."""
+"""Validation of raw data: rules, expectations, drift, contact sheet."""

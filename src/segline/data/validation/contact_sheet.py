@@ -1,4 +1,4 @@
-"""A contact sheet: small pictures of pairs, each with its label map in colours and what is wrong with it."""
+"""A contact sheet: thumbnails of pairs, each with its label map in color and a text with its faults."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ WIDTH, HEIGHT, GAP = 190, 140, 10
 LINE, LINES, LETTERS = 14, 4, 62
 COLUMNS = 4
 PAPER, INK, FRAME = (255, 255, 255), (30, 30, 30), (225, 225, 225)
-IGNORED_COLOUR, UNKNOWN_COLOUR = (128, 128, 128), (255, 0, 255)
+IGNORED_COLOR, UNKNOWN_COLOR = (128, 128, 128), (255, 0, 255)
 
 
 @dataclass(frozen=True)
-class Tile:
+class Thumbnail:
     """A pair on the sheet.
 
     Attributes:
-        title: names it.
-        text: what is wrong with it.
-        image: RGB of any size, or None when there is none to show.
-        label: the label map in colours, likewise.
+        title: The name of the pair.
+        text: The faults of the pair.
+        image: The image, RGB of any size, or None when it cannot be shown.
+        label: The label map in color, RGB of any size, or None when it cannot be shown.
     """
 
     title: str
@@ -37,33 +37,33 @@ class Tile:
     label: NDArray[np.uint8] | None
 
 
-def colour(raw: NDArray[np.integer], legend: LabelSpec) -> NDArray[np.uint8]:
-    """A label map of about the size of a tile: its classes' colours, grey where ignored, magenta where unknown."""
-    colours = np.full((256, 3), UNKNOWN_COLOUR, np.uint8)
-    colours[: len(legend.classes)] = [entry.colour for entry in legend.classes]
-    colours[IGNORED], colours[UNKNOWN] = IGNORED_COLOUR, UNKNOWN_COLOUR
+def colorize(raw: NDArray[np.integer], legend: LabelSpec) -> NDArray[np.uint8]:
+    """Return a label map in its classes' colors, at about thumbnail size; gray: ignored, magenta: unknown."""
+    colors = np.full((256, 3), UNKNOWN_COLOR, np.uint8)
+    colors[: len(legend.classes)] = [entry.color for entry in legend.classes]
+    colors[IGNORED], colors[UNKNOWN] = IGNORED_COLOR, UNKNOWN_COLOR
     step = max(1, max(raw.shape) // (2 * WIDTH))
-    return np.asarray(colours[legend.table[raw[::step, ::step]]])
+    return np.asarray(colors[legend.lut[raw[::step, ::step]]])
 
 
-def write_sheet(path: Path, tiles: Sequence[Tile], *, heading: str) -> None:
-    """Write the sheet as a JPEG, atomically; without tiles it is the heading alone.
+def write_sheet(path: Path, thumbnails: Sequence[Thumbnail], *, heading: str) -> None:
+    """Write the sheet as a JPEG, atomically; without thumbnails it is the heading alone.
 
-    Tiles are numbered, because Pillow's font shows no letters but English ones.
+    Thumbnails are numbered, because Pillow's font has only English letters.
     """
     cell = (2 * WIDTH + 2 * GAP, HEIGHT + (LINES + 1) * LINE + 2 * GAP)
-    rows = -(-len(tiles) // COLUMNS)
+    rows = -(-len(thumbnails) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * cell[0] + GAP, rows * cell[1] + 3 * GAP + LINE), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     draw.text((GAP, GAP), heading, INK, font)
-    for number, tile in enumerate(tiles):
+    for number, thumbnail in enumerate(thumbnails):
         row, column = divmod(number, COLUMNS)
         left, top = GAP + column * cell[0], 3 * GAP + LINE + row * cell[1]
-        _paste(sheet, draw, font, (left, top), tile.image, Image.Resampling.BICUBIC)
-        _paste(sheet, draw, font, (left + WIDTH + 2, top), tile.label, Image.Resampling.NEAREST)
+        _paste(sheet, draw, font, (left, top), thumbnail.image, Image.Resampling.BICUBIC)
+        _paste(sheet, draw, font, (left + WIDTH + 2, top), thumbnail.label, Image.Resampling.NEAREST)
         lines = [
-            textwrap.shorten(f"{number + 1}. {tile.title}", LETTERS),
-            *textwrap.wrap(tile.text, LETTERS, max_lines=LINES),
+            textwrap.shorten(f"{number + 1}. {thumbnail.title}", LETTERS),
+            *textwrap.wrap(thumbnail.text, LETTERS, max_lines=LINES),
         ]
         draw.multiline_text((left, top + HEIGHT + 3), "\n".join(lines), INK, font, spacing=2)
     write_file(path, lambda temporary: sheet.save(temporary, "JPEG", quality=85))
@@ -77,7 +77,7 @@ def _paste(
     pixels: NDArray[np.uint8] | None,
     resampling: Image.Resampling,
 ) -> None:
-    """An image in a frame of the same size for all; a frame that says so when there is none."""
+    """Paste an image into a frame of fixed size, or a notice when there is no image."""
     left, top = corner
     draw.rectangle((left, top, left + WIDTH - 1, top + HEIGHT - 1), FRAME)
     if pixels is None:

@@ -1,4 +1,4 @@
-"""Drift: how far the statistics of a data set have moved from those of another."""
+"""Drift: how far the statistics of a data set have moved from those of a reference data set."""
 
 import json
 
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 COLUMNS = ["statistic", "psi", "before", "now"]
 BINS = 10
 FEWEST = 100
-"""Pairs that each side needs; with fewer, chance alone passes the usual threshold of 0.2 too often (with 100, for one
-statistic in 60)."""
+"""The number of pairs that each side needs. With fewer, chance alone exceeds the usual threshold of 0.2 too often (with
+100, for one statistic in 60)."""
 STATISTICS = ["height", "width", "brightness", "contrast", "sharpness", "foreground_share"]
 
 
 def compare(reference: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The drift of every statistic that both have: ``COLUMNS``, the means of both included.
+    """Return the drift of every statistic that both tables have, with the means of both, in ``COLUMNS``.
 
     Args:
-        reference: statistics of whole pairs, as in :mod:`segline.data.statistics`.
-        table: likewise. Classes are matched by name.
+        reference: The statistics of intact pairs, as in :mod:`segline.data.statistics`.
+        table: The statistics to compare. Classes are matched by name.
 
     Returns:
-        One row per statistic; none when either side has fewer than ``FEWEST`` pairs.
+        One row per statistic; no row when either side has fewer than ``FEWEST`` pairs.
     """
     before, now = observed(reference), observed(table)
     rows = []
@@ -35,7 +35,7 @@ def compare(reference: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def observed(table: pd.DataFrame) -> pd.DataFrame:
-    """The statistics that may drift, as floats: those in ``STATISTICS``, and each class's share of labelled pixels."""
+    """Return the statistics that may drift, as floats: ``STATISTICS``, and each class's share of labelled pixels."""
     plain = table[STATISTICS].astype(float)
     if table.empty:
         return plain
@@ -45,15 +45,16 @@ def observed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def stability_index(reference: NDArray[np.floating], values: NDArray[np.floating]) -> float:
-    """The population stability index ``sum_b (q_b - p_b) ln(q_b / p_b)``, less what chance adds to it.
+    """Return the population stability index ``sum_b (q_b - p_b) ln(q_b / p_b)``, corrected for chance.
 
-    The bins are those of the reference's deciles; a value on which several deciles fall has a bin of its own, so that
-    constant and mostly zero statistics are told apart from any other value. ``B`` of the bins hold anything.
-    ``p_b = (n_b + 1/2) / (n + B/2)`` is the reference's share of a bin and ``q_b`` likewise that of the ``m`` values;
-    the half keeps empty bins finite. Without any drift the sum is ``(B - 1) (1/n + 1/m)`` on average; this is taken
-    off, and the rest is at least 0. The usual reading is: below 0.1 none, from 0.1 on moderate, from 0.2 on large.
+    The bins are bounded by the reference's deciles; a value on which several deciles fall has a bin of its own, so that
+    constant and mostly zero statistics are distinguished from any other value. ``B`` of the bins are not empty.
+    ``p_b = (n_b + 1/2) / (n + B/2)`` is the reference's share of a bin, and ``q_b`` the share of the ``m`` values; the
+    half keeps empty bins finite. Without any drift the sum is ``(B - 1) (1/n + 1/m)`` on average; this is subtracted,
+    and the result is at least 0. The usual reading is: below 0.1 no drift, from 0.1 moderate drift, from 0.2 large
+    drift.
 
-    Source: Siddiqi, "Credit Risk Scorecards", 2006; for what chance adds, Yurdakul, "Statistical Properties of
+    Source: Siddiqi, "Credit Risk Scorecards", 2006; for the correction, Yurdakul, "Statistical Properties of
     Population Stability Index", 2018.
     """
     edges = _edges(reference)
@@ -67,10 +68,10 @@ def stability_index(reference: NDArray[np.floating], values: NDArray[np.floating
 
 
 def _edges(reference: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The deciles; behind one that is there several times another edge, so that it is alone in its bin."""
+    """Return the deciles; a repeated one is followed by another edge, so that it is alone in its bin."""
     deciles = np.quantile(reference, np.arange(1, BINS) / BINS, method="inverted_cdf")
-    found, times = np.unique(deciles, return_counts=True)
-    return np.sort(np.concatenate([found, np.nextafter(found[times > 1], np.inf)]))
+    values, times = np.unique(deciles, return_counts=True)
+    return np.sort(np.concatenate([values, np.nextafter(values[times > 1], np.inf)]))
 
 
 def _shares(counts: NDArray[np.integer]) -> NDArray[np.floating]:

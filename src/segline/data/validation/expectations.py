@@ -1,8 +1,8 @@
-"""Great Expectations: a suite of rules over a table, and its Data Docs page. The only importer of it.
+"""Great Expectations: a suite of rules over a table, and its Data Docs page. Only this module imports it.
 
-Everything stays in memory and offline: no project folder, no telemetry, nothing on the terminal. The page is
-rendered by Great Expectations itself, but inside our own frame, because its own one loads styles and scripts
-from seven public servers and its index is empty without them.
+Everything stays in memory and offline: no project folder, no telemetry, no output on the terminal. The page is rendered
+by Great Expectations itself, but inside a frame of Segline, because the original frame loads styles and scripts from
+seven public servers and its index is empty without them.
 """
 
 import html
@@ -24,16 +24,16 @@ SEVERITIES: dict[Severity, str] = {"stop": "critical", "quarantine": "warning", 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a table must fulfil.
+    """A rule that a table has to satisfy.
 
     Attributes:
-        slug: its name in parameters and records.
-        name: in words; it is what the Data Docs show.
-        expectation: the class in ``great_expectations.expectations``.
+        slug: The name in parameters and records.
+        name: The rule in words, as the Data Docs show it.
+        expectation: The class in ``great_expectations.expectations``.
         severity: ``stop`` ends the line, ``quarantine`` leaves the row out, ``warn`` only reports it.
-        options: its arguments.
-        reason: what to tell of a row that fails, with names of columns in braces; of a rule about the table as a
-            whole, what to tell of the table.
+        options: The arguments of the expectation.
+        reason: The message about a row that fails, with names of columns in braces; for a rule about the whole table,
+            the message about the table.
     """
 
     slug: str
@@ -46,7 +46,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A rule, whether it holds, and the keys of the rows for which it does not; none for a rule about the table."""
+    """The result of a rule.
+
+    Attributes:
+        rule: The rule.
+        success: Whether it is satisfied.
+        failing: The keys of the rows that fail; empty for a rule about the whole table.
+    """
 
     rule: Rule
     success: bool
@@ -54,34 +60,34 @@ class Outcome:
 
 
 def check(table: pd.DataFrame, rules: Sequence[Rule], *, key: str, appendix: str = "") -> tuple[list[Outcome], str]:
-    """Hold a table against the rules.
+    """Check a table against the rules.
 
-    A rule for a column passes over missing values, and over a table without rows: ask for rows and for values
-    with rules of their own.
+    A rule for a column ignores missing values and succeeds on a table without rows, so rows and values have to be
+    required by rules of their own.
 
     Args:
-        table: one row for each thing to judge.
-        rules: with slugs that differ.
-        key: the column that names a row.
+        table: The table, one row for each thing to check.
+        rules: The rules, with unique slugs.
+        key: The column that names a row.
         appendix: HTML for the end of the page.
 
     Returns:
         The outcomes in the order of the rules, and the Data Docs page, HTML that needs no other file.
 
     Raises:
-        RuntimeError: a rule could not be evaluated, as when its column is missing.
+        RuntimeError: A rule could not be evaluated, as when its column is missing.
     """
     with _quiet():
         result = _validate(table, rules, key)
-        found = {entry["expectation_config"]["meta"]["rule"]: entry for entry in result.to_json_dict()["results"]}
-        return [_outcome(rule, found[rule.slug], key) for rule in rules], _page(result, appendix)
+        entries = {entry["expectation_config"]["meta"]["rule"]: entry for entry in result.to_json_dict()["results"]}
+        return [_outcome(rule, entries[rule.slug], key) for rule in rules], _page(result, appendix)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's warnings and log away from the user, and its telemetry from being set up at all.
+    """Silence the library's warnings and log, and prevent its telemetry.
 
-    Release 1.24 has no telemetry any more; the variable is for others in the range that pyproject.toml allows.
+    Release 1.24 has no telemetry any more; the variable is for other releases that pyproject.toml allows.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     log = logging.getLogger("great_expectations")
@@ -96,7 +102,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _validate(table: pd.DataFrame, rules: Sequence[Rule], key: str) -> Any:
-    # Imported here: it takes seconds, which a run that cannot start should not cost.
+    # Imported here, because it takes seconds, which a run that cannot start should not spend.
     import great_expectations as gx
     from great_expectations.data_context.types.base import (
         DataContextConfig,
@@ -105,7 +111,7 @@ def _validate(table: pd.DataFrame, rules: Sequence[Rule], key: str) -> Any:
     )
 
     config = DataContextConfig(
-        # The default makes a temporary folder for a site and leaves it behind.
+        # The default creates a temporary folder for a site and does not delete it.
         store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
         analytics_enabled=False,
         progress_bars=ProgressBarsConfig(globally=False),
@@ -125,7 +131,7 @@ def _validate(table: pd.DataFrame, rules: Sequence[Rule], key: str) -> Any:
 
 
 def _escaped(table: pd.DataFrame) -> pd.DataFrame:
-    """The texts as HTML shows them: the page's tables take over names of files as they are."""
+    """Return the table with its texts escaped for HTML, because the page shows names of files as they are."""
     shown = table.copy()
     for name in table.select_dtypes(exclude="number"):
         shown[name] = table[name].map(html.escape, na_action="ignore")
@@ -154,7 +160,7 @@ def _page(result: Any, appendix: str) -> str:
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
 
-    # Equal tables have equal pages: without the time, and with running numbers in the ids instead of random ones.
+    # Equal tables give equal pages: the time is removed, and ids have consecutive instead of random numbers.
     result.meta.get("batch_markers", {}).pop("ge_load_time", None)
     document = ValidationResultsPageRenderer().render(result).to_json_dict()
     view, numbers = DefaultJinjaPageView(), count(1)
@@ -162,8 +168,8 @@ def _page(result: Any, appendix: str) -> str:
     return str(view.env.from_string(PAGE).render(document, appendix=appendix))
 
 
-# Class names and ids are those of Great Expectations' templates. Hidden: links into a site of many pages that is
-# not written, and the parts that need its scripts.
+# Class names and ids come from the templates of Great Expectations. Hidden are links into a site of many pages, which
+# is not written, and the parts that need its scripts.
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>

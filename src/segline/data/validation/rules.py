@@ -1,4 +1,4 @@
-"""The rules that validate holds the pairs against: names, severities, thresholds, and what to tell of a breach."""
+"""The rules of validate: names, severities, thresholds, and the messages about rows that fail."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,10 +8,10 @@ from segline.data.validation.expectations import Rule
 
 
 def rules(settings: Validate) -> list[Rule]:
-    """What the table must fulfil; all but drift."""
-    found = [*_rules_of_the_manifest(settings), *_rules_of_files(), *_rules_of_labels(settings)]
-    found += [*_rules_of_images(settings), *_rules_between_pairs()]
-    return [replace(rule, severity=getattr(settings.severity, rule.slug, "stop")) for rule in found]
+    """Return all rules for the table except drift."""
+    all_rules = [*_rules_of_the_manifest(settings), *_rules_of_files(), *_rules_of_labels(settings)]
+    all_rules += [*_rules_of_images(settings), *_rules_between_pairs()]
+    return [replace(rule, severity=getattr(settings.severity, rule.slug, "stop")) for rule in all_rules]
 
 
 def _rules_of_the_manifest(settings: Validate) -> list[Rule]:
@@ -36,10 +36,10 @@ def _rules_of_the_manifest(settings: Validate) -> list[Rule]:
         ),
         Rule(
             slug="key_twice",
-            name="no key is there twice",
+            name="every key is unique",
             expectation="ExpectColumnValuesToBeUnique",
             options={"column": "key"},
-            reason=f"the key {{key}} is in the manifest twice; {again}",
+            reason=f"the manifest has the key {{key}} twice; {again}",
         ),
     ]
 
@@ -51,24 +51,24 @@ def _rules_of_files() -> list[Rule]:
             "every label map has an image",
             "image",
             [""],
-            "{label}: it has no image; add the image or remove the label map",
+            "{label}: the label map has no image; add the image or remove the label map",
         ),
         _rule_against(
             "label_missing",
             "every image has a label map",
             "label",
             [""],
-            "{image}: it has no label map; add the label map or remove the image",
+            "{image}: the image has no label map; add the label map or remove the image",
         ),
         _rule_of_empty(
             "image_unreadable",
-            "the image can be read to its end",
+            "the image can be read completely",
             "image_error",
             "{image}: {image_error}; write the file again or remove the pair",
         ),
         _rule_of_empty(
             "label_unreadable",
-            "the label map can be read to its end",
+            "the label map can be read completely",
             "label_error",
             "{label}: {label_error}; write the file again or remove the pair",
         ),
@@ -128,32 +128,32 @@ def _rules_of_images(settings: Validate) -> list[Rule]:
         ),
         _rule_of_range(
             "brightness",
-            f"the mean grey level is {low:g} to {high:g}",
+            f"the mean gray level is {low:g} to {high:g}",
             "brightness",
             {"min_value": low, "max_value": high},
-            f"{{image}}: the mean grey level is {{brightness:.1f}}, expected {low:g} to {high:g}",
+            f"{{image}}: the mean gray level is {{brightness:.1f}}, expected {low:g} to {high:g}",
         ),
         _rule_of_range(
             "sharpness",
             f"the variance of the Laplacian is at least {settings.min_sharpness:g}",
             "sharpness",
             {"min_value": settings.min_sharpness},
-            f"{{image}}: blurred or empty, the variance of its Laplacian is {{sharpness:.1f}}, expected at least "
-            f"{settings.min_sharpness:g}",
+            f"{{image}}: the image is blurred or empty, the variance of its Laplacian is {{sharpness:.1f}}, expected "
+            f"at least {settings.min_sharpness:g}",
         ),
         Rule(
             slug="channels",
             name="the image is RGB",
             expectation="ExpectColumnValuesToBeInSet",
             options={"column": "mode", "value_set": ["RGB", ""]},
-            reason="{image}: its channels are {mode}, converted to RGB",
+            reason="{image}: the channels are {mode} and are converted to RGB",
         ),
         _rule_of_range(
             "bit_depth",
             "the image has at most 8 bits per channel",
             "bits",
             {"max_value": 8},
-            "{image}: it has {bits} bits per channel, of which the upper 8 are kept",
+            "{image}: the image has {bits} bits per channel, of which the upper 8 are kept",
         ),
     ]
 
@@ -164,11 +164,11 @@ def _rules_between_pairs() -> list[Rule]:
             "label_conflict",
             "no image has two label maps",
             "conflicts_with",
-            "{image}: the same image as {conflicts_with} but another label map; keep the right pair, remove the other",
+            "{image}: the same image as {conflicts_with} with another label map; keep the right pair, remove the other",
         ),
         _rule_of_empty(
             "duplicate",
-            "no pair is there twice",
+            "every pair is unique",
             "duplicate_of",
             "{image}: the same image and label map as {duplicate_of}, which is kept; remove one of the pairs",
         ),
@@ -176,13 +176,13 @@ def _rules_between_pairs() -> list[Rule]:
             "near_duplicate",
             "no two images on different sides of a split look alike",
             "looks_like",
-            "{image}: looks like {looks_like}; let both be on one side of the split or remove one",
+            "{image}: looks like {looks_like}; move both to one side of the split or remove one",
         ),
         _rule_of_empty(
             "group_in_splits",
             "every group is in one split",
             "other_splits",
-            "{key}: its group {group} is in {split} and in {other_splits}; keep a group in one split",
+            "{key}: the group {group} is in {split} and in {other_splits}; keep each group in one split",
         ),
     ]
 

@@ -29,7 +29,7 @@ MOST_FRAMES = 10_000  # per drive, so that the times in the names of two drives 
 CHUNK = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A frame to render; `drops_label` says whether one of its objects stays without a label."""
 
@@ -68,7 +68,14 @@ def write_streets(
     names = [name_frames(folder, seed, drive, frames_per_drive) for drive in range(drives)]
     incomplete = _choose_frames(seed, drives * frames_per_drive, missing_label_share)
     tasks = [
-        Task(seed, drive, frame, (height, width), drive * frames_per_drive + frame in incomplete, files)
+        Task(
+            seed=seed,
+            drive=drive,
+            frame=frame,
+            size=(height, width),
+            drops_label=drive * frames_per_drive + frame in incomplete,
+            files=files,
+        )
         for drive, drive_files in enumerate(names)
         for frame, files in enumerate(drive_files.frames)
     ]

@@ -56,7 +56,7 @@ class Pose:
         return Pose(right, ahead, self.heading + turn)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Camera:
     """A pinhole camera.
 

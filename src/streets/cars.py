@@ -33,7 +33,7 @@ from streets.paint import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CarShape:
     """The side view of a car: `rear_pane` and `windshield` are edges of the profile."""
 

@@ -38,7 +38,7 @@ class Street:
         return self.crossing is not None and self.crossing[0] - margin < along < self.crossing[1] + margin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drive:
     """A video.
 

@@ -1,7 +1,7 @@
 """The weather and the light of a drive, and how they color a surface."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Weather:
     clouds: float  # share of the sky, 0-1
     ambient: float
     direct: float  # light that has a direction and throws shadows
+    _: KW_ONLY
     tint: Color  # factors per channel
     haze: float
     wet: float = 0.0  # how much of the sky the road reflects, 0-1
@@ -32,7 +33,7 @@ class Weather:
     def brightness(self, normal: Point) -> float:
         """Return the light that falls on a surface with this outward normal."""
         facing = sum(a * b for a, b in zip(normal, self.sun, strict=True))
-        overhead = 0.85 + 0.15 * normal[2]  # the sky lights what looks up more than what looks sideways
+        overhead = 0.85 + 0.15 * normal[2]  # the sky lights horizontal surfaces more than upright ones
         return self.ambient * overhead + self.direct * max(facing, 0.0)
 
     def ink(self, color: Color, brightness: float, distance: float, glow: float = 0.0) -> Ink:
@@ -50,24 +51,39 @@ class Weather:
 
 WEATHERS: dict[str, Weather] = {
     "clear": Weather(
-        (84, 134, 200), (196, 214, 228), 0.35, 0.62, 0.66, (1.03, 1.0, 0.94), 0.0022, exposure=1.05, blur=0.3
+        (84, 134, 200), (196, 214, 228), 0.35, 0.62, 0.66, tint=(1.03, 1.0, 0.94), haze=0.0022, exposure=1.05, blur=0.3
     ),
-    "overcast": Weather((168, 175, 184), (205, 208, 210), 0.8, 0.86, 0.06, (0.97, 1.0, 1.04), 0.005),
+    "overcast": Weather((168, 175, 184), (205, 208, 210), 0.8, 0.86, 0.06, tint=(0.97, 1.0, 1.04), haze=0.005),
     "rain": Weather(
         (126, 134, 144),
         (168, 174, 180),
         0.7,
         0.76,
         0.03,
-        (0.93, 0.98, 1.05),
-        0.009,
+        tint=(0.93, 0.98, 1.05),
+        haze=0.009,
         wet=0.75,
         noise=3.5,
         blur=0.8,
     ),
-    "fog": Weather((196, 199, 201), (203, 205, 206), 0.1, 0.84, 0.02, (0.99, 1.0, 1.01), 0.026, blur=0.6),
-    "night": Weather((14, 17, 30), (46, 42, 48), 0.3, 0.27, 0.06, (1.0, 0.94, 0.9), 0.004, 0.3, True, 1.1, 6.0, 0.6),
-    "dusk": Weather((92, 96, 140), (226, 172, 136), 0.5, 0.5, 0.28, (1.06, 0.95, 0.92), 0.006, lamps=True, noise=4.0),
+    "fog": Weather((196, 199, 201), (203, 205, 206), 0.1, 0.84, 0.02, tint=(0.99, 1.0, 1.01), haze=0.026, blur=0.6),
+    "night": Weather(
+        (14, 17, 30),
+        (46, 42, 48),
+        0.3,
+        0.27,
+        0.06,
+        tint=(1.0, 0.94, 0.9),
+        haze=0.004,
+        wet=0.3,
+        lamps=True,
+        exposure=1.1,
+        noise=6.0,
+        blur=0.6,
+    ),
+    "dusk": Weather(
+        (92, 96, 140), (226, 172, 136), 0.5, 0.5, 0.28, tint=(1.06, 0.95, 0.92), haze=0.006, lamps=True, noise=4.0
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from streets.classes import BACKGROUND
 
-VISIBLE = 0.004  # of the picture: what a person would not overlook
+VISIBLE = 0.004  # share of the picture; nobody would overlook a larger object
 
 
 @dataclass(frozen=True)

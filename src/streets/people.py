@@ -20,7 +20,7 @@ SHOES: Color = (34, 32, 34)
 Joint = tuple[float, float, float]  # (forward, side, up) of the body
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Appearance:
     """The body and the clothes of a person; `stature` scales the whole figure (1 is 1.72 m)."""
 

@@ -17,7 +17,7 @@ from streets.traffic import VIEW_DISTANCE, SceneObject, visible_objects
 
 SMOOTH_UP_TO = 1_500_000  # pixels; larger pictures are drawn at their own size, smaller ones at twice that
 
-REFLECTED = 35.0  # meters; a wet road smears the images of what is farther beyond telling
+REFLECTED = 35.0  # meters; a wet road smears the images of farther objects beyond recognition
 
 
 @dataclass(frozen=True)

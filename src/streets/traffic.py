@@ -7,7 +7,7 @@ frame can be rendered without those before it.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from streets.camera import Camera, Pose
 from streets.canvas import Painter
@@ -99,6 +99,7 @@ class Belt:
     speed: float
     spacing: float
     fill: float
+    _: KW_ONLY
     kinds: Mapping[str, float]
     jitter: float = 0.0
     crosses: bool = False
@@ -150,20 +151,20 @@ def belts(drive: Drive) -> list[Belt]:
     strip_center = street.right - street.strip / 2
     pace = 0.0 if street.crossing else 1.0  # at a crossing the traffic waits
     along = [
-        Belt(-HALF_LANE - LANE / 2, TOWARDS, -6.5 * pace, 15.0, 0.55, MOTOR, 0.3),
-        Belt(strip_center - 0.7, AWAY, 4.2, 9.0, 0.4, CYCLES, 0.25),
-        Belt(street.left + 0.7 + street.strip / 2, TOWARDS, -4.0, 8.0, 0.45, CYCLES, 0.25),
-        Belt(street.right - 0.8, AWAY, 0.0, 7.0, 0.45, PARKED, 0.1),
-        Belt(street.left + 0.95, TOWARDS, 0.0, 7.0, 0.6, PARKED, 0.1),
-        Belt(street.right + 1.3, TOWARDS, -1.2, 3.0, 0.4, ON_FOOT, 0.8),
-        Belt(street.right + 2.2, AWAY, 1.3, 4.0, 0.4, ON_FOOT, 0.8),
-        Belt(street.left - 1.4, AWAY, 1.1, 3.0, 0.4, ON_FOOT, 0.8),
+        Belt(-HALF_LANE - LANE / 2, TOWARDS, -6.5 * pace, 15.0, 0.55, kinds=MOTOR, jitter=0.3),
+        Belt(strip_center - 0.7, AWAY, 4.2, 9.0, 0.4, kinds=CYCLES, jitter=0.25),
+        Belt(street.left + 0.7 + street.strip / 2, TOWARDS, -4.0, 8.0, 0.45, kinds=CYCLES, jitter=0.25),
+        Belt(street.right - 0.8, AWAY, 0.0, 7.0, 0.45, kinds=PARKED, jitter=0.1),
+        Belt(street.left + 0.95, TOWARDS, 0.0, 7.0, 0.6, kinds=PARKED, jitter=0.1),
+        Belt(street.right + 1.3, TOWARDS, -1.2, 3.0, 0.4, kinds=ON_FOOT, jitter=0.8),
+        Belt(street.right + 2.2, AWAY, 1.3, 4.0, 0.4, kinds=ON_FOOT, jitter=0.8),
+        Belt(street.left - 1.4, AWAY, 1.1, 3.0, 0.4, kinds=ON_FOOT, jitter=0.8),
         *_fixtures(drive),
     ]
     if street.lanes_right:
-        along.append(Belt(LANE, AWAY, drive.speed * 0.85 * pace, 15.0, 0.6, MOTOR, 0.3))
+        along.append(Belt(LANE, AWAY, drive.speed * 0.85 * pace, 15.0, 0.6, kinds=MOTOR, jitter=0.3))
     if street.lanes_left > 1:
-        along.append(Belt(-HALF_LANE - LANE * 1.5, TOWARDS, -5.0 * pace, 16.0, 0.5, MOTOR, 0.3))
+        along.append(Belt(-HALF_LANE - LANE * 1.5, TOWARDS, -5.0 * pace, 16.0, 0.5, kinds=MOTOR, jitter=0.3))
     return along + (_crossing_belts(*street.crossing) if street.crossing else [])
 
 
@@ -172,10 +173,10 @@ def _fixtures(drive: Drive) -> list[Belt]:
     rows = []
     for curb, out, heading in ((street.right, 1.0, LEFTWARDS), (street.left, -1.0, RIGHTWARDS)):
         rows += [
-            Belt(curb + 0.6 * out, AWAY, 0.0, 6.5, 0.5, CLUTTER, 0.2),
-            Belt(curb + (street.pavement - 0.7) * out, AWAY, 0.0, 8.0, 0.45, CLUTTER, 0.2),
-            Belt(curb + 0.8 * out, AWAY, 0.0, 9.0, 0.55, {"tree": 1.0}, 0.2),
-            Belt(curb + 0.5 * out, heading, 0.0, 26.0, 1.0, {"street lamp": 0.8, "signal": 0.2}),
+            Belt(curb + 0.6 * out, AWAY, 0.0, 6.5, 0.5, kinds=CLUTTER, jitter=0.2),
+            Belt(curb + (street.pavement - 0.7) * out, AWAY, 0.0, 8.0, 0.45, kinds=CLUTTER, jitter=0.2),
+            Belt(curb + 0.8 * out, AWAY, 0.0, 9.0, 0.55, kinds={"tree": 1.0}, jitter=0.2),
+            Belt(curb + 0.5 * out, heading, 0.0, 26.0, 1.0, kinds={"street lamp": 0.8, "signal": 0.2}),
         ]
     return rows
 
@@ -189,9 +190,9 @@ def _crossing_belts(start: float, stop: float) -> list[Belt]:
             1.1,
             3.6,
             0.5,
-            {"person": 1.0, "bicycle": 0.5, "tricycle": 0.15},
-            0.4,
-            True,
+            kinds={"person": 1.0, "bicycle": 0.5, "tricycle": 0.15},
+            jitter=0.4,
+            crosses=True,
         ),
         Belt(
             start - 1.4,
@@ -199,13 +200,13 @@ def _crossing_belts(start: float, stop: float) -> list[Belt]:
             -1.3,
             4.0,
             0.45,
-            {"person": 1.0, "motorbike": 0.2, "bicycle": 0.5},
-            0.4,
-            True,
+            kinds={"person": 1.0, "motorbike": 0.2, "bicycle": 0.5},
+            jitter=0.4,
+            crosses=True,
         ),
-        Belt(start + 2.8, RIGHTWARDS, 5.0, 13.0, 0.6, MOTOR, 0.3, True),
-        Belt(stop - 3.4, LEFTWARDS, -5.5, 13.0, 0.6, MOTOR, 0.3, True),
-        Belt(start + 0.6, RIGHTWARDS, 3.4, 7.0, 0.5, CYCLES, 0.2, True),
+        Belt(start + 2.8, RIGHTWARDS, 5.0, 13.0, 0.6, kinds=MOTOR, jitter=0.3, crosses=True),
+        Belt(stop - 3.4, LEFTWARDS, -5.5, 13.0, 0.6, kinds=MOTOR, jitter=0.3, crosses=True),
+        Belt(start + 0.6, RIGHTWARDS, 3.4, 7.0, 0.5, kinds=CYCLES, jitter=0.2, crosses=True),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Real servers on free ports of this machine, and the faults that real servers have."""
+"""Real servers on free ports of this machine, and the faults of real servers."""
 
 import base64
 import hashlib
@@ -23,14 +23,14 @@ PAGE = 7
 
 
 def free_port():
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 
 @contextmanager
 def s3_process(log):
-    """moto's S3 server in a process of its own; yields its address. Its listings have pages of PAGE objects."""
+    """Run moto's S3 server in another process and yield its address. Its listings have pages of PAGE objects."""
     port = free_port()
     words = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     with open(log, "wb") as stream:
@@ -66,7 +66,7 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Cut:
-    """Send this many bytes of the body, then close the connection; ``then`` is called in between."""
+    """Send so many bytes of the body, call ``then``, and close the connection."""
 
     after: int
     then: object = None
@@ -74,7 +74,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Whole:
-    """Answer with the whole, as a server does that knows neither Range nor If-Match."""
+    """Answer with the whole body, as a server does that knows neither Range nor If-Match."""
 
 
 @dataclass
@@ -82,8 +82,10 @@ class Faulty:
     """A server with faults: the first request meets the first fault, and so on; None is a good answer.
 
     Attributes:
-        asked: of every request its method, its path and its Range.
-        headers: of the last request.
+        faults: the faults of the next requests.
+        asked: the method, path and Range of every request.
+        headers: the headers of the last request.
+        address: the URL of the server.
     """
 
     faults: list = field(default_factory=list)
@@ -93,13 +95,13 @@ class Faulty:
 
     @property
     def ranges(self):
-        """Where the requests for a part began."""
+        """The first bytes of the requests for a part."""
         return [int(part.removeprefix("bytes=").split("-")[0]) for _, _, part in self.asked if part]
 
 
 @contextmanager
 def serving(answer, tls=None):
-    """A server whose good answers are ``answer(handler)`` -> status, headers, body; yields its :class:`Faulty`."""
+    """Run a server and yield its :class:`Faulty`; its good answers are ``answer(handler)`` -> status, headers, body."""
     faulty = Faulty()
 
     class Handler(BaseHTTPRequestHandler):
@@ -112,7 +114,7 @@ def serving(answer, tls=None):
             faulty.headers = dict(self.headers)
             fault = faulty.faults.pop(0) if faulty.faults else None
             if isinstance(fault, Refuse):
-                text = f"<Error><Code>{fault.code}</Code><Message>as wanted</Message></Error>".encode()
+                text = f"<Error><Code>{fault.code}</Code><Message>a planned fault</Message></Error>".encode()
                 status, headers, body = fault.status, {"Content-Type": "application/xml"}, text
             else:
                 if isinstance(fault, Whole):
@@ -156,7 +158,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def listening(handler, tls=None):
-    """A server in a thread on a free port, which it yields, until the block ends."""
+    """Run a server in a thread until the block ends, and yield its port."""
     server = _Server(("127.0.0.1", 0), handler)
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -172,7 +174,7 @@ def listening(handler, tls=None):
 
 @contextmanager
 def running(words, environment, log):
-    """A command in a group of processes of its own, which ends with the block."""
+    """Run a command in a process group of its own, which ends with the block."""
     with log.open("a") as stream:
         started = subprocess.Popen(
             words, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
@@ -189,7 +191,7 @@ def running(words, environment, log):
 
 
 def forward(address):
-    """The answers of another server."""
+    """Return the function that passes requests on to another server."""
     host = urlsplit(address).netloc
 
     def answer(handler):
@@ -200,15 +202,15 @@ def forward(address):
         response = connection.getresponse()
         body = response.read()
         dropped = ("content-length", "connection", "transfer-encoding", "date", "server")
-        kept = {name: value for name, value in response.getheaders() if name.lower() not in dropped}
+        passed_on = {name: value for name, value in response.getheaders() if name.lower() not in dropped}
         connection.close()
-        return response.status, kept, body
+        return response.status, passed_on, body
 
     return answer
 
 
 def from_memory(contents):
-    """The answers of a server of files that knows Range and If-Range; ``contents``: path -> bytes."""
+    """Return the function that answers as a file server with Range and If-Range; ``contents``: path -> bytes."""
 
     def answer(handler):
         if handler.path not in contents:
@@ -228,7 +230,7 @@ def from_memory(contents):
 
 
 def certificate(folder):
-    """A certificate for localhost in a PEM file, and the context of a server that has it."""
+    """Make a certificate for localhost; return its PEM file and the context of a server that has it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -252,7 +254,7 @@ def certificate(folder):
 
 
 def forget_client():
-    """Let the next bucket make a client of its own."""
+    """Close this process's client, so that the next request makes another one."""
     from segline.files import s3
 
     if os.getpid() in s3._CLIENTS:
@@ -260,7 +262,7 @@ def forget_client():
 
 
 def git(*words, cwd):
-    """Run git as somebody, without the settings of this machine."""
+    """Run git as a fixed author, without the settings of this machine, and return its output."""
     who = {f"GIT_{role}_{what}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     clean = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     done = subprocess.run(
@@ -270,14 +272,14 @@ def git(*words, cwd):
 
 
 def git_over_http(folder, login):
-    """The answers of git's own server of the repositories in a folder, to who has the login, user:password."""
-    wanted = f"Basic {base64.b64encode(login.encode()).decode()}"
+    """Return the function that answers as git's own server; ``login`` is user:password."""
+    expected = f"Basic {base64.b64encode(login.encode()).decode()}"
 
     def answer(handler):
-        if handler.headers["Authorization"] != wanted:
+        if handler.headers["Authorization"] != expected:
             return 401, {"WWW-Authenticate": "Basic"}, b""
         url = urlsplit(handler.path)
-        told = {
+        variables = {
             "GIT_PROJECT_ROOT": str(folder),
             "GIT_HTTP_EXPORT_ALL": "yes",
             "REQUEST_METHOD": handler.command,
@@ -286,7 +288,7 @@ def git_over_http(folder, login):
             "CONTENT_TYPE": handler.headers["Content-Type"] or "",
         }
         body = handler.rfile.read(int(handler.headers["Content-Length"] or 0))
-        done = subprocess.run(["git", "http-backend"], input=body, env=os.environ | told, capture_output=True)
+        done = subprocess.run(["git", "http-backend"], input=body, env=os.environ | variables, capture_output=True)
         head, _, rest = done.stdout.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
         return int(headers.pop("Status", "200").split()[0]), headers, rest

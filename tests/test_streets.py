@@ -109,14 +109,14 @@ def test_left_out_objects_are_listed_and_nothing_else_is_changed(streets: Path, 
     rows = missing(streets)
     assert len(rows) == round(0.25 * DRIVES * FRAMES)
     assert missing(complete) == []
-    found = labels(streets)
+    incomplete = labels(streets)
     for row in rows:
         value = int(row["value"])
         assert int(row["class_id"]) == value // 1000
         full = labels(complete)[row["image"]]
         assert int(row["pixels"]) == (full == value).sum() >= 12
-        np.testing.assert_array_equal(found.pop(row["image"]), np.where(full == value, 0, full))
-    for image, label in found.items():
+        np.testing.assert_array_equal(incomplete.pop(row["image"]), np.where(full == value, 0, full))
+    for image, label in incomplete.items():
         np.testing.assert_array_equal(label, labels(complete)[image])
     for path in streets.glob("train_color/*"):
         assert path.read_bytes() == (complete / "train_color" / path.name).read_bytes()
@@ -147,10 +147,11 @@ def test_frames_that_are_there_are_not_made_again(streets: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_progress_counts_frames(tmp_path: Path) -> None:
-    counts: list[int] = []
-    write(tmp_path, drives=1, frames_per_drive=3, progress=counts.append)
-    assert counts == [1, 2, 3]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_advances_by_one_after_each_frame(tmp_path: Path, workers: int) -> None:
+    steps: list[int] = []
+    write(tmp_path, drives=1, frames_per_drive=3, workers=workers, progress=steps.append)
+    assert steps == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

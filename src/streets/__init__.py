@@ -1,10 +1,10 @@
-"""Procedural street scenes in the form of the WAD 2018 data: a data set that needs no download.
+"""Rendered street scenes in the form of the WAD 2018 data: a data set that needs no download.
 
-A dash camera drives through bending streets and waits at crossings, in sun, rain, fog and at night. Cars,
-trucks, buses, tricycles, motorbikes, bicycles and people are labelled; sky, road, houses, trees, street
-furniture, shadows and reflections are background. Both share their colours, so that only shapes tell the
-classes apart. A rider is a person of their own; the driver of a closed or roofed vehicle is part of it. As in
-the real data some labels are missing on purpose; which ones is written down.
+A dash camera drives through bending streets and waits at crossings, in sun, rain, fog and at night. Cars, trucks,
+buses, tricycles, motorbikes, bicycles and people are labeled; sky, road, houses, trees, street furniture, shadows and
+reflections are background. Objects and background share their colors, so that only shapes tell the classes apart. A
+rider is a person of their own; the driver of a closed or roofed vehicle is part of it. As in the real data some labels
+are missing, here on purpose; `missing_labels.csv` lists them.
 """
 
 import csv
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from streets.drive import draw_drive
+from streets.drive import sample_drive
 from streets.files import FrameFiles, name_frames, save_bytes, save_frame
-from streets.forget import Forgotten, forget_object
+from streets.missing_labels import MissingLabel, drop_label
 from streets.render import render
 
 __all__ = ["write_streets"]
@@ -29,15 +29,15 @@ MOST_FRAMES = 10_000  # per drive, so that the times in the names of two drives 
 CHUNK = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """One frame to make. `forgets` if one of its objects goes unlabelled."""
+    """A frame to render; `drops_label` says whether one of its objects stays without a label."""
 
     seed: int
     drive: int
     frame: int
     size: tuple[int, int]
-    forgets: bool
+    drops_label: bool
     files: FrameFiles
 
 
@@ -55,31 +55,38 @@ def write_streets(
 ) -> None:
     """Write drives x frames_per_drive street scenes into folder, in the form of the WAD 2018 data.
 
-    Images are RGB JPEGs in `train_color`; labels are 16-bit PNGs of the same name in `train_label`, whose
-    pixels are class * 1000 + instance, or the group's id alone (161 to 168) for a crowd, or 0 or 255 (our own
-    bonnet) for background. `train_video_list` has a list of image and label paths per drive;
-    `missing_labels.csv` names the objects left unlabelled, in `missing_label_share` of the frames.
+    Images are RGB JPEGs in `train_color`; labels are 16-bit PNGs of the same name in `train_label`, whose pixels are
+    class * 1000 + instance, or the group's id alone (161 to 168) for a crowd, or 0 or 255 (our own hood) for
+    background. `train_video_list` has a list of image and label paths per drive. In `missing_label_share` of the
+    frames one object has no label; `missing_labels.csv` lists these objects.
 
-    A frame depends on the seed, its numbers and the size alone, not on the number of worker processes. Frames
-    that are there are kept, so a killed run continues where it stopped. `progress` is called with the number
-    of frames done so far. Raises ValueError for sizes, counts or shares out of range.
+    A frame depends on the seed, its numbers and the size alone, not on the number of worker processes. Frames that
+    exist are kept, so a killed run continues where it stopped. `progress` is called with 1 after each frame, as a
+    progress bar expects. Raises ValueError for sizes, counts or shares out of range.
     """
     _check(drives, frames_per_drive, (height, width), missing_label_share, workers)
     names = [name_frames(folder, seed, drive, frames_per_drive) for drive in range(drives)]
-    forgetful = _choose_frames(seed, drives * frames_per_drive, missing_label_share)
+    incomplete = _choose_frames(seed, drives * frames_per_drive, missing_label_share)
     tasks = [
-        Task(seed, drive, frame, (height, width), drive * frames_per_drive + frame in forgetful, files)
+        Task(
+            seed=seed,
+            drive=drive,
+            frame=frame,
+            size=(height, width),
+            drops_label=drive * frames_per_drive + frame in incomplete,
+            files=files,
+        )
         for drive, drive_files in enumerate(names)
         for frame, files in enumerate(drive_files.frames)
     ]
-    forgotten: list[Forgotten] = []
-    for done, missing in enumerate(_run(tasks, workers), start=1):
-        forgotten += [missing] if missing else []
-        progress(done)
+    missing: list[MissingLabel] = []
+    for label in _run(tasks, workers):
+        missing += [label] if label else []
+        progress(1)
     for drive_files in names:
         lines = "".join(f"{files.image_name}\t{files.label_name}\n" for files in drive_files.frames)
         save_bytes(folder / drive_files.list_name, lines.encode())
-    save_bytes(folder / "missing_labels.csv", _table(forgotten))
+    save_bytes(folder / "missing_labels.csv", _table(missing))
 
 
 def _check(drives: int, frames: int, size: tuple[int, int], share: float, workers: int) -> None:
@@ -95,12 +102,13 @@ def _check(drives: int, frames: int, size: tuple[int, int], share: float, worker
 
 
 def _choose_frames(seed: int, frames: int, share: float) -> set[int]:
+    """Return the numbers, over all drives, of the frames in which a label is missing."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 2**32 - 1])))
     return set(rng.permutation(frames)[: round(share * frames)].tolist())
 
 
-def _run(tasks: list[Task], workers: int) -> Iterator[Forgotten | None]:
-    """What each task's frame has forgotten, in order."""
+def _run(tasks: list[Task], workers: int) -> Iterator[MissingLabel | None]:
+    """Yield the missing label of each task's frame, if any, in the order of the tasks."""
     if workers == 1:
         yield from map(make_frame, tasks)
         return
@@ -108,24 +116,24 @@ def _run(tasks: list[Task], workers: int) -> Iterator[Forgotten | None]:
         yield from pool.map(make_frame, tasks, chunksize=CHUNK)
 
 
-def make_frame(task: Task) -> Forgotten | None:
-    """Make and save one frame, unless it is there; returns the object that its label leaves out, if any."""
+def make_frame(task: Task) -> MissingLabel | None:
+    """Render and save a frame, unless it exists; return the object that has no label, if any."""
     complete = task.files.complete
-    if complete and not task.forgets:
+    if complete and not task.drops_label:
         return None
-    drive = draw_drive(task.seed, task.drive)
+    drive = sample_drive(task.seed, task.drive)
     frame = render(drive, task.frame, *task.size)
-    label, forgotten = frame.label, None
-    if task.forgets:
-        label, forgotten = forget_object(label, drive.rng(7, task.frame), task.files.image_name)
+    label, missing = frame.label, None
+    if task.drops_label:
+        label, missing = drop_label(label, drive.rng(7, task.frame), task.files.image_name)
     if not complete:
         save_frame(task.files, frame.image, label, drive.quality)
-    return forgotten
+    return missing
 
 
-def _table(forgotten: list[Forgotten]) -> bytes:
+def _table(missing: list[MissingLabel]) -> bytes:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("image", "value", "class_id", "pixels"))
-    rows.writerows((row.image, row.value, row.class_id, row.pixels) for row in forgotten)
+    rows.writerows((row.image, row.value, row.class_id, row.pixels) for row in missing)
     return text.getvalue().encode()

@@ -1,4 +1,4 @@
-"""Bodies that are a side view, stretched sideways: whatever has a bonnet, a box or a roof."""
+"""Bodies that are a side view, extruded sideways: vehicles, boxes, roofs."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from streets.camera import Point, Pose
 from streets.canvas import Canvas
-from streets.light import Colour
+from streets.light import Color
 
-GLASS: Colour = (42, 52, 62)
-RUBBER: Colour = (28, 28, 30)
+GLASS: Color = (42, 52, 62)
+RUBBER: Color = (28, 28, 30)
 Outline = Sequence[tuple[float, float]]  # (forward, up) of a side view
 
 
@@ -25,12 +25,12 @@ class Loft:
 
     @property
     def rear(self) -> float:
-        """How far forward the rear end lies (negative)."""
+        """The forward coordinate of the rear end (negative)."""
         return min(forward for forward, _ in self.profile)
 
     @property
     def front(self) -> float:
-        """How far forward the front end lies."""
+        """The forward coordinate of the front end."""
         return max(forward for forward, _ in self.profile)
 
     @property
@@ -39,32 +39,32 @@ class Loft:
         return max(up for _, up in self.profile)
 
     def width(self, up: float) -> float:
-        """Half the width at a height."""
+        """Return half the width at a height."""
         if up <= self.belt:
             return self.half
         return self.half * (1.0 - (1.0 - self.roof) * (up - self.belt) / (self.top - self.belt))
 
 
 def box(rear: float, front: float, half: float, low: float, high: float) -> Loft:
-    """A plain box."""
+    """Return a plain box."""
     return Loft(((rear, low), (rear, high), (front, high), (front, low)), half)
 
 
-def seen_side(canvas: Canvas, pose: Pose) -> int:
-    """Which flank of a body shows: +1 its right, -1 its left."""
-    return 1 if canvas.beside(pose)[1] > 0 else -1
+def visible_side(canvas: Canvas, pose: Pose) -> int:
+    """Return which flank of a body faces the camera: +1 its right, -1 its left."""
+    return 1 if canvas.viewpoint(pose)[1] > 0 else -1
 
 
-def draw_loft(canvas: Canvas, pose: Pose, body: Loft, colour: Colour) -> None:
-    """Paint the body, its far faces first and the flank last."""
-    viewer = canvas.beside(pose)
+def draw_loft(canvas: Canvas, pose: Pose, body: Loft, color: Color) -> None:
+    """Draw the body, its far faces first and the flank last."""
+    viewpoint = canvas.viewpoint(pose)
     edges = list(zip(body.profile[:-1], body.profile[1:], strict=True))
-    edges.sort(key=lambda edge: -abs(edge[0][0] + edge[1][0] - 2 * viewer[0]))
+    edges.sort(key=lambda edge: -abs(edge[0][0] + edge[1][0] - 2 * viewpoint[0]))
     for edge in edges:
-        _draw_strip(canvas, pose, body, edge, colour, viewer)
-    side = seen_side(canvas, pose)
-    if abs(viewer[1]) > body.half:
-        draw_flank(canvas, pose, body, side, body.profile, colour, solid=True)
+        _draw_strip(canvas, pose, body, edge, color, viewpoint)
+    side = visible_side(canvas, pose)
+    if abs(viewpoint[1]) > body.half:
+        draw_flank(canvas, pose, body, side, body.profile, color, solid=True)
 
 
 def _draw_strip(
@@ -72,16 +72,16 @@ def _draw_strip(
     pose: Pose,
     body: Loft,
     edge: tuple[tuple[float, float], tuple[float, float]],
-    colour: Colour,
-    viewer: Point,
+    color: Color,
+    viewpoint: Point,
 ) -> None:
     (start, low), (end, high) = edge
     length = math.hypot(end - start, high - low)
     along, upward = (low - high) / length, (end - start) / length
-    if along * (viewer[0] - start) + upward * (viewer[2] - low) > 0:
+    if along * (viewpoint[0] - start) + upward * (viewpoint[2] - low) > 0:
         canvas.face(
             strip(pose, body, edge, 1.0, 0.0, 1.0),
-            colour,
+            color,
             canvas.weather.brightness(pose.turn(along, 0.0, upward)),
         )
 
@@ -94,7 +94,7 @@ def strip(
     begin: float,
     stop: float,
 ) -> list[Point]:
-    """Part of the strip that a profile edge sweeps: `share` of its width, `begin` to `stop` of its length."""
+    """Return a part of the strip that a profile edge sweeps: `share` of its width, `begin` to `stop` of its length."""
     (start, low), (end, high) = edge
     ends = [(start + (end - start) * t, low + (high - low) * t) for t in (begin, stop)]
     left = [pose.point(forward, -share * body.width(up), up) for forward, up in ends]
@@ -108,19 +108,19 @@ def draw_flank(
     body: Loft,
     side: int,
     outline: Outline,
-    colour: Colour,
+    color: Color,
     *,
     dim: float = 1.0,
     glow: float = 0.0,
     solid: bool = False,
 ) -> None:
-    """A shape on the flank of a body: the flank itself, a window, a door."""
+    """Draw a shape on the flank of a body: the flank itself, a window, a door."""
     points = [pose.point(forward, side * body.width(up), up) for forward, up in outline]
-    canvas.face(points, colour, dim * flank_light(canvas, pose, side), glow=glow, solid=solid)
+    canvas.face(points, color, dim * flank_light(canvas, pose, side), glow=glow, solid=solid)
 
 
 def flank_light(canvas: Canvas, pose: Pose, side: int) -> float:
-    """The brightness of an upright flank."""
+    """Return the brightness of an upright flank."""
     return canvas.weather.brightness(pose.turn(0.0, float(side), 0.0))
 
 
@@ -129,19 +129,19 @@ def draw_pane(
     pose: Pose,
     body: Loft,
     edge: int,
-    colour: Colour,
+    color: Color,
     *,
     share: float = 0.86,
     begin: float = 0.1,
     stop: float = 0.92,
     glow: float = 0.0,
 ) -> None:
-    """A pane in one strip of the body, such as the windscreen, if it is turned to the camera."""
+    """Draw a pane in one strip of the body, such as the windshield, if it faces the camera."""
     ends = (body.profile[edge], body.profile[edge + 1])
     (start, low), (end, high) = ends
-    viewer = canvas.beside(pose)
-    if (low - high) * (viewer[0] - start) + (end - start) * (viewer[2] - low) > 0:
-        canvas.face(strip(pose, body, ends, share, begin, stop), colour, 0.9, glow=glow, solid=False)
+    viewpoint = canvas.viewpoint(pose)
+    if (low - high) * (viewpoint[0] - start) + (end - start) * (viewpoint[2] - low) > 0:
+        canvas.face(strip(pose, body, ends, share, begin, stop), color, 0.9, glow=glow, solid=False)
 
 
 def draw_panel(
@@ -150,19 +150,19 @@ def draw_panel(
     end: float,
     sides: tuple[float, float],
     heights: tuple[float, float],
-    colour: Colour,
+    color: Color,
     *,
     glow: float = 0.0,
 ) -> None:
-    """A rectangle on the front (`end` > 0) or the rear of a body, if that end is turned to the camera."""
-    ahead = canvas.beside(pose)[0]
+    """Draw a rectangle on the front (`end` > 0) or the rear of a body, if that end faces the camera."""
+    ahead = canvas.viewpoint(pose)[0]
     if (ahead > end) if end > 0 else (ahead < end):
         (left, right), (low, high) = sides, heights
         corners = ((left, low), (left, high), (right, high), (right, low))
         points = [pose.point(end, side, up) for side, up in corners]
         canvas.face(
             points,
-            colour,
+            color,
             canvas.weather.brightness(pose.turn(1.0 if end > 0 else -1.0, 0, 0)),
             glow=glow,
             solid=False,
@@ -175,30 +175,30 @@ def draw_pair(
     end: float,
     sides: tuple[float, float],
     heights: tuple[float, float],
-    colour: Colour,
+    color: Color,
     *,
     glow: float = 0.0,
 ) -> None:
-    """Two equal panels left and right: lights."""
-    draw_panel(canvas, pose, end, sides, heights, colour, glow=glow)
-    draw_panel(canvas, pose, end, (-sides[1], -sides[0]), heights, colour, glow=glow)
+    """Draw two equal panels left and right, such as lights."""
+    draw_panel(canvas, pose, end, sides, heights, color, glow=glow)
+    draw_panel(canvas, pose, end, (-sides[1], -sides[0]), heights, color, glow=glow)
 
 
 def ring(pose: Pose, forward: float, side: float, radius: float) -> list[Point]:
-    """The rim of a wheel that stands on the ground; far wheels have fewer corners."""
+    """Return the rim of a wheel that stands on the ground; far wheels have fewer corners."""
     corners = 14 if pose.ahead < 16 else 8 if pose.ahead < 35 else 5
     turns = [2 * math.pi * corner / corners for corner in range(corners)]
     return [pose.point(forward + radius * math.cos(t), side, radius + radius * math.sin(t)) for t in turns]
 
 
-def draw_tyre(canvas: Canvas, pose: Pose, forward: float, side: float, radius: float, thick: float) -> None:
-    """A whole wheel with its tread, seen from any side; `side` is its outer face."""
+def draw_tire(canvas: Canvas, pose: Pose, forward: float, side: float, radius: float, thick: float) -> None:
+    """Draw a whole wheel with its tread, seen from any side; `side` is its outer face."""
     inner = side - math.copysign(thick, side)
     canvas.shell(ring(pose, forward, side, radius) + ring(pose, forward, inner, radius), RUBBER, 0.7)
 
 
-def draw_hubs(canvas: Canvas, pose: Pose, axles: Sequence[float], side: float, radius: float, colour: Colour) -> None:
-    """The wheels on the flank that shows: a dark arch, the tyre, the rim."""
+def draw_hubs(canvas: Canvas, pose: Pose, axles: Sequence[float], side: float, radius: float, color: Color) -> None:
+    """Draw the wheels on the visible flank: a dark arch, the tire, the rim."""
     light = flank_light(canvas, pose, 1 if side > 0 else -1)
     for axle in axles:
         arch = [(x, y, z * 1.06) for x, y, z in ring(pose, axle, side, radius * 1.12)]
@@ -208,4 +208,4 @@ def draw_hubs(canvas: Canvas, pose: Pose, axles: Sequence[float], side: float, r
             pose.point(axle + radius * 0.62 * math.cos(t), side, radius + radius * 0.62 * math.sin(t))
             for t in (math.pi * corner / 5 for corner in range(10))
         ]
-        canvas.face(rim, colour, light, solid=False)
+        canvas.face(rim, color, light, solid=False)

@@ -7,10 +7,10 @@ import numpy as np
 from streets.camera import Camera, Point
 from streets.canvas import Canvas
 from streets.classes import BACKGROUND
-from streets.light import Colour
+from streets.light import Color
 from streets.paint import LIVERIES, darker, pick
 
-WALLS: tuple[Colour, ...] = (
+WALLS: tuple[Color, ...] = (
     (176, 160, 138), (150, 136, 122), (186, 180, 170), (128, 96, 82), (146, 108, 92), (116, 118, 122),
     (160, 164, 168), (96, 100, 108), (198, 188, 166), (134, 128, 112),
 )  # fmt: skip
@@ -28,7 +28,7 @@ class House:
 
 
 def draw_house(canvas: Canvas, camera: Camera, house: House, rng: np.random.Generator) -> None:
-    """Paint the end wall that faces us and the front along the street."""
+    """Draw the end wall that faces us and the front along the street."""
     canvas.begin(BACKGROUND)
     wall, high = pick(rng, WALLS), house.storeys * STOREY + 0.8
     away = 14.0 if house.front > 0 else -14.0
@@ -46,13 +46,13 @@ def draw_house(canvas: Canvas, camera: Camera, house: House, rng: np.random.Gene
 def _upright(
     camera: Camera, start: tuple[float, float], end: tuple[float, float], low: float, high: float
 ) -> list[Point]:
-    corners = [camera.place(right, ahead, 0.0) for right, ahead in (start, end)]
+    corners = [camera.pose_at(right, ahead, 0.0) for right, ahead in (start, end)]
     (a, b), (c, d) = ((pose.right, pose.ahead) for pose in corners)
     return [(a, b, low), (a, b, high), (c, d, high), (c, d, low)]
 
 
 def _draw_windows(
-    canvas: Canvas, camera: Camera, house: House, rng: np.random.Generator, frame: Colour, light: float
+    canvas: Canvas, camera: Camera, house: House, rng: np.random.Generator, frame: Color, light: float
 ) -> None:
     distance = house.near - camera.ahead
     if house.far - camera.ahead < 1.0:
@@ -71,8 +71,8 @@ def _draw_windows(
             start = house.near + bay * width
             span = ((house.front, start + 0.22 * width), (house.front, start + 0.78 * width))
             shine = canvas.weather.lamps and bool(lit[storey, bay])
-            colour: Colour = (232, 198, 140) if shine else glass
-            canvas.face(_upright(camera, *span, low, low + 1.6), colour, light * 0.9, glow=0.6 * shine)
+            color: Color = (232, 198, 140) if shine else glass
+            canvas.face(_upright(camera, *span, low, low + 1.6), color, light * 0.9, glow=0.6 * shine)
             if style == 1:
                 canvas.face(_upright(camera, *span, low - 0.25, low), frame, light)
 

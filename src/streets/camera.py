@@ -1,6 +1,6 @@
-"""A pinhole camera above a flat, gently bending street, and the poses of things in front of it.
+"""A pinhole camera above a flat, gently bending street, and the poses of objects in front of it.
 
-All lengths are metres. A point is (right, ahead, up), measured from the road below the camera.
+All lengths are meters. A point is (right, ahead, up), measured from the road below the camera.
 """
 
 import math
@@ -16,7 +16,7 @@ NEAR = 0.6  # anything closer to the lens than this is cut off
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a thing stands, seen from the camera, and where it heads (0 = our way, clockwise from above)."""
+    """The position of an object, seen from the camera, and its heading (0 = our way, clockwise from above)."""
 
     right: float
     ahead: float
@@ -24,11 +24,11 @@ class Pose:
 
     @cached_property
     def axis(self) -> tuple[float, float]:
-        """Sine and cosine of the heading."""
+        """The sine and cosine of the heading."""
         return math.sin(self.heading), math.cos(self.heading)
 
     def point(self, forward: float, side: float, up: float) -> Point:
-        """The place of a body point: `forward` of the centre, `side` to the right, `up` from the ground."""
+        """Return a point of the body: `forward` of the center, `side` to the right, `up` from the ground."""
         sine, cosine = self.axis
         return (
             self.right + forward * sine + side * cosine,
@@ -37,43 +37,45 @@ class Pose:
         )
 
     def turn(self, forward: float, side: float, up: float) -> Point:
-        """The street direction of a body direction."""
+        """Return the street direction of a body direction."""
         sine, cosine = self.axis
         return forward * sine + side * cosine, forward * cosine - side * sine, up
 
-    def viewer(self, lift: float) -> Point:
-        """The camera, `lift` above the ground, as (forward, side, up) of the body."""
+    def viewpoint(self, lens_height: float) -> Point:
+        """Return the camera, `lens_height` above the ground, as (forward, side, up) of the body."""
         sine, cosine = self.axis
         return (
             -self.right * sine - self.ahead * cosine,
             -self.right * cosine + self.ahead * sine,
-            lift,
+            lens_height,
         )
 
     def moved(self, forward: float, side: float, turn: float = 0.0) -> "Pose":
-        """A pose beside this one, for the members of a group."""
+        """Return a pose beside this one, for the members of a group."""
         right, ahead, _ = self.point(forward, side, 0.0)
         return Pose(right, ahead, self.heading + turn)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Camera:
-    """`focal` and `horizon` are canvas pixels, `lift` is the height of the lens, `right` and `ahead` its
-    place in the street, and `bend` the curvature of the street. A mirrored camera sees what a wet road
-    reflects."""
+    """A pinhole camera.
+
+    `focal` and `horizon` are canvas pixels, `lens_height` is in meters, `right` and `ahead` are the position in the
+    street, and `bend` is the curvature of the street. A mirrored camera sees the reflection in a wet road.
+    """
 
     width: int
     height: int
     focal: float
     horizon: float
-    lift: float
+    lens_height: float
     right: float
     ahead: float
     bend: float
     mirrored: bool = False
 
     def scaled(self, factor: float) -> "Camera":
-        """The same view on a canvas `factor` times the size."""
+        """Return the same camera for a canvas `factor` times the size."""
         return replace(
             self,
             width=round(self.width * factor),
@@ -82,8 +84,8 @@ class Camera:
             horizon=self.horizon * factor,
         )
 
-    def place(self, right: float, ahead: float, heading: float) -> Pose:
-        """The pose, seen from the camera, of a thing at a place of the straight street."""
+    def pose_at(self, right: float, ahead: float, heading: float) -> Pose:
+        """Return the pose, seen from the camera, of an object at a position of the straight street."""
         distance = ahead - self.ahead
         sway = self.bend * distance * abs(distance)
         return Pose(
@@ -96,11 +98,11 @@ class Camera:
         """The canvas pixel of a point beyond the near plane."""
         right, ahead, up = point
         scale = self.focal / ahead
-        height = self.lift + up if self.mirrored else self.lift - up
+        height = self.lens_height + up if self.mirrored else self.lens_height - up
         return self.width / 2 + right * scale, self.horizon + height * scale
 
     def outline(self, points: Sequence[Point]) -> list[Pixel]:
-        """The polygon of the points on the canvas, cut at the near plane; empty if it is out of sight."""
+        """Return the polygon of the points on the canvas, cut at the near plane; empty if it is out of view."""
         if min(point[1] for point in points) < NEAR:
             points = cut_near(points)
         pixels = [self.pixel(point) for point in points]
@@ -114,15 +116,15 @@ class Camera:
 
 
 def cut_near(points: Sequence[Point]) -> list[Point]:
-    """The part of a polygon that lies beyond the near plane."""
-    kept: list[Point] = []
+    """Return the part of a polygon beyond the near plane."""
+    clipped: list[Point] = []
     for start, end in zip(points, [*points[1:], points[0]], strict=True):
         if start[1] >= NEAR:
-            kept.append(start)
+            clipped.append(start)
         if (start[1] >= NEAR) != (end[1] >= NEAR):
             share = (NEAR - start[1]) / (end[1] - start[1])
-            kept.append((start[0] + share * (end[0] - start[0]), NEAR, start[2] + share * (end[2] - start[2])))
-    return kept
+            clipped.append((start[0] + share * (end[0] - start[0]), NEAR, start[2] + share * (end[2] - start[2])))
+    return clipped
 
 
 def hull(pixels: Sequence[Pixel]) -> list[Pixel]:

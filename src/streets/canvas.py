@@ -1,6 +1,6 @@
-"""The canvas of all painters: each stroke colours the picture and, if it is solid, the label map too.
+"""The canvas of all painters: a stroke colors the picture and, if it is solid, the label map too.
 
-Things are painted far to near, so that a nearer thing covers the picture and the label of what is behind it.
+Objects are painted far to near, so that a nearer one covers the picture and the label of those behind it.
 """
 
 from collections import Counter
@@ -12,18 +12,21 @@ from PIL import Image, ImageDraw
 
 from streets.camera import NEAR, Camera, Pixel, Point, Pose, hull
 from streets.classes import BACKGROUND
-from streets.light import Colour, Ink, Weather
+from streets.light import Color, Ink, Weather
 
-Lamp = tuple[Pixel, float, Ink]  # where, radius in canvas pixels, colour
+Lamp = tuple[Pixel, float, Ink]  # where, radius in canvas pixels, color
 
 
 class Canvas:
-    """`picture` is an RGB image; `labels` is a 16-bit image of the same size, or None."""
+    """A picture and its label map.
+
+    `picture` is an RGB image; `labels` is a 16-bit image of the same size, or None.
+    """
 
     def __init__(
         self, camera: Camera, weather: Weather, picture: Image.Image, labels: Image.Image | None = None
     ) -> None:
-        """Start with what is painted already, all of it background."""
+        """Start with a picture that is all background."""
         self.camera = camera
         self.weather = weather
         self.picture = picture
@@ -43,7 +46,7 @@ class Canvas:
 
     @contextmanager
     def group(self, value: int) -> Iterator[None]:
-        """Within this block all objects have one value: a crowd that nobody would take apart."""
+        """Give all objects within this block one value: a crowd that nobody would take apart."""
         self._group = self._value = value
         yield
         self._group = None
@@ -51,32 +54,30 @@ class Canvas:
     def face(
         self,
         points: Sequence[Point],
-        colour: Colour,
+        color: Color,
         brightness: float = 1.0,
         *,
         glow: float = 0.0,
         alpha: int = 255,
         solid: bool = True,
     ) -> None:
-        """A flat polygon. A face that lies on another (a window) need not be solid."""
+        """Draw a flat polygon. A face that lies on another, such as a window, need not be solid."""
         outline = self.camera.outline(points)
         if outline:
             distance = sum(point[1] for point in points) / len(points)
-            self._fill(outline, self.weather.ink(colour, brightness, distance, glow), alpha, solid)
+            self._fill(outline, self.weather.ink(color, brightness, distance, glow), alpha, solid)
 
-    def shell(self, points: Sequence[Point], colour: Colour, brightness: float = 1.0) -> None:
-        """The silhouette of a convex body, given by its corners."""
+    def shell(self, points: Sequence[Point], color: Color, brightness: float = 1.0) -> None:
+        """Draw the silhouette of a convex body, given by its corners."""
         if min(point[1] for point in points) > NEAR:
             outline = hull([self.camera.pixel(point) for point in points])
-            self._fill(outline, self.weather.ink(colour, brightness, points[0][1]), 255, True)
+            self._fill(outline, self.weather.ink(color, brightness, points[0][1]), 255, True)
 
-    def limb(
-        self, start: Point, end: Point, thick: float, thin: float, colour: Colour, brightness: float = 1.0
-    ) -> None:
-        """A rounded, tapering rod with the radii `thick` at its start and `thin` at its end."""
+    def limb(self, start: Point, end: Point, thick: float, thin: float, color: Color, brightness: float = 1.0) -> None:
+        """Draw a rounded, tapering rod with the radii `thick` at its start and `thin` at its end."""
         if min(start[1], end[1]) < NEAR:
             return
-        ink = self.weather.ink(colour, brightness, start[1])
+        ink = self.weather.ink(color, brightness, start[1])
         (ax, ay), (bx, by) = self.camera.pixel(start), self.camera.pixel(end)
         wide, narrow = self.camera.focal * thick / start[1], self.camera.focal * thin / end[1]
         if wide < 1.0:  # too thin to show its rounded ends
@@ -94,26 +95,26 @@ class Canvas:
         self._disc((ax, ay), wide, ink)
         self._disc((bx, by), narrow, ink)
 
-    def ball(self, centre: Point, radius: float, colour: Colour, brightness: float = 1.0) -> None:
-        """A ball; the lower half of it is not shaded."""
-        if centre[1] > NEAR:
-            ink = self.weather.ink(colour, brightness, centre[1])
-            self._disc(self.camera.pixel(centre), self.camera.focal * radius / centre[1], ink)
+    def ball(self, center: Point, radius: float, color: Color, brightness: float = 1.0) -> None:
+        """Draw a ball; its lower half is not shaded."""
+        if center[1] > NEAR:
+            ink = self.weather.ink(color, brightness, center[1])
+            self._disc(self.camera.pixel(center), self.camera.focal * radius / center[1], ink)
 
-    def lamp(self, centre: Point, radius: float, colour: Colour) -> None:
-        """A light source; it glows if the lamps of the drive are on. It is a stroke, not a solid."""
-        if centre[1] < NEAR:
+    def lamp(self, center: Point, radius: float, color: Color) -> None:
+        """Draw a light source, which is not solid; it glows if the lamps of the drive are on."""
+        if center[1] < NEAR:
             return
         glow = 0.95 if self.weather.lamps else 0.25
-        ink = self.weather.ink(colour, 1.0, centre[1], glow)
-        pixel, size = self.camera.pixel(centre), max(self.camera.focal * radius / centre[1], 0.6)
+        ink = self.weather.ink(color, 1.0, center[1], glow)
+        pixel, size = self.camera.pixel(center), max(self.camera.focal * radius / center[1], 0.6)
         self._disc(pixel, size, ink, solid=False)
         if self.weather.lamps:
             self.lamps.append((pixel, size, ink))
 
-    def beside(self, pose: Pose) -> Point:
-        """The camera as seen by a body: (forward, side, up)."""
-        return pose.viewer(-self.camera.lift if self.camera.mirrored else self.camera.lift)
+    def viewpoint(self, pose: Pose) -> Point:
+        """Return the camera as seen from a body: (forward, side, up)."""
+        return pose.viewpoint(-self.camera.lens_height if self.camera.mirrored else self.camera.lens_height)
 
     def _fill(self, outline: list[Pixel], ink: Ink, alpha: int, solid: bool) -> None:
         if len(outline) < 3:
@@ -129,12 +130,12 @@ class Canvas:
         if self._marker is not None:
             self._marker.line(ends, fill=self._value, width=1)
 
-    def _disc(self, centre: Pixel, radius: float, ink: Ink, solid: bool = True) -> None:
-        x, y = centre
+    def _disc(self, center: Pixel, radius: float, ink: Ink, solid: bool = True) -> None:
+        x, y = center
         box = (x - radius, y - radius, x + radius, y + radius)
         self._brush.ellipse(box, fill=ink)
         if solid and self._marker is not None:
             self._marker.ellipse(box, fill=self._value)
 
 
-Painter = Callable[[Canvas, Pose, np.random.Generator, float], None]  # (canvas, where, its luck, seconds)
+Painter = Callable[[Canvas, Pose, np.random.Generator, float], None]  # (canvas, pose, random numbers, seconds)

@@ -15,8 +15,8 @@ from streets.body import (
     draw_pair,
     draw_pane,
     draw_panel,
-    draw_tyre,
-    seen_side,
+    draw_tire,
+    visible_side,
 )
 from streets.camera import Pose
 from streets.canvas import Canvas
@@ -33,14 +33,14 @@ from streets.paint import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CarShape:
-    """The side view of a car: `rear_pane` and `windscreen` are edges of the profile."""
+    """The side view of a car: `rear_pane` and `windshield` are edges of the profile."""
 
     profile: Outline
     windows: tuple[Outline, ...]
     rear_pane: int
-    windscreen: int
+    windshield: int
     half: float
     belt: float
     axles: tuple[float, float]
@@ -55,7 +55,7 @@ SEDAN = CarShape(
         ((-1.5, 1.02), (-0.95, 1.37), (-0.36, 1.4), (-0.36, 1.02)),
         ((-0.28, 1.02), (-0.28, 1.4), (0.22, 1.41), (0.9, 1.02)),
     ),
-    rear_pane=3, windscreen=5, half=0.9, belt=1.02, axles=(-1.42, 1.42),
+    rear_pane=3, windshield=5, half=0.9, belt=1.02, axles=(-1.42, 1.42),
 )  # fmt: skip
 HATCH = CarShape(
     profile=(
@@ -66,7 +66,7 @@ HATCH = CarShape(
         ((-1.62, 1.06), (-1.35, 1.43), (-0.4, 1.47), (-0.4, 1.06)),
         ((-0.3, 1.06), (-0.3, 1.47), (0.3, 1.48), (0.92, 1.06)),
     ),
-    rear_pane=2, windscreen=4, half=0.86, belt=1.06, axles=(-1.25, 1.25),
+    rear_pane=2, windshield=4, half=0.86, belt=1.06, axles=(-1.25, 1.25),
 )  # fmt: skip
 OFFROAD = CarShape(
     profile=(
@@ -78,7 +78,7 @@ OFFROAD = CarShape(
         ((-1.02, 1.18), (-1.02, 1.68), (-0.3, 1.7), (-0.3, 1.18)),
         ((-0.2, 1.18), (-0.2, 1.7), (0.25, 1.7), (0.82, 1.18)),
     ),
-    rear_pane=2, windscreen=4, half=0.95, belt=1.18, axles=(-1.4, 1.42),
+    rear_pane=2, windshield=4, half=0.95, belt=1.18, axles=(-1.4, 1.42),
 )  # fmt: skip
 MINIBUS = CarShape(
     profile=(
@@ -90,26 +90,26 @@ MINIBUS = CarShape(
         ((-0.9, 1.16), (-0.9, 1.74), (0.3, 1.76), (0.3, 1.16)),
         ((0.4, 1.16), (0.4, 1.76), (1.2, 1.76), (1.75, 1.16)),
     ),
-    rear_pane=2, windscreen=4, half=0.92, belt=1.16, axles=(-1.5, 1.55),
+    rear_pane=2, windshield=4, half=0.92, belt=1.16, axles=(-1.5, 1.55),
 )  # fmt: skip
 SHAPES = (SEDAN, SEDAN, HATCH, OFFROAD, MINIBUS)
 
 
 def draw_car(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A sedan, hatchback, off-roader or minibus; some sedans are taxis."""
+    """Draw a sedan, hatchback, off-roader or minibus; some sedans are taxis."""
     canvas.begin(CAR)
     shape, paint = SHAPES[int(rng.integers(len(SHAPES)))], pick(rng, PAINTS)
     size = float(rng.uniform(0.95, 1.05))
     body = Loft([(x * size, y * size) for x, y in shape.profile], shape.half * size, shape.belt * size, 0.8)
-    side = seen_side(canvas, pose) * body.half
+    side = visible_side(canvas, pose) * body.half
     radius = 0.325 * size
     for axle in shape.axles:
-        draw_tyre(canvas, pose, axle * size, -side, radius, 0.22)
-        draw_tyre(canvas, pose, axle * size, side, radius, 0.22)
+        draw_tire(canvas, pose, axle * size, -side, radius, 0.22)
+        draw_tire(canvas, pose, axle * size, side, radius, 0.22)
     draw_loft(canvas, pose, body, paint)
     _draw_car_glass(canvas, pose, body, shape, size)
     _draw_car_ends(canvas, pose, body, rng)
-    if abs(canvas.beside(pose)[1]) > body.half:
+    if abs(canvas.viewpoint(pose)[1]) > body.half:
         sill = [(body.rear, 0.28), (body.rear, 0.42), (body.front, 0.42), (body.front, 0.28)]
         draw_flank(canvas, pose, body, 1 if side > 0 else -1, sill, darker(paint, 0.6))
         draw_hubs(canvas, pose, [axle * size for axle in shape.axles], side, radius, (150, 152, 156))
@@ -119,9 +119,9 @@ def draw_car(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) 
 
 def _draw_car_glass(canvas: Canvas, pose: Pose, body: Loft, shape: CarShape, size: float) -> None:
     draw_pane(canvas, pose, body, shape.rear_pane, GLASS)
-    draw_pane(canvas, pose, body, shape.windscreen, GLASS, begin=0.06, stop=0.94)
-    side = seen_side(canvas, pose)
-    if abs(canvas.beside(pose)[1]) > body.half:
+    draw_pane(canvas, pose, body, shape.windshield, GLASS, begin=0.06, stop=0.94)
+    side = visible_side(canvas, pose)
+    if abs(canvas.viewpoint(pose)[1]) > body.half:
         for window in shape.windows:
             draw_flank(canvas, pose, body, side, [(x * size, y * size) for x, y in window], GLASS, dim=0.9)
         handle = [

@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 
-from streets.body import RUBBER, box, draw_loft, draw_tyre, ring, seen_side
+from streets.body import RUBBER, box, draw_loft, draw_tire, ring, visible_side
 from streets.camera import Pose
 from streets.canvas import Canvas
 from streets.classes import BICYCLE, MOTORBICYCLE
-from streets.light import Colour
+from streets.light import Color
 from streets.paint import HEADLAMP, LIVERIES, REAR_LAMP, darker, pick
 from streets.people import draw_rider
 
-STEEL: Colour = (120, 122, 126)
+STEEL: Color = (120, 122, 126)
 Tube = tuple[tuple[float, float, float], tuple[float, float, float], float]  # from, to, radius
 
 FRAME: tuple[Tube, ...] = (
@@ -27,7 +27,7 @@ FRAME: tuple[Tube, ...] = (
 
 
 def draw_bicycle(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A ridden bicycle."""
+    """Draw a ridden bicycle."""
     _bicycle(canvas, pose, rng)
     turn = float(rng.uniform(0, 6)) + 5.0 * time
     feet = [(-0.08 + 0.16 * math.cos(a), side * 0.12, 0.34 + 0.16 * math.sin(a))
@@ -45,7 +45,7 @@ def draw_bicycle(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: flo
 
 
 def draw_parked_bicycle(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A bicycle on its stand."""
+    """Draw a bicycle on its stand."""
     _bicycle(canvas, pose, rng)
 
 
@@ -64,8 +64,8 @@ def _bicycle(canvas: Canvas, pose: Pose, rng: np.random.Generator) -> None:
 
 
 def _spoked_wheel(canvas: Canvas, pose: Pose, axle: float) -> None:
-    draw_tyre(canvas, pose, axle, 0.022, 0.34, 0.044)
-    side = seen_side(canvas, pose) * 0.024
+    draw_tire(canvas, pose, axle, 0.022, 0.34, 0.044)
+    side = visible_side(canvas, pose) * 0.024
     hollow = [pose.point(axle + 0.29 * math.cos(t), side, 0.34 + 0.29 * math.sin(t))
               for t in (math.pi * k / 7 for k in range(14))]  # fmt: skip
     canvas.face(hollow, (138, 140, 140), 0.8, solid=False)
@@ -78,7 +78,7 @@ def _spoked_wheel(canvas: Canvas, pose: Pose, axle: float) -> None:
 
 
 def draw_motorbike(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A ridden scooter; a delivery rider has a box behind the seat."""
+    """Draw a ridden scooter; a delivery rider has a box behind the seat."""
     _motorbike(canvas, pose, rng)
     draw_rider(
         canvas,
@@ -89,19 +89,19 @@ def draw_motorbike(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: f
         feet=((0.16, -0.16, 0.36), (0.16, 0.16, 0.36)),
         helmet=pick(rng, LIVERIES) if rng.random() < 0.75 else None,
     )
-    if canvas.weather.lamps and canvas.beside(pose)[0] > 0:
+    if canvas.weather.lamps and canvas.viewpoint(pose)[0] > 0:
         canvas.lamp(pose.point(0.52, 0.0, 0.9), 0.08, (255, 250, 226))
 
 
 def draw_parked_motorbike(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A scooter on its stand."""
+    """Draw a scooter on its stand."""
     _motorbike(canvas, pose, rng)
 
 
 def _motorbike(canvas: Canvas, pose: Pose, rng: np.random.Generator) -> None:
     canvas.begin(MOTORBICYCLE)
     paint, boxed = pick(rng, LIVERIES), rng.random() < 0.45
-    seen_from_ahead = canvas.beside(pose)[0] > 0
+    seen_from_ahead = canvas.viewpoint(pose)[0] > 0
     parts = [_nose, _tail] if not seen_from_ahead else [_tail, _nose]
     for draw in parts:
         draw(canvas, pose, paint)
@@ -109,16 +109,16 @@ def _motorbike(canvas: Canvas, pose: Pose, rng: np.random.Generator) -> None:
             draw_loft(canvas, pose, box(-0.98, -0.52, 0.25, 0.82, 1.3), pick(rng, LIVERIES))
 
 
-def _tail(canvas: Canvas, pose: Pose, paint: Colour) -> None:
+def _tail(canvas: Canvas, pose: Pose, paint: Color) -> None:
     _thick_wheel(canvas, pose, -0.62)
     canvas.limb(pose.point(-0.6, 0, 0.62), pose.point(-0.1, 0, 0.56), 0.15, 0.17, paint, 0.9)
     canvas.limb(pose.point(-0.15, 0, 0.4), pose.point(0.3, 0, 0.33), 0.15, 0.13, darker(paint, 0.6))
     canvas.limb(pose.point(-0.72, 0, 0.8), pose.point(0.05, 0, 0.76), 0.1, 0.11, RUBBER, 1.2)
-    if canvas.beside(pose)[0] < -0.8:
+    if canvas.viewpoint(pose)[0] < -0.8:
         canvas.ball(pose.point(-0.8, 0, 0.66), 0.07, REAR_LAMP, 1.1)
 
 
-def _nose(canvas: Canvas, pose: Pose, paint: Colour) -> None:
+def _nose(canvas: Canvas, pose: Pose, paint: Color) -> None:
     _thick_wheel(canvas, pose, 0.66)
     canvas.limb(pose.point(0.66, 0, 0.42), pose.point(0.6, 0, 0.56), 0.12, 0.1, paint, 0.85)
     for side in (-0.1, 0.1):
@@ -128,12 +128,12 @@ def _nose(canvas: Canvas, pose: Pose, paint: Colour) -> None:
         canvas.limb(pose.point(0.42, 0, 1.02), pose.point(0.36, side * 0.33, 1.04), 0.03, 0.03, RUBBER)
         canvas.limb(pose.point(0.36, side * 0.3, 1.04), pose.point(0.34, side * 0.36, 1.22), 0.012, 0.012, STEEL)
         canvas.ball(pose.point(0.34, side * 0.37, 1.24), 0.055, STEEL)
-    if canvas.beside(pose)[0] > 0.6:
+    if canvas.viewpoint(pose)[0] > 0.6:
         canvas.ball(pose.point(0.52, 0, 0.9), 0.085, HEADLAMP)
 
 
 def _thick_wheel(canvas: Canvas, pose: Pose, axle: float) -> None:
-    draw_tyre(canvas, pose, axle, 0.055, 0.28, 0.11)
-    side = seen_side(canvas, pose) * 0.057
+    draw_tire(canvas, pose, axle, 0.055, 0.28, 0.11)
+    side = visible_side(canvas, pose) * 0.057
     hub = [(x, y, z + 0.12) for x, y, z in ring(pose, axle, side, 0.16)]
     canvas.face(hub, STEEL, 0.8, solid=False)

@@ -1,4 +1,4 @@
-"""What is fixed for a drive: the street, the weather, the camera mount, which road users are common."""
+"""The constants of a drive: the street, the weather, the camera mount, the frequency of road users."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ import numpy as np
 
 from streets.camera import Camera
 from streets.classes import CLASSES
-from streets.light import WEATHERS, Weather, draw_weather
+from streets.light import WEATHERS, Weather, sample_weather
 
 LANE = 3.4
-OURS = 1.75  # from the middle of our lane to its markings
+HALF_LANE = 1.75  # from the middle of our lane to its markings
 
 
 @dataclass(frozen=True)
 class Street:
-    """Metres across, from the middle of our lane; left is negative. Traffic keeps to the right."""
+    """A street: meters across, from the middle of our lane; left is negative. Traffic keeps to the right."""
 
     lanes_left: int
     lanes_right: int
@@ -25,23 +25,26 @@ class Street:
 
     @property
     def left(self) -> float:
-        """The left kerb."""
-        return -OURS - LANE * self.lanes_left - self.strip
+        """The left curb."""
+        return -HALF_LANE - LANE * self.lanes_left - self.strip
 
     @property
     def right(self) -> float:
-        """The right kerb."""
-        return OURS + LANE * self.lanes_right + self.strip
+        """The right curb."""
+        return HALF_LANE + LANE * self.lanes_right + self.strip
 
     def crosses(self, along: float, margin: float = 0.0) -> bool:
-        """Whether a place along the street lies where the side street crosses."""
+        """Return whether a position along the street is where the side street crosses."""
         return self.crossing is not None and self.crossing[0] - margin < along < self.crossing[1] + margin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drive:
-    """One video. `common` gives each class's factor of frequency; `view` is the focal length and `horizon`
-    the height of the horizon, both as shares of the picture's width and height."""
+    """A video.
+
+    `frequencies` has a factor for each class; `focal_share` is the focal length and `horizon` the height of the
+    horizon, as shares of the picture's width and height.
+    """
 
     seed: int
     number: int
@@ -50,47 +53,47 @@ class Drive:
     street: Street
     speed: float
     interval: float
-    view: float
+    focal_share: float
     horizon: float
-    lift: float
+    lens_height: float
     bend: float
-    common: dict[str, float]
-    bonnet: bool
+    frequencies: dict[str, float]
+    hood: bool
     motion: float
     quality: int
 
     def rng(self, *key: int) -> np.random.Generator:
-        """The random numbers of one thing of this drive, always the same for the same key."""
+        """Return the random numbers for one object of this drive, always the same for the same key."""
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.number, *key])))
 
     def position(self, time: float) -> float:
-        """How far we have driven; at a crossing we creep to the stop line."""
+        """Return the distance driven; at a crossing we creep to the stop line."""
         if self.street.crossing:
             return 2.5 * (1.0 - math.exp(-time / 20.0))
         return self.speed * time
 
     def camera(self, time: float, height: int, width: int) -> Camera:
-        """The view at a time, on a canvas of height x width pixels; the suspension shakes it a little."""
+        """Return the camera at a time, for a canvas of height x width pixels; the suspension shakes it a little."""
         shake = 0.004 * math.sin(2.1 * time + self.number) + 0.003 * math.sin(5.3 * time)
         return Camera(
             width=width,
             height=height,
-            focal=self.view * width,
+            focal=self.focal_share * width,
             horizon=(self.horizon + shake) * height,
-            lift=self.lift,
+            lens_height=self.lens_height,
             right=0.25 * math.sin(0.23 * time + self.number),
             ahead=self.position(time),
             bend=self.bend,
         )
 
 
-def draw_drive(seed: int, number: int) -> Drive:
-    """The drive of this number: weathers take turns, so that any few drives differ."""
+def sample_drive(seed: int, number: int) -> Drive:
+    """Return the drive of this number: weathers take turns, so that any few drives differ."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number])))
     order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed]))).permutation(len(WEATHERS))
     name = list(WEATHERS)[int(order[number % len(WEATHERS)])]
-    weather = draw_weather(name, rng)
-    street = _draw_street(rng, junction=number % 3 == 1)
+    weather = sample_weather(name, rng)
+    street = _sample_street(rng, junction=number % 3 == 1)
     return Drive(
         seed=seed,
         number=number,
@@ -99,18 +102,18 @@ def draw_drive(seed: int, number: int) -> Drive:
         street=street,
         speed=float(rng.uniform(3.5, 9.0)),
         interval=float(rng.uniform(0.4, 1.0)),
-        view=float(rng.uniform(0.85, 1.05)),
+        focal_share=float(rng.uniform(0.85, 1.05)),
         horizon=float(rng.uniform(0.44, 0.53)),
-        lift=float(rng.uniform(1.35, 1.7)),
+        lens_height=float(rng.uniform(1.35, 1.7)),
         bend=0.0 if street.crossing else float(rng.normal(0.0, 0.0009)),
-        common=_draw_common(rng, number),
-        bonnet=bool(rng.random() < 0.4),
+        frequencies=_sample_frequencies(rng, number),
+        hood=bool(rng.random() < 0.4),
         motion=float(rng.uniform(0.0, 1.2)),
         quality=int(rng.integers(62, 93)),
     )
 
 
-def _draw_street(rng: np.random.Generator, junction: bool) -> Street:
+def _sample_street(rng: np.random.Generator, junction: bool) -> Street:
     start = float(rng.uniform(8.5, 10.5))
     return Street(
         lanes_left=int(rng.integers(1, 3)),
@@ -121,10 +124,10 @@ def _draw_street(rng: np.random.Generator, junction: bool) -> Street:
     )
 
 
-def _draw_common(rng: np.random.Generator, number: int) -> dict[str, float]:
-    """Two of the rarer classes take turns to be common, so that no split by drive misses one."""
+def _sample_frequencies(rng: np.random.Generator, number: int) -> dict[str, float]:
+    """Return the frequency of each class; the rarer ones take turns to be common, so that no split misses one."""
     rare = [name for name in CLASSES if name != "car"]
-    common = {name: float(rng.uniform(0.6, 1.4)) for name in CLASSES}
+    frequencies = {name: float(rng.uniform(0.6, 1.4)) for name in CLASSES}
     for turn in (2 * number, 2 * number + 1):
-        common[rare[turn % len(rare)]] *= 2.0
-    return common
+        frequencies[rare[turn % len(rare)]] *= 2.0
+    return frequencies

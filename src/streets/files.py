@@ -1,4 +1,4 @@
-"""Names and files of the WAD 2018 data, each written whole or not at all."""
+"""Names and files of the WAD 2018 data, each written atomically."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from streets.drive import draw_drive
+from streets.drive import sample_drive
 
 FIRST_DAY = datetime(2017, 9, 1)
 DRIVES_PER_DAY = 4
@@ -26,7 +26,7 @@ class FrameFiles:
 
     @property
     def complete(self) -> bool:
-        """Whether both files are there. The label is written last, so with it the image is whole."""
+        """Whether both files exist. The label is written last, so with it the image is complete."""
         return (self.folder / self.label_name).is_file() and (self.folder / self.image_name).is_file()
 
 
@@ -39,11 +39,11 @@ class DriveFiles:
 
 
 def name_frames(folder: Path, seed: int, drive: int, frames: int) -> DriveFiles:
-    """The files of a drive: one date and camera, times one interval apart, never those of another drive."""
+    """Return the files of a drive: one date and camera, times one interval apart, never those of another drive."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, drive, 2**31])))
     hour = 3 + 5 * (drive % DRIVES_PER_DAY)
     begin = FIRST_DAY + timedelta(days=drive // DRIVES_PER_DAY, hours=hour, milliseconds=int(rng.integers(3_600_000)))
-    camera, interval = int(rng.integers(5, 7)), draw_drive(seed, drive).interval
+    camera, interval = int(rng.integers(5, 7)), sample_drive(seed, drive).interval
     names = []
     for frame in range(frames):
         moment = begin + timedelta(milliseconds=round(1000 * frame * interval))
@@ -64,7 +64,7 @@ def save_frame(files: FrameFiles, image: NDArray[np.uint8], label: NDArray[np.ui
 
 
 def save_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that nobody ever sees half of it."""
+    """Write a file under a temporary name and rename it, so that it is never incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)

@@ -1,23 +1,23 @@
-"""What stands along a street and is not labelled, in the colours and sizes of what is."""
+"""Unlabeled objects along a street, in the colors and sizes of labeled ones."""
 
 import math
 
 import numpy as np
 
-from streets.body import GLASS, Loft, box, draw_flank, draw_loft, draw_panel, seen_side
+from streets.body import GLASS, Loft, box, draw_flank, draw_loft, draw_panel, visible_side
 from streets.camera import Pose
 from streets.canvas import Canvas
 from streets.classes import BACKGROUND
-from streets.light import Colour
+from streets.light import Color
 from streets.paint import LIVERIES, PAINTS, darker, pick
 
-LEAVES: tuple[Colour, ...] = ((62, 88, 44), (78, 98, 48), (50, 76, 46), (96, 100, 50), (124, 104, 48))
-BARK: Colour = (78, 64, 52)
-POLE: Colour = (104, 108, 110)
+LEAVES: tuple[Color, ...] = ((62, 88, 44), (78, 98, 48), (50, 76, 46), (96, 100, 50), (124, 104, 48))
+BARK: Color = (78, 64, 52)
+POLE: Color = (104, 108, 110)
 
 
 def draw_tree(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A street tree with a crown of many tufts, dark below and bright above."""
+    """Draw a street tree with a crown of many tufts, dark below and bright above."""
     canvas.begin(BACKGROUND)
     tall, leaves = float(rng.uniform(4.5, 8.0)), pick(rng, LEAVES)
     canvas.limb(pose.point(0, 0, 0), pose.point(0.1, 0.1, tall * 0.65), 0.16, 0.08, BARK, 0.8)
@@ -26,12 +26,12 @@ def draw_tree(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float)
     tufts = tufts[np.argsort(tufts[:, 2])]
     light = canvas.weather.brightness((0.0, -0.4, 0.3))
     for x, y, z, tone in tufts.tolist():
-        centre = pose.point(0.75 * x, 0.75 * y, tall * 0.72 + 0.6 * z)
-        canvas.ball(centre, 0.5 + 0.1 * tone, leaves, max(light * (0.88 + 0.17 * z + 0.09 * tone), 0.2))
+        center = pose.point(0.75 * x, 0.75 * y, tall * 0.72 + 0.6 * z)
+        canvas.ball(center, 0.5 + 0.1 * tone, leaves, max(light * (0.88 + 0.17 * z + 0.09 * tone), 0.2))
 
 
 def draw_bush(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A low hedge of tufts."""
+    """Draw a low hedge of tufts."""
     canvas.begin(BACKGROUND)
     leaves, light = pick(rng, LEAVES), canvas.weather.brightness((0.0, -0.5, 0.5))
     for x, y, z in rng.uniform(-1.0, 1.0, (9, 3)).tolist():
@@ -39,7 +39,7 @@ def draw_bush(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float)
 
 
 def draw_street_lamp(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A mast with an arm over the road."""
+    """Draw a mast with an arm over the road."""
     canvas.begin(BACKGROUND)
     canvas.limb(pose.point(0, 0, 0), pose.point(0, 0, 7.4), 0.11, 0.06, POLE, 0.8)
     canvas.limb(pose.point(0, 0, 7.4), pose.point(1.9, 0, 7.9), 0.05, 0.05, POLE, 0.8)
@@ -49,33 +49,33 @@ def draw_street_lamp(canvas: Canvas, pose: Pose, rng: np.random.Generator, time:
 
 
 def draw_signal(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A traffic light on an arm."""
+    """Draw a traffic light on an arm."""
     canvas.begin(BACKGROUND)
     canvas.limb(pose.point(0, 0, 0), pose.point(0, 0, 5.6), 0.1, 0.08, POLE, 0.8)
     canvas.limb(pose.point(0, 0, 5.5), pose.point(3.2, 0, 5.6), 0.06, 0.05, POLE, 0.8)
     for along in (1.6, 3.0):
         case = ((-0.18, 5.1), (-0.18, 6.1), (0.18, 6.1), (0.18, 5.1))
         canvas.face([pose.point(along + x, 0, z) for x, z in case], (30, 32, 32), 0.8)
-        colour: Colour = (240, 60, 50) if rng.random() < 0.5 else (60, 220, 140)
-        canvas.lamp(pose.point(along, -0.02, 5.9 if colour[0] > 200 else 5.3), 0.11, colour)
+        color: Color = (240, 60, 50) if rng.random() < 0.5 else (60, 220, 140)
+        canvas.lamp(pose.point(along, -0.02, 5.9 if color[0] > 200 else 5.3), 0.11, color)
 
 
 def draw_sign(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A round or square traffic sign, or a blue board."""
+    """Draw a round or square traffic sign, or a blue board."""
     canvas.begin(BACKGROUND)
-    colour: Colour = ((36, 84, 168), (190, 44, 44), (226, 190, 60), (226, 228, 226))[int(rng.integers(4))]
+    color: Color = ((36, 84, 168), (190, 44, 44), (226, 190, 60), (226, 228, 226))[int(rng.integers(4))]
     canvas.limb(pose.point(0, 0, 0), pose.point(0, 0, 2.4), 0.04, 0.04, POLE, 0.8)
     if rng.random() < 0.5:
-        canvas.ball(pose.point(0, 0, 2.4), 0.33, colour, 0.8)
+        canvas.ball(pose.point(0, 0, 2.4), 0.33, color, 0.8)
         canvas.ball(pose.point(-0.01, 0, 2.4), 0.22, (228, 228, 224), 0.8)
     else:
         size = float(rng.uniform(0.35, 0.8))
         corners = ((-size, 2.0), (-size, 2.2 + size), (size, 2.2 + size), (size, 2.0))
-        canvas.face([pose.point(0, y, z) for y, z in corners], colour, 0.8)
+        canvas.face([pose.point(0, y, z) for y, z in corners], color, 0.8)
 
 
 def draw_bin(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """Waste bins, switch cabinets and post boxes: painted boxes."""
+    """Draw a waste bin, switch cabinet or post box: a painted box."""
     canvas.begin(BACKGROUND)
     paint, high = pick(rng, LIVERIES), float(rng.uniform(0.8, 1.5))
     half = float(rng.uniform(0.22, 0.45))
@@ -85,19 +85,19 @@ def draw_bin(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) 
 
 
 def draw_kiosk(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A stall: a van-sized box with a counter and a bright roof."""
+    """Draw a stall: a van-sized box with a counter and a bright roof."""
     canvas.begin(BACKGROUND)
     paint = pick(rng, PAINTS if rng.random() < 0.6 else LIVERIES)
     body = box(-1.5, 1.5, 0.95, 0.0, 2.3)
     draw_loft(canvas, pose, body, paint)
     shine = 0.7 if canvas.weather.lamps else 0.0
     counter = [(-1.2, 1.0), (-1.2, 1.8), (1.2, 1.8), (1.2, 1.0)]
-    if abs(canvas.beside(pose)[1]) > body.half:
+    if abs(canvas.viewpoint(pose)[1]) > body.half:
         draw_flank(
             canvas,
             pose,
             body,
-            seen_side(canvas, pose),
+            visible_side(canvas, pose),
             counter,
             (230, 196, 140) if shine else GLASS,
             glow=shine,
@@ -107,11 +107,11 @@ def draw_kiosk(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float
 
 
 def draw_barrier(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A length of railing, or of a red and white water-filled barrier."""
+    """Draw a length of railing, or of a red and white water-filled barrier."""
     canvas.begin(BACKGROUND)
     if rng.random() < 0.5:
         for index, start in enumerate(np.arange(-2.0, 2.0, 1.0).tolist()):
-            paint: Colour = (188, 52, 44) if index % 2 else (222, 220, 214)
+            paint: Color = (188, 52, 44) if index % 2 else (222, 220, 214)
             draw_loft(canvas, pose, box(start, start + 0.96, 0.22, 0.0, 0.85), paint)
         return
     for up in (0.35, 0.95):
@@ -121,7 +121,7 @@ def draw_barrier(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: flo
 
 
 def draw_shelter(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A bus stop: posts, a flat roof, a lit poster that is as large as a person."""
+    """Draw a bus stop: posts, a flat roof, a lit poster that is as large as a person."""
     canvas.begin(BACKGROUND)
     poster = pick(rng, PAINTS)
     for along in (1.9, 0.0, -1.9):
@@ -133,7 +133,7 @@ def draw_shelter(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: flo
 
 
 def draw_plant(canvas: Canvas, pose: Pose, rng: np.random.Generator, time: float) -> None:
-    """A slim conifer in a tub."""
+    """Draw a slim conifer in a tub."""
     canvas.begin(BACKGROUND)
     leaves, light = pick(rng, LEAVES), canvas.weather.brightness((0.0, -0.5, 0.4))
     draw_loft(canvas, pose, box(-0.3, 0.3, 0.3, 0.0, 0.45), (134, 118, 104))

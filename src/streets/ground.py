@@ -5,22 +5,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
 from streets.camera import Camera
-from streets.drive import LANE, OURS, Drive, Street
+from streets.drive import HALF_LANE, LANE, Drive, Street
 from streets.light import Weather
 
 Floats = NDArray[np.float32]
-ASPHALT, PAVEMENT, KERB, PAINT, JOINT = range(5)
+ASPHALT, PAVEMENT, CURB, PAINT, JOINT = range(5)
 ALBEDO = np.array([(106, 107, 109), (160, 155, 148), (182, 180, 174), (232, 232, 224), (134, 129, 124)], np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]) -> Floats:
-    """Noise of a size (height, width), with mean 0 and deviation about 1, that varies from cell to cell."""
+    """Return noise of a size (height, width), with mean 0 and deviation about 1, that varies from cell to cell."""
     coarse = rng.standard_normal(cells).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def paint_sky(camera: Camera, drive: Drive) -> Image.Image:
-    """A canvas with the sky down to the horizon, with clouds and a row of far houses."""
+    """Return a picture with the sky down to the horizon, with clouds and a row of far houses."""
     weather, rng, size = drive.weather, drive.rng(1), (64, 96)
     level = np.linspace(0.0, 1.0, size[0], dtype=np.float32)[:, None, None]
     sky = np.array(weather.sky_top, np.float32) * (1 - level) + np.array(weather.sky_low, np.float32) * level
@@ -50,7 +50,7 @@ def _paint_skyline(picture: Image.Image, camera: Camera, weather: Weather, rng: 
 
 
 def paint_ground(picture: Image.Image, camera: Camera, drive: Drive) -> Floats:
-    """Paint road and pavement over the lower part of the picture; returns each row's distance in metres."""
+    """Paint road and pavement over the lower part of the picture; return each row's distance in meters."""
     across, along, distance = _survey(camera)
     material = Image.fromarray(_materials(drive.street, across, along)).convert("P")
     weather, size = drive.weather, material.size
@@ -68,22 +68,22 @@ def paint_ground(picture: Image.Image, camera: Camera, drive: Drive) -> Floats:
 
 
 def _survey(camera: Camera) -> tuple[Floats, Floats, Floats]:
-    """For the pixels below the horizon: their place across and along the street, and each row's distance."""
+    """Return, for the pixels below the horizon, their position across and along the street, and each row's distance."""
     top = max(round(camera.horizon) + 1, 0)
     rows = np.arange(top, camera.height, dtype=np.float32)[:, None] + 0.5 - camera.horizon
     columns = np.arange(camera.width, dtype=np.float32)[None] + 0.5 - camera.width / 2
-    distance = camera.focal * camera.lift / rows
+    distance = camera.focal * camera.lens_height / rows
     across = columns * (distance / camera.focal) + (camera.right - camera.bend * distance**2)
     return across, distance + camera.ahead, distance
 
 
 def _grain(drive: Drive, across: Floats, along: Floats, distance: Floats) -> Floats:
-    """Stains, patches and grit of the surface, as a factor of brightness."""
+    """Return stains, patches and grit of the surface, as a factor of brightness."""
     rng, size = drive.rng(2), (513, 513)  # 20 m a side; its mirror images continue it without a seam
     stains = smooth_noise(rng, (40, 40), size) + 0.8 * smooth_noise(rng, (9, 9), size)
     tile = 1.0 + 0.05 * stains + 0.04 * rng.standard_normal(size, np.float32)
-    column, row = (np.abs(((place * 25.6).astype(np.int32) & 1023) - 512) for place in (across, along))
-    worn = 1.0 - 0.06 * np.exp(-(((np.abs((across + OURS) % LANE - OURS) - 0.8) / 0.35) ** 2))
+    column, row = (np.abs(((position * 25.6).astype(np.int32) & 1023) - 512) for position in (across, along))
+    worn = 1.0 - 0.06 * np.exp(-(((np.abs((across + HALF_LANE) % LANE - HALF_LANE) - 0.8) / 0.35) ** 2))
     strength = np.clip(14.0 / distance, 0.15, 1.0)
     grain: Floats = (1.0 + (tile[row, column] - 1.0) * strength) * worn
     return grain
@@ -95,7 +95,7 @@ def _materials(street: Street, across: Floats, along: Floats) -> NDArray[np.uint
     material = np.where(road, np.uint8(ASPHALT), np.uint8(PAVEMENT))
     joints = ((across % 0.8 < 0.05) | (along % 0.8 < 0.05)) & (along - along.min() < 25)
     material[~road & joints] = JOINT
-    material[(np.abs(across - left) < 0.13) | (np.abs(across - right) < 0.13)] = KERB
+    material[(np.abs(across - left) < 0.13) | (np.abs(across - right) < 0.13)] = CURB
     material[_markings(street, across, along)] = PAINT
     if street.crossing:
         _paint_crossing(material, street, across, along)
@@ -107,16 +107,18 @@ def _markings(street: Street, across: Floats, along: Floats) -> NDArray[np.bool_
     lines = np.zeros(across.shape, bool)
     for lane in range(1 - street.lanes_left, street.lanes_right + 1):
         if lane != 0:
-            lines |= (np.abs(across - (OURS if lane > 0 else -OURS) - LANE * (lane - (lane > 0))) < 0.075) & dash
-    centre = np.abs(np.abs(across + OURS) - 0.14) < 0.06
+            lines |= (
+                np.abs(across - (HALF_LANE if lane > 0 else -HALF_LANE) - LANE * (lane - (lane > 0))) < 0.075
+            ) & dash
+    center = np.abs(np.abs(across + HALF_LANE) - 0.14) < 0.06
     strips = np.abs(across - street.right + street.strip) < 0.07
     strips |= np.abs(across - street.left - street.strip) < 0.07
-    marked: NDArray[np.bool_] = lines | centre | strips
+    marked: NDArray[np.bool_] = lines | center | strips
     return marked
 
 
 def _paint_crossing(material: NDArray[np.uint8], street: Street, across: Floats, along: Floats) -> None:
-    """The side street, with a zebra crossing before it and the stop line before that."""
+    """Paint the side street, with a zebra crossing before it and the stop line before that."""
     assert street.crossing is not None
     start, stop = street.crossing
     open_road = np.broadcast_to((along > start) & (along < stop), material.shape)
@@ -125,11 +127,13 @@ def _paint_crossing(material: NDArray[np.uint8], street: Street, across: Floats,
     zebra = (along > start - 3.6) & (along < start - 0.6)
     material[road & (along > start - 4.8) & (along < start)] = ASPHALT
     material[road & zebra & (across % 1.0 < 0.5)] = PAINT
-    material[(across > -OURS) & (across < street.right - street.strip) & (np.abs(along - start + 4.6) < 0.2)] = PAINT
+    material[(across > -HALF_LANE) & (across < street.right - street.strip) & (np.abs(along - start + 4.6) < 0.2)] = (
+        PAINT
+    )
 
 
 def wetness(camera: Camera, drive: Drive, distance: Floats) -> Image.Image:
-    """How much each canvas pixel mirrors the scene, an "L" image: puddles near, all of the road far away."""
+    """Return how much each canvas pixel mirrors the scene, an "L" image: puddles near, all of the road far away."""
     rng, top = drive.rng(3), camera.height - len(distance)
     puddles = np.clip(0.55 + 0.4 * smooth_noise(rng, (12, 7), (len(distance), camera.width)), 0.15, 1.0)
     grazing = np.clip(0.25 + distance / 45.0, 0.0, 0.8)[:, None]

@@ -1,4 +1,4 @@
-"""What lens, sensor and weather do to the light: glare, rain, blur, vignette, exposure, noise."""
+"""The effects of lens, sensor and weather: glare, rain, blur, vignette, exposure, noise."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,14 @@ BAND = 256  # rows of noise at a time, so that a large picture needs little memo
 
 
 def photograph(
-    picture: Image.Image, lamps: list[Lamp], drive: Drive, rng: np.random.Generator, finer: int
+    picture: Image.Image, lamps: list[Lamp], drive: Drive, rng: np.random.Generator, supersampling: int
 ) -> NDArray[np.uint8]:
-    """The picture that the camera keeps, `finer` times smaller than the canvas: uint8 (height, width, 3)."""
+    """Return the picture of the camera, `supersampling` times smaller than the canvas: uint8 (height, width, 3)."""
     lit = [lamp for lamp in lamps if _shows(picture, lamp)]
-    picture = picture.reduce(finer) if finer > 1 else picture
+    picture = picture.reduce(supersampling) if supersampling > 1 else picture
     unit = picture.width / 500
     if lit:
-        picture = ImageChops.add(picture, _glare(picture.size, lit, finer))
+        picture = ImageChops.add(picture, _glare(picture.size, lit, supersampling))
     if drive.weather.wet > 0.5:
         _draw_rain(picture, rng, unit)
     shake = drive.motion * float(rng.uniform(0.3, 1.0)) * unit
@@ -28,18 +28,22 @@ def photograph(
 
 
 def _shows(picture: Image.Image, lamp: Lamp) -> bool:
-    """Whether nothing has been painted over the lamp."""
+    """Return whether nothing has been painted over the lamp."""
     (x, y), _, ink = lamp
     column, row = int(x), int(y)
     return 0 <= column < picture.width and 0 <= row < picture.height and picture.getpixel((column, row)) == ink
 
 
-def _glare(size: tuple[int, int], lamps: list[Lamp], finer: int) -> Image.Image:
+def _glare(size: tuple[int, int], lamps: list[Lamp], supersampling: int) -> Image.Image:
     shrink = 4
     glare = Image.new("RGB", (max(size[0] // shrink, 1), max(size[1] // shrink, 1)))
     brush = ImageDraw.Draw(glare)
     for (x, y), radius, ink in lamps:
-        x, y, radius = x / finer / shrink, y / finer / shrink, 2.2 * radius / finer / shrink + 0.4
+        x, y, radius = (
+            x / supersampling / shrink,
+            y / supersampling / shrink,
+            2.2 * radius / supersampling / shrink + 0.4,
+        )
         brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
     near, far = (glare.filter(ImageFilter.GaussianBlur(share * glare.width)) for share in (0.012, 0.04))
     return ImageChops.add(near, far).resize(size, Image.Resampling.BILINEAR)
@@ -53,7 +57,7 @@ def _draw_rain(picture: Image.Image, rng: np.random.Generator, unit: float) -> N
 
 
 def _expose(picture: NDArray[np.uint8], drive: Drive, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Exposure with a soft shoulder, dark corners, and noise that grows with the light."""
+    """Apply exposure with a soft shoulder, dark corners, and noise that grows with the light."""
     height, width, _ = picture.shape
     gain = drive.weather.exposure * float(rng.uniform(0.95, 1.05))
     across = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] ** 2

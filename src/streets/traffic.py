@@ -1,13 +1,13 @@
-"""Where everything is at a time.
+"""The position of every object at a time.
 
-All things sit in slots of endless belts: a lane, a row of parked cars, a pavement, a row of trees. A belt
-moves along (or across) the street at its own speed, and what a slot holds is drawn from the slot's own random
-numbers. So any frame can be made without those before it.
+All objects are in slots of endless belts: a lane, a row of parked cars, a pavement, a row of trees. A belt moves along
+(or across) the street at its own speed, and the object of a slot depends on the slot's own random numbers. So any
+frame can be rendered without those before it.
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from streets.camera import Camera, Pose
 from streets.canvas import Painter
@@ -20,7 +20,7 @@ from streets.cycles import (
     draw_parked_bicycle,
     draw_parked_motorbike,
 )
-from streets.drive import LANE, OURS, Drive
+from streets.drive import HALF_LANE, LANE, Drive
 from streets.furniture import (
     draw_barrier,
     draw_bin,
@@ -35,7 +35,7 @@ from streets.furniture import (
 )
 from streets.people import draw_person
 
-SIGHT = 70.0  # metres
+VIEW_DISTANCE = 70.0  # meters
 AWAY, TOWARDS, RIGHTWARDS, LEFTWARDS = 0.0, math.pi, math.pi / 2, -math.pi / 2
 CYCLE = 1024  # slots of a belt, after which it repeats
 GOLDEN = 0.618034  # steps of this share make the kinds take turns, so that any few slots have them all
@@ -44,7 +44,7 @@ SMALLEST = 36.0  # things whose bounding box has fewer pixels of the final pictu
 
 @dataclass(frozen=True)
 class Kind:
-    """How to paint a kind of thing, its box in metres, and the class that makes it common in some drives."""
+    """A kind of object: its painter, its box in meters, and the class that sets its frequency in a drive."""
 
     paint: Painter
     length: float
@@ -54,7 +54,7 @@ class Kind:
 
     @property
     def smallest(self) -> float:
-        """How many pixels its bounding box must have to be drawn; nobody misses a far bin."""
+        """The fewest pixels of its bounding box with which it is drawn; nobody misses a far bin."""
         return SMALLEST if self.class_name else 4 * SMALLEST
 
 
@@ -87,24 +87,27 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Belt:
-    """A row of slots, `spacing` apart, that moves at `speed`. `fill` is the share of slots that hold
-    something and `kinds` how often they hold what. A belt along the street lies at `place` across it; a
-    belt that crosses lies at `place` along it. Things stray from their slot by up to `stray` metres
-    sideways."""
+    """A row of slots, `spacing` apart, that moves at `speed`.
 
-    place: float
+    `fill` is the share of slots that are occupied, and `kinds` gives the frequency of each kind. `offset` is the
+    position of the belt across the street, or along it for a belt that crosses. Objects are up to `jitter` meters
+    beside the belt.
+    """
+
+    offset: float
     heading: float
     speed: float
     spacing: float
     fill: float
+    _: KW_ONLY
     kinds: Mapping[str, float]
-    stray: float = 0.0
+    jitter: float = 0.0
     crosses: bool = False
 
 
 @dataclass(frozen=True)
-class Thing:
-    """Something in sight. `key` gives its random numbers."""
+class SceneObject:
+    """An object in view; `key` selects its random numbers."""
 
     kind: Kind
     pose: Pose
@@ -116,11 +119,11 @@ class Thing:
         return self.pose.ahead - self.extent(abs(math.cos(self.pose.heading)), abs(math.sin(self.pose.heading)))
 
     def extent(self, along: float, aside: float) -> float:
-        """Half the box's size in a direction given by the cosines with its length and its width."""
+        """Return half the box's size in a direction given by the cosines with its length and its width."""
         return 0.5 * (along * self.kind.length + aside * self.kind.width)
 
     def pixels(self, focal: float) -> float:
-        """The size of its bounding box in the picture."""
+        """Return the size of its bounding box in the picture."""
         across = 2 * self.extent(abs(math.sin(self.pose.heading)), abs(math.cos(self.pose.heading)))
         return across * self.kind.height * (focal / max(self.pose.ahead, 1.0)) ** 2
 
@@ -133,53 +136,53 @@ ON_FOOT = {"person": 1.0, "parked bicycle": 0.4, "parked motorbike": 0.15, "crow
 CLUTTER = {"bin": 1.0, "sign": 0.8, "bush": 0.8, "barrier": 0.8, "kiosk": 0.5, "shelter": 0.3, "plant": 0.5}
 
 
-def things(drive: Drive, camera: Camera, time: float, shrink: float) -> list[Thing]:
-    """All that is in sight, far to near; `shrink` canvas pixels make one pixel of the final picture."""
-    seen = list(_lead(drive, camera, time)) if not drive.street.crossing else []
+def visible_objects(drive: Drive, camera: Camera, time: float, shrink: float) -> list[SceneObject]:
+    """Return all objects in view, far to near; `shrink` canvas pixels make one pixel of the final picture."""
+    visible = list(_lead(drive, camera, time)) if not drive.street.crossing else []
     for number, belt in enumerate(belts(drive)):
-        seen += _on_belt(drive, camera, belt, number, time)
-    seen = [thing for thing in seen if thing.pixels(camera.focal / shrink) >= thing.kind.smallest]
-    return sorted(seen, key=lambda thing: -thing.nearest)
+        visible += _on_belt(drive, camera, belt, number, time)
+    visible = [thing for thing in visible if thing.pixels(camera.focal / shrink) >= thing.kind.smallest]
+    return sorted(visible, key=lambda thing: -thing.nearest)
 
 
 def belts(drive: Drive) -> list[Belt]:
-    """All belts of a drive."""
+    """Return all belts of a drive."""
     street = drive.street
-    ahead_kerb, waiting = street.right - street.strip / 2, bool(street.crossing)
-    pace = 0.0 if waiting else 1.0
-    found = [
-        Belt(-OURS - LANE / 2, TOWARDS, -6.5 * pace, 15.0, 0.55, MOTOR, 0.3),
-        Belt(ahead_kerb - 0.7, AWAY, 4.2, 9.0, 0.4, CYCLES, 0.25),
-        Belt(street.left + 0.7 + street.strip / 2, TOWARDS, -4.0, 8.0, 0.45, CYCLES, 0.25),
-        Belt(street.right - 0.8, AWAY, 0.0, 7.0, 0.45, PARKED, 0.1),
-        Belt(street.left + 0.95, TOWARDS, 0.0, 7.0, 0.6, PARKED, 0.1),
-        Belt(street.right + 1.3, TOWARDS, -1.2, 3.0, 0.4, ON_FOOT, 0.8),
-        Belt(street.right + 2.2, AWAY, 1.3, 4.0, 0.4, ON_FOOT, 0.8),
-        Belt(street.left - 1.4, AWAY, 1.1, 3.0, 0.4, ON_FOOT, 0.8),
+    strip_center = street.right - street.strip / 2
+    pace = 0.0 if street.crossing else 1.0  # at a crossing the traffic waits
+    along = [
+        Belt(-HALF_LANE - LANE / 2, TOWARDS, -6.5 * pace, 15.0, 0.55, kinds=MOTOR, jitter=0.3),
+        Belt(strip_center - 0.7, AWAY, 4.2, 9.0, 0.4, kinds=CYCLES, jitter=0.25),
+        Belt(street.left + 0.7 + street.strip / 2, TOWARDS, -4.0, 8.0, 0.45, kinds=CYCLES, jitter=0.25),
+        Belt(street.right - 0.8, AWAY, 0.0, 7.0, 0.45, kinds=PARKED, jitter=0.1),
+        Belt(street.left + 0.95, TOWARDS, 0.0, 7.0, 0.6, kinds=PARKED, jitter=0.1),
+        Belt(street.right + 1.3, TOWARDS, -1.2, 3.0, 0.4, kinds=ON_FOOT, jitter=0.8),
+        Belt(street.right + 2.2, AWAY, 1.3, 4.0, 0.4, kinds=ON_FOOT, jitter=0.8),
+        Belt(street.left - 1.4, AWAY, 1.1, 3.0, 0.4, kinds=ON_FOOT, jitter=0.8),
         *_fixtures(drive),
     ]
     if street.lanes_right:
-        found.append(Belt(LANE, AWAY, drive.speed * 0.85 * pace, 15.0, 0.6, MOTOR, 0.3))
+        along.append(Belt(LANE, AWAY, drive.speed * 0.85 * pace, 15.0, 0.6, kinds=MOTOR, jitter=0.3))
     if street.lanes_left > 1:
-        found.append(Belt(-OURS - LANE * 1.5, TOWARDS, -5.0 * pace, 16.0, 0.5, MOTOR, 0.3))
-    return found + (_crossing_belts(*street.crossing) if street.crossing else [])
+        along.append(Belt(-HALF_LANE - LANE * 1.5, TOWARDS, -5.0 * pace, 16.0, 0.5, kinds=MOTOR, jitter=0.3))
+    return along + (_crossing_belts(*street.crossing) if street.crossing else [])
 
 
 def _fixtures(drive: Drive) -> list[Belt]:
     street = drive.street
-    found = []
-    for kerb, out, heading in ((street.right, 1.0, LEFTWARDS), (street.left, -1.0, RIGHTWARDS)):
-        found += [
-            Belt(kerb + 0.6 * out, AWAY, 0.0, 6.5, 0.5, CLUTTER, 0.2),
-            Belt(kerb + (street.pavement - 0.7) * out, AWAY, 0.0, 8.0, 0.45, CLUTTER, 0.2),
-            Belt(kerb + 0.8 * out, AWAY, 0.0, 9.0, 0.55, {"tree": 1.0}, 0.2),
-            Belt(kerb + 0.5 * out, heading, 0.0, 26.0, 1.0, {"street lamp": 0.8, "signal": 0.2}),
+    rows = []
+    for curb, out, heading in ((street.right, 1.0, LEFTWARDS), (street.left, -1.0, RIGHTWARDS)):
+        rows += [
+            Belt(curb + 0.6 * out, AWAY, 0.0, 6.5, 0.5, kinds=CLUTTER, jitter=0.2),
+            Belt(curb + (street.pavement - 0.7) * out, AWAY, 0.0, 8.0, 0.45, kinds=CLUTTER, jitter=0.2),
+            Belt(curb + 0.8 * out, AWAY, 0.0, 9.0, 0.55, kinds={"tree": 1.0}, jitter=0.2),
+            Belt(curb + 0.5 * out, heading, 0.0, 26.0, 1.0, kinds={"street lamp": 0.8, "signal": 0.2}),
         ]
-    return found
+    return rows
 
 
 def _crossing_belts(start: float, stop: float) -> list[Belt]:
-    """Those who cross before us while we wait: on the zebra, in the near lanes, in the far lanes."""
+    """Return the belts that cross before us while we wait: on the zebra, in the near lanes, in the far lanes."""
     return [
         Belt(
             start - 2.6,
@@ -187,9 +190,9 @@ def _crossing_belts(start: float, stop: float) -> list[Belt]:
             1.1,
             3.6,
             0.5,
-            {"person": 1.0, "bicycle": 0.5, "tricycle": 0.15},
-            0.4,
-            True,
+            kinds={"person": 1.0, "bicycle": 0.5, "tricycle": 0.15},
+            jitter=0.4,
+            crosses=True,
         ),
         Belt(
             start - 1.4,
@@ -197,39 +200,39 @@ def _crossing_belts(start: float, stop: float) -> list[Belt]:
             -1.3,
             4.0,
             0.45,
-            {"person": 1.0, "motorbike": 0.2, "bicycle": 0.5},
-            0.4,
-            True,
+            kinds={"person": 1.0, "motorbike": 0.2, "bicycle": 0.5},
+            jitter=0.4,
+            crosses=True,
         ),
-        Belt(start + 2.8, RIGHTWARDS, 5.0, 13.0, 0.6, MOTOR, 0.3, True),
-        Belt(stop - 3.4, LEFTWARDS, -5.5, 13.0, 0.6, MOTOR, 0.3, True),
-        Belt(start + 0.6, RIGHTWARDS, 3.4, 7.0, 0.5, CYCLES, 0.2, True),
+        Belt(start + 2.8, RIGHTWARDS, 5.0, 13.0, 0.6, kinds=MOTOR, jitter=0.3, crosses=True),
+        Belt(stop - 3.4, LEFTWARDS, -5.5, 13.0, 0.6, kinds=MOTOR, jitter=0.3, crosses=True),
+        Belt(start + 0.6, RIGHTWARDS, 3.4, 7.0, 0.5, kinds=CYCLES, jitter=0.2, crosses=True),
     ]
 
 
-def _on_belt(drive: Drive, camera: Camera, belt: Belt, number: int, time: float) -> Iterator[Thing]:
-    """The things of the slots in sight; those along the street leave a crossing free."""
-    first, last = (-22.0, 22.0) if belt.crosses else (camera.ahead - 5.0, camera.ahead + SIGHT)
+def _on_belt(drive: Drive, camera: Camera, belt: Belt, number: int, time: float) -> Iterator[SceneObject]:
+    """Yield the objects of a belt that are in view; those along the street leave a crossing free."""
+    first, last = (-22.0, 22.0) if belt.crosses else (camera.ahead - 5.0, camera.ahead + VIEW_DISTANCE)
     moved, free = belt.speed * time, 4.5 if belt.speed == 0 else 6.0
     rng = drive.rng(16 + number)
-    luck, start = rng.random((CYCLE, 4)), float(rng.random())
+    draws, start = rng.random((CYCLE, 4)), float(rng.random())
     for slot in range(math.floor((first - moved) / belt.spacing), math.ceil((last - moved) / belt.spacing)):
-        full, along, aside, turn = luck[slot % CYCLE].tolist()
+        full, along, aside, turn = draws[slot % CYCLE].tolist()
         which = (slot * GOLDEN + start) % 1.0
         if full >= belt.fill:
             continue
-        place = (slot + 0.24 * (along - 0.5)) * belt.spacing + moved
-        beside = belt.place + (2 * aside - 1) * belt.stray
-        right, ahead = (place, beside) if belt.crosses else (beside, place)
+        position = (slot + 0.24 * (along - 0.5)) * belt.spacing + moved
+        across = belt.offset + (2 * aside - 1) * belt.jitter
+        right, ahead = (position, across) if belt.crosses else (across, position)
         if belt.crosses or not drive.street.crosses(ahead, free):
-            pose = camera.place(right, ahead, belt.heading + 0.1 * (turn - 0.5))
-            yield Thing(KINDS[_choose(drive, belt.kinds, which)], pose, (16 + number, slot % CYCLE))
+            pose = camera.pose_at(right, ahead, belt.heading + 0.1 * (turn - 0.5))
+            yield SceneObject(KINDS[_choose(drive, belt.kinds, which)], pose, (16 + number, slot % CYCLE))
 
 
-def _choose(drive: Drive, kinds: Mapping[str, float], luck: float) -> str:
-    """The kind at the share `luck` (0-1) of the way through the kinds, by how common they are."""
-    weights = [share * drive.common.get(KINDS[kind].class_name, 1.0) for kind, share in kinds.items()]
-    left = luck * sum(weights)
+def _choose(drive: Drive, kinds: Mapping[str, float], quantile: float) -> str:
+    """Return the kind at `quantile` (0-1) of the way through the kinds, weighted by their frequencies."""
+    weights = [share * drive.frequencies.get(KINDS[kind].class_name, 1.0) for kind, share in kinds.items()]
+    left = quantile * sum(weights)
     for kind, weight in zip(kinds, weights, strict=True):
         left -= weight
         if left < 0:
@@ -237,15 +240,15 @@ def _choose(drive: Drive, kinds: Mapping[str, float], luck: float) -> str:
     return next(iter(kinds))  # rounding left a crumb
 
 
-def _lead(drive: Drive, camera: Camera, time: float) -> Iterator[Thing]:
-    """The vehicle that we follow: the gap swings, and every so often another one takes its place."""
+def _lead(drive: Drive, camera: Camera, time: float) -> Iterator[SceneObject]:
+    """Yield the vehicle that we follow: the gap swings, and after a while another vehicle takes its place."""
     rng = drive.rng(8)
     period, gap, swing = rng.uniform(12.0, 25.0), rng.uniform(3.5, 8.0), rng.uniform(4.0, 8.0)
-    phase, stint = rng.uniform(0, 2 * math.pi), rng.uniform(6.0, 12.0)
-    number = int(time / stint)
+    phase, stay = rng.uniform(0, 2 * math.pi), rng.uniform(6.0, 12.0)
+    number = int(time / stay)
     rng = drive.rng(9, number)
     kind = KINDS[_choose(drive, MOTOR, float(rng.random()))]
     rear = gap + swing * (1.0 + math.sin(2 * math.pi * time / period + phase))
     aside, turn = float(rng.normal(0.0, 0.25)), float(rng.normal(0.0, 0.02))
-    yield Thing(kind, camera.place(aside, camera.ahead + rear + kind.length / 2, turn), (9, number, 1))
-    yield Thing(KINDS["jam"], camera.place(0.0, camera.ahead + rear + 55.0, 0.0), (9, number, 2))
+    yield SceneObject(kind, camera.pose_at(aside, camera.ahead + rear + kind.length / 2, turn), (9, number, 1))
+    yield SceneObject(KINDS["jam"], camera.pose_at(0.0, camera.ahead + rear + 55.0, 0.0), (9, number, 2))

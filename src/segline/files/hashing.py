@@ -12,7 +12,7 @@ def file_hash(path: Path) -> str:
 
 
 def file_md5(path: Path) -> str:
-    """Return the MD5 of a file's bytes, in hex: what DVC and S3 compare contents by."""
+    """Return the MD5 of a file's bytes, in hex, by which DVC and S3 identify contents."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 

@@ -32,9 +32,9 @@ OBJECT_ERRORS = {
     "NoSuchKey": "it is no longer in the bucket",
     "PreconditionFailed": "it was changed while it was read, or since it was ingested",
     "InvalidRange": "it was changed while it was read",
-    "InvalidObjectState": "it lies in an archive tier; restore it",
+    "InvalidObjectState": "it is in an archive tier; restore it",
 }
-"""The error codes that concern one object, and what each means."""
+"""The error codes that concern one object, with their meaning."""
 TRANSIENT_CODES = {
     "SlowDown",
     "Throttling",

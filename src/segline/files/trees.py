@@ -24,7 +24,7 @@ CHANGED = "it has changed since it was ingested: ingest again"
 
 @dataclass(frozen=True)
 class File:
-    """What a listing says of a file.
+    """A file, as a listing describes it.
 
     Attributes:
         size: the size in bytes.

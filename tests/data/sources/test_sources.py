@@ -68,6 +68,14 @@ def test_scenes_are_drawn_once_and_again_for_another_recipe(opening, files):
     assert all(other[path] != before[path] for path in images)
 
 
+def test_scenes_are_drawn_again_when_the_code_of_the_renderer_changes(opening, monkeypatch):
+    before = opening("synthetic:", synthetic=SCENES).tree.files
+    monkeypatch.setattr("segline.data.sources.synthetic.source_hash", lambda *packages: f"another {packages}")
+    after = opening("synthetic:", synthetic=SCENES).tree.files
+    assert before.keys() == after.keys()
+    assert all(before[path] != after[path] for path in before)
+
+
 @pytest.mark.parametrize(
     ("source", "settings", "said"),
     [("synthetic:", {"layout": "camvid"}, "'wad'"), ("synthetic:streets", {}, "expected 'synthetic:' alone")],

@@ -24,7 +24,7 @@ def open_synthetic(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
         )
     if settings.layout.name != "wad":
         raise SourceError(
-            f"ingest.layout: got {settings.layout.name!r}, but synthetic: scenes have the layout 'wad'; say layout: wad"
+            f"ingest.layout: got {settings.layout.name!r}, but synthetic: scenes have the layout 'wad'; set layout: wad"
         )
     scenes = settings.synthetic
     prepare_staging(files, f"synthetic: {as_json(scenes)} seed {seed} code {code_hash(('streets',))}")

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from streets.classes import BACKGROUND
 
-VISIBLE = 0.004  # of the picture: what a person would not overlook
+VISIBLE = 0.004  # share of the picture; nobody would overlook a larger object
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """An object without a label: the value its pixels would have had, and how many they are."""
+class MissingLabel:
+    """An object without a label: the value its pixels would have had, and their number."""
 
     image: str
     value: int
@@ -20,10 +20,10 @@ class Forgotten:
     pixels: int
 
 
-def forget_object(
+def drop_label(
     label: NDArray[np.uint16], rng: np.random.Generator, image: str
-) -> tuple[NDArray[np.uint16], Forgotten | None]:
-    """Erase one clearly visible object from the label, or the largest if none is; a lone object is kept."""
+) -> tuple[NDArray[np.uint16], MissingLabel | None]:
+    """Erase a clearly visible object from the label, or the largest if none is; a lone object is kept."""
     values, counts = np.unique(label[label >= 1000], return_counts=True)
     if len(values) < 2:
         return label, None
@@ -31,4 +31,4 @@ def forget_object(
     index = int(rng.choice(np.flatnonzero(counts >= enough)))
     value = int(values[index])
     erased = np.where(label == value, np.uint16(BACKGROUND), label)
-    return erased, Forgotten(image, value, value // 1000, int(counts[index]))
+    return erased, MissingLabel(image, value, value // 1000, int(counts[index]))

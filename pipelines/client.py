@@ -1,6 +1,6 @@
 """``kfp.Client`` with what it lacks: limits of time, pauses before another attempt, and errors of one line.
 
-Its own requests may wait for ever, its errors have many lines, and a page to log in at passes for an empty answer.
+Its own requests may wait forever, its errors have many lines, and a login page passes for an empty answer.
 """
 
 import json
@@ -24,7 +24,7 @@ from segline.errors import SeglineError
 CONNECT_S, ANSWER_S = 10.0, 120.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 PATIENCE_S = 15.0
-"""How long a request is tried again."""
+"""How long a request is repeated, from its first failure on."""
 PAGE = 100
 """The number of entries that are asked for at once."""
 CONFLICT = 409
@@ -166,7 +166,7 @@ def _send(send: Callable[..., RESTResponse], method: str, url: str, **options: A
     if not _is_object(response.data):
         raise ServiceError(
             f"{what}: got {response.data[:40].decode(errors='replace')!r}, expected an object in JSON; "
-            "if this is a page to log in at, set SEGLINE_KUBEFLOW_TOKEN to a file that holds a token, or give the "
+            "if this is a login page, set SEGLINE_KUBEFLOW_TOKEN to a file that holds a token, or give the "
             "address of the API itself"
         )
     return response

@@ -26,7 +26,8 @@ from pipelines.training import DeploymentConfig, compile_to
 
 GIVEN = {"name": "streets", "seed": 7, "promotion": True, "train": '{"epochs": 3}'}
 NIGHTLY, WEEKLY = "0 0 3 * * *", "0 0 3 * * 1"
-PASSING = pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 0])
+OTHER_STATUSES = [pytest.param(status, marks=pytest.mark.slow) for status in (429, 500, 502, 504)]
+TRANSIENT = pytest.mark.parametrize("status", [503, 0, *OTHER_STATUSES])
 
 
 @pytest.fixture(autouse=True)
@@ -220,8 +221,8 @@ def test_a_file_without_a_token_is_reported(server, tmp_path, content):
     assert server.asked == []
 
 
-@PASSING
-def test_an_answer_is_asked_for_again_after_a_fault_that_passes(server, status):
+@TRANSIENT
+def test_a_request_is_repeated_after_a_transient_fault(server, status):
     server.faults = [Fault("get_healthz", status)]
     connect(server)
 
@@ -325,7 +326,7 @@ MADE = pytest.mark.parametrize(
 
 
 @MADE
-@PASSING
+@TRANSIENT
 @pytest.mark.parametrize("done", [False, True])
 def test_a_lost_answer_makes_nothing_twice(server, package, call, table, status, done):
     server.faults = [Fault(call, status, done)]
@@ -499,12 +500,12 @@ def test_others_are_left_alone(server, package):
     assert all(entry["status"] == "ENABLED" for entry in server.recurring_runs.values())
 
 
-@PASSING
+@TRANSIENT
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize(
     "call", ["create_recurring_run", "disable_recurring_run", "enable_recurring_run", "delete_recurring_run"]
 )
-def test_a_passing_fault_does_not_matter(server, package, call, status, done):
+def test_a_transient_fault_does_not_matter(server, package, call, status, done):
     made_schedule(server, package)
     server.faults = [Fault(call, status, done)]
     second = made_schedule(server, package, cron=WEEKLY)

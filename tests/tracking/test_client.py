@@ -57,7 +57,7 @@ def test_a_server_that_is_silent_does_not_hold_for_long(silent):
         pytest.raises(TrackingError, match=rf"{silent} cannot be reached \(no answer in time\)"),
     ):
         start(Experiment(silent, "streets"))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15  # one request of the default settings
 
 
 def test_mlflow_is_not_waited_for_for_minutes():

@@ -1,4 +1,4 @@
-"""A server that speaks the API of Kubernetes as far as RayJobs, their pods and logs go, with the faults of a real one.
+"""A server that speaks the part of the Kubernetes API for RayJobs, their pods and logs, with the faults of a real one.
 
 RayJobs that are created are checked against KubeRay's own definition, where that is at hand.
 """
@@ -82,19 +82,19 @@ class Pod:
 
 @dataclass
 class Kubernetes:
-    """What the server knows, and what it was asked.
+    """The state of the server, and the requests that it got.
 
     Attributes:
-        jobs: by name.
-        pods: by name.
-        faults: each is met once, by the first request that it fits.
-        forbidden: pairs of verb and resource.
-        done: pairs of verb and resource that were asked for.
-        asked: all of them in order, with the status of the answer.
-        on_create: called in a thread of its own with the server and a job's name.
-        deletion_s: how long a deleted job stays.
-        created: the jobs as they were created.
-        token: the token that requests must have.
+        jobs: The RayJobs by name.
+        pods: The pods by name.
+        faults: The faults to come; each is met once, by the first request that it fits.
+        forbidden: The pairs of verb and resource that the account may not use.
+        done: The pairs of verb and resource that were requested.
+        asked: All requests in order: verb, resource and status of the answer.
+        on_create: A function that is called in a thread of its own with the server and the name of a new job.
+        deletion_s: The time that a deleted job stays.
+        created: The jobs as they were created.
+        token: The token that requests must have.
     """
 
     jobs: dict = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Kubernetes:
             self.changed.notify_all()
 
     def log(self, pod, text, moment=None):
-        """A line of a pod's log."""
+        """Add a line to a pod's log."""
         with self.changed:
             self.pods[pod].log.append((moment or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z"), text))
             self.changed.notify_all()

@@ -70,7 +70,7 @@ def edged(tmp_path):
 
 @pytest.fixture
 def kube(tmp_path, bucket, monkeypatch):
-    """Kubernetes, and the environment of a pod of train."""
+    """Run Kubernetes, with the environment of a pod of train."""
     for name in list(os.environ):
         if name.startswith(("SEGLINE_", "MLFLOW_")):
             monkeypatch.delenv(name)
@@ -95,14 +95,14 @@ def kube(tmp_path, bucket, monkeypatch):
 
 
 def words_of(job):
-    """The arguments of a job's entry point, by name."""
+    """Return the arguments of a job's entry point by name."""
     program, stage, *words = shlex.split(job["spec"]["entrypoint"])
     assert (program, stage) == ("segline", "train")
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def deliver(kube, name, tmp_path):
-    """What the stage leaves in the bucket."""
+    """Write to the bucket what the stage writes."""
     with writing(tmp_path / "made") as work:
         for file, text in CANDIDATES.items():
             (work / file).parent.mkdir(exist_ok=True)
@@ -137,9 +137,9 @@ def train(dataset_dir, edged, out, **changed):
 
 
 def assert_delivered(out):
-    found = {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*") if path.is_file()}
-    found.pop(".segline")
-    assert found == CANDIDATES
+    files = {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*") if path.is_file()}
+    files.pop(".segline")
+    assert files == CANDIDATES
 
 
 def lines_of(capsys):
@@ -215,14 +215,14 @@ def test_what_kubeflow_says_of_mlflow_reaches_the_driver_and_no_secret_is_writte
     kube, dataset_dir, edged, tmp_path, monkeypatch
 ):
     """The variables of Kubeflow's plug-in for MLflow, whichever way it authenticates, and the one of MLflow for TLS."""
-    told = {
+    expected = {
         "MLFLOW_RUN_ID": "abc",
         "MLFLOW_EXPERIMENT_ID": "12",
         "MLFLOW_WORKSPACE": "lines",
         "MLFLOW_TRACKING_AUTH": "kubernetes-namespaced",
         "MLFLOW_TRACKING_INSECURE_TLS": "true",
     }
-    for name, value in told.items():
+    for name, value in expected.items():
         monkeypatch.setenv(name, value)
     for name in SECRETS:
         monkeypatch.setenv(name, f"value-of-{name}")
@@ -235,15 +235,15 @@ def test_what_kubeflow_says_of_mlflow_reaches_the_driver_and_no_secret_is_writte
     train(dataset_dir, edged, tmp_path / "out")
     [job] = made
     assert "value-of-" not in json.dumps(job)
-    found = head_of(job)["env"]
-    assert [entry for entry in found if entry["name"] in SECRETS] == by_reference, "which the template may have"
-    variables = {entry["name"]: entry.get("value") for entry in found}
-    assert variables.items() >= told.items() | {("MLFLOW_TRACKING_URI", "http://mlflow:5000")}
+    environment = head_of(job)["env"]
+    assert [entry for entry in environment if entry["name"] in SECRETS] == by_reference, "which the template may have"
+    variables = {entry["name"]: entry.get("value") for entry in environment}
+    assert variables.items() >= expected.items() | {("MLFLOW_TRACKING_URI", "http://mlflow:5000")}
 
 
 # What goes wrong on the way
 
-PASSING = [
+TRANSIENT = [
     [Fault(verb="create", status=500), Fault(verb="create", status=429), Fault(verb="create", status=0)],
     [
         Fault(verb="get", status=503),
@@ -263,8 +263,8 @@ PASSING = [
 ]
 
 
-@pytest.mark.parametrize("faults", PASSING, ids=lambda faults: f"{faults[0].verb}-{len(faults)}-{faults[0].status}")
-def test_what_passes_is_waited_for(kube, dataset_dir, edged, tmp_path, capsys, faults):
+@pytest.mark.parametrize("faults", TRANSIENT, ids=lambda faults: f"{faults[0].verb}-{len(faults)}-{faults[0].status}")
+def test_a_transient_fault_is_waited_for(kube, dataset_dir, edged, tmp_path, capsys, faults):
     kube.faults = list(faults)
     kube.on_create = succeeding(tmp_path)
     train(dataset_dir, edged, tmp_path / "out")
@@ -299,13 +299,13 @@ def test_a_kubernetes_that_is_away_is_waited_for_and_not_for_ever(kube, dataset_
 def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, dataset_dir, edged, tmp_path, capsys):
     """Lines of the same time, times without zeros at the end, and one that comes late."""
     stamps = ["00.1Z", "00.12Z", "00.12Z", "00.12Z", "01Z", "01.5Z", "01.25Z", "01.500000001Z", "02Z", "02Z", "02.7Z"]
-    said = [f"line {number}" for number in range(len(stamps))]
+    written = [f"line {number}" for number in range(len(stamps))]
     begin = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M")
 
     def run(kube, name):
         kube.add_pod("submitter-1", name)
         kube.set_status(name, "Running", "RUNNING")
-        for stamp, text in zip(stamps, said, strict=True):
+        for stamp, text in zip(stamps, written, strict=True):
             kube.log("submitter-1", text, f"{begin}:{stamp}")
             kube.wait_until_polled()
         kube.wait_for(lambda kube: not kube.faults)
@@ -316,11 +316,11 @@ def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, d
     kube.faults = [Fault(verb="get", resource="pods/log", after=number) for number in (1, 2, 1, 3, 2, 4, 3, 1, 5)]
     kube.on_create = run
     train(dataset_dir, edged, tmp_path / "out")
-    assert lines_of(capsys) == said
+    assert lines_of(capsys) == written
 
 
 @pytest.mark.parametrize(
-    ("status", "more", "told"),
+    ("status", "more", "expected"),
     [
         ("Failed", {"jobStatus": "FAILED", "reason": "AppFailed", "message": "exit code 6"}, "AppFailed; exit code 6"),
         ("Failed", {"reason": "DeadlineExceeded", "message": "too\nlong"}, "DeadlineExceeded; too long"),
@@ -329,7 +329,7 @@ def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, d
         ("Complete", {"jobStatus": "STOPPED"}, "segline train: 1 of 1 trials failed: no"),
     ],
 )
-def test_a_failure_is_told_with_its_reason_in_one_line(kube, dataset_dir, edged, tmp_path, status, more, told):
+def test_a_failure_has_its_reason_in_one_line(kube, dataset_dir, edged, tmp_path, status, more, expected):
     def run(kube, name):
         kube.add_pod("submitter-1", name)
         kube.log("submitter-1", "segline train: 1 of 1 trials failed: no")
@@ -341,13 +341,13 @@ def test_a_failure_is_told_with_its_reason_in_one_line(kube, dataset_dir, edged,
     with pytest.raises(TrainingError) as caught:
         train(dataset_dir, edged, tmp_path / "out")
     [line] = str(caught.value).splitlines()
-    assert told in line
+    assert expected in line
     assert line.endswith("segline train: 1 of 1 trials failed: no")
     assert kube.jobs == {}
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_that_was_told_to_stop_asks_for_another_attempt(kube, dataset_dir, edged, tmp_path):
+def test_a_training_that_was_asked_to_stop_asks_for_another_attempt(kube, dataset_dir, edged, tmp_path):
     message = "Job entrypoint command failed with exit code 75, last available logs"
     kube.on_create = lambda kube, name: fail(kube, "AppFailed", message)
     with pytest.raises(StoppedError, match="the same command continues"):
@@ -355,14 +355,14 @@ def test_a_training_that_was_told_to_stop_asks_for_another_attempt(kube, dataset
     assert kube.jobs == {}
 
 
-def test_a_job_that_somebody_deletes_is_told(kube, dataset_dir, edged, tmp_path):
+def test_a_job_that_somebody_deletes_is_an_error(kube, dataset_dir, edged, tmp_path):
     kube.on_create = lambda kube, name: (kube.set_status(name, "Running"), kube.delete(name))
     with pytest.raises(TrainingError, match="was deleted by somebody else; the same command begins it again"):
         train(dataset_dir, edged, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("prepare", "told"),
+    ("prepare", "expected"),
     [
         (
             lambda kube: kube.forbidden.add(("create", "rayjobs")),
@@ -377,12 +377,12 @@ def test_a_job_that_somebody_deletes_is_told(kube, dataset_dir, edged, tmp_path)
         (lambda kube: kube.faults.append(Fault(verb="create", status=422)), "look at the template in SEGLINE_RAYJOB"),
     ],
 )
-def test_what_does_not_pass_is_told_at_once(kube, dataset_dir, edged, tmp_path, prepare, told):
+def test_a_permanent_refusal_is_an_error_at_once(kube, dataset_dir, edged, tmp_path, prepare, expected):
     prepare(kube)
     with pytest.raises(StageError) as caught:
         train(dataset_dir, edged, tmp_path / "out")
     [line] = str(caught.value).splitlines()
-    assert told in line
+    assert expected in line
 
 
 def test_an_account_that_may_not_see_logs_trains_without(kube, dataset_dir, edged, tmp_path, monkeypatch):
@@ -394,7 +394,7 @@ def test_an_account_that_may_not_see_logs_trains_without(kube, dataset_dir, edge
 
 
 @pytest.mark.parametrize("name", ["SEGLINE_IMAGE", "SEGLINE_STORE", "SEGLINE_NAMESPACE", "KUBECONFIG"])
-def test_an_environment_that_lacks_something_is_told(kube, dataset_dir, edged, tmp_path, monkeypatch, name):
+def test_a_missing_variable_is_an_error(kube, dataset_dir, edged, tmp_path, monkeypatch, name):
     monkeypatch.delenv(name)
     with pytest.raises(StageError, match=name):
         train(dataset_dir, edged, tmp_path / "out")
@@ -402,7 +402,7 @@ def test_an_environment_that_lacks_something_is_told(kube, dataset_dir, edged, t
 
 
 @pytest.mark.parametrize("text", [None, "{", "kind: Pod", "[1]", "kind: RayJob"])
-def test_a_template_that_is_none_is_told(kube, dataset_dir, edged, tmp_path, monkeypatch, text):
+def test_a_file_that_is_no_template_is_an_error(kube, dataset_dir, edged, tmp_path, monkeypatch, text):
     monkeypatch.setenv("SEGLINE_RAYJOB", str(tmp_path / "template.yaml"))
     if text is not None:
         (tmp_path / "template.yaml").write_text(text)
@@ -411,7 +411,7 @@ def test_a_template_that_is_none_is_told(kube, dataset_dir, edged, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "expected"),
     [
         ({"gpus_per_worker": 2.0}, "has 8 cores and 1 GPUs; lower these"),
         (
@@ -422,10 +422,10 @@ def test_a_template_that_is_none_is_told(kube, dataset_dir, edged, tmp_path, mon
     ],
 )
 def test_a_trial_that_no_worker_can_hold_or_that_wastes_its_gpu_is_refused(
-    kube, dataset_dir, edged, tmp_path, monkeypatch, wanted, told
+    kube, dataset_dir, edged, tmp_path, monkeypatch, wanted, expected
 ):
     monkeypatch.setattr(rayjob, "_upload", lambda *_: pytest.fail("it uploads"))
-    with pytest.raises(StageError, match=told):
+    with pytest.raises(StageError, match=expected):
         train(dataset_dir, edged, tmp_path / "out", params=with_train(**wanted))
     assert kube.asked == []
 
@@ -433,7 +433,7 @@ def test_a_trial_that_no_worker_can_hold_or_that_wastes_its_gpu_is_refused(
 # Another pod of the same run
 
 
-def test_a_job_that_is_there_is_followed(kube, dataset_dir, edged, tmp_path):
+def test_an_existing_job_is_followed(kube, dataset_dir, edged, tmp_path):
     job = made_by(RUN)
     kube.create(job)
     go_on, name = succeeding(tmp_path), rayjob_name(RUN)
@@ -445,7 +445,7 @@ def test_a_job_that_is_there_is_followed(kube, dataset_dir, edged, tmp_path):
 
 
 def followed(job):
-    """The object that says that a job is followed: its content now; empty where there is none."""
+    """Return the present content of the object that says that a job is followed; empty if there is none."""
     [place] = [entry["value"] for entry in head_of(job)["env"] if entry["name"] == lease.FOLLOWED]
     folder, _, name = place.rpartition("/")
     assert name == job["metadata"]["name"], "equal runs have it each"
@@ -512,7 +512,7 @@ def test_deleting_is_idempotent(kube, tmp_path):
 
 
 def start(dataset_dir, edged, tmp_path):
-    """The command in a process of its own."""
+    """Start the command in a process of its own."""
     segline = "import sys; from segline.cli import main; sys.exit(main())"
     words = ["train", "--params", json.dumps(TINY), "--dataset", str(dataset_dir), "--edged", str(edged)]
     words += ["--out", str(tmp_path / "out"), "--run", RUN, "--tracking-uri", "http://mlflow:5000"]
@@ -540,10 +540,10 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, ed
     (name,) = kube.jobs
     kube.set_status(name, "Running", "RUNNING")
     first.send_signal(how)
-    _, told = first.communicate(timeout=30)
-    assert first.returncode == (-9 if how == signal.SIGKILL else 75), told
+    _, stderr = first.communicate(timeout=30)
+    assert first.returncode == (-9 if how == signal.SIGKILL else 75), stderr
     if how == signal.SIGTERM:
-        assert told == (
+        assert stderr == (
             "segline train: stopped; the Ray cluster trains on for half an hour, and the same command follows it\n"
         )
     assert list(kube.jobs) == [name]
@@ -553,8 +553,8 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, ed
     follow(kube, second)
     wait_until(lambda: followed(kube.jobs[name]) not in ("", left))
     succeeding(tmp_path)(kube, name)
-    shown, told = second.communicate(timeout=30)
-    assert second.returncode == 0, told
+    shown, stderr = second.communicate(timeout=30)
+    assert second.returncode == 0, stderr
     assert "epoch 4" in shown
     assert_delivered(tmp_path / "out")
     assert kube.count("create", status=201) == 1
@@ -570,6 +570,6 @@ def test_ctrl_c_deletes_the_job(kube, dataset_dir, edged, tmp_path):
     process = start(dataset_dir, edged, tmp_path)
     follow(kube, process)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == 130, told
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
     assert kube.jobs == {}

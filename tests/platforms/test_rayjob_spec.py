@@ -126,8 +126,8 @@ def test_the_parameters_come_through_all_shells(windows, text):
     show = "import json, sys; print(json.dumps(sys.argv[1:]))"
     line = f"{sys.executable} -c {shlex.quote(show)} {line.removeprefix('segline train')}"
     words = json.loads(subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout)
-    found = load(words[words.index("--params") + 1])
-    assert found == replace(params, train=replace(params.train, checkpoints="s3://b/p/0123/checkpoints"))
+    passed = load(words[words.index("--params") + 1])
+    assert passed == replace(params, train=replace(params.train, checkpoints="s3://b/p/0123/checkpoints"))
     assert words[words.index("--out") + 1] == "s3://b/p/0123/train"
 
 

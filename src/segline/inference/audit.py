@@ -54,7 +54,7 @@ def find_missing_labels(
             of a large labelled object is a prediction beyond its border rather than a missing label.
     """
     predicted = probabilities.argmax(0)
-    suspects = []
+    suspects: list[Suspect] = []
     for class_id in np.unique(predicted).tolist():
         if class_id == background:
             continue

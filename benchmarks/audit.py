@@ -2,19 +2,19 @@
 
     python benchmarks/audit.py [--folder FOLDER] [--seed 7]
 
-Draws 480 street scenes, 15 % of them with one object unlabelled on purpose, and runs the line on whole frames up to
-`segline evaluate`: 12 to 18 minutes on 2 cores without GPU, by what else they do, and 0.2 GB of disk. FOLDER (a new
-temporary one by default) keeps everything: look at FOLDER/data/evaluate/unlabelled. Given again, only the comparison
-is made; then --seed has to be the same.
+It draws 480 street scenes, 15 % of them with one object unlabelled on purpose, and runs the line on whole frames up to
+`segline evaluate`. That takes 12 to 18 minutes on 2 cores without a GPU, depending on their load, and 0.2 GB of disk.
+FOLDER (a new temporary one by default) keeps everything: look at FOLDER/data/evaluate/unlabelled. With a FOLDER that
+has a result, only the comparison is repeated; --seed must then be the same.
 
-Which pixels were unlabelled is found by drawing the same scenes again with all labels. A row of unlabelled.csv is
-right when at least half of its box lies in the box of a missing object; it has the object whole when the two boxes
-have an intersection over union of at least 0.5 (what stands in front may cut an object in two). "right" is the
-precision and "found" the recall, of the rows and then of the images that they name; "by chance" is the recall of as
-many images drawn at random.
+The same scenes are drawn again with all labels to see which pixels were unlabelled. A row of unlabelled.csv is right if
+at least half of its box lies in the box of a missing object; it has the whole object if the two boxes have an
+intersection over union of at least 0.5 (an object in front may cut another one in two). "right" is the precision and
+"found" the recall, of the rows and then of the images that they name; "by chance" is the recall of as many images drawn
+at random.
 
-Expect of the rows with a confidence of at least 0.8 more than four in five to be right, and in them about half of the
-missing objects. The limits were chosen with seed 7; other seeds are the fair test.
+Expect more than four in five of the rows with a confidence of at least 0.8 to be right, and to contain about half of
+the missing objects. The limits were chosen with seed 7; other seeds are the fair test.
 """
 
 import argparse
@@ -50,20 +50,20 @@ PARAMS = {
         "epochs": 20,
         "cpus_per_worker": 1,
     },
-    # Everything is listed, and the thresholds are applied here.
+    # The stage lists everything; the thresholds are applied here.
     "evaluate": {"audit": {"min_confidence": 0.0}},
 }
 STAGES = ("ingest", "validate", "label", "train", "evaluate")
 CONFIDENCES = (0.0, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 HALF = 0.5
 SPLITS = ("train", "val", "test")
-NOWHERE = Box(-2, -2, 1, 1)
+NO_BOX = Box(-2, -2, 1, 1)
 HEADINGS = ("confidence", "rows", "right", "found", "whole", "found whole", "images", "right", "found", "by chance")
 
 
 @dataclass(frozen=True)
 class Missing:
-    """An object without a label: the key of its image, the split, its visible box and pixels, and those in the crop."""
+    """An object without a label: its image's key and split, its visible box and pixels, and its pixels in the crop."""
 
     key: str
     split: str
@@ -74,8 +74,10 @@ class Missing:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where to run, or where it was run (default: a new temporary one)")
-    parser.add_argument("--seed", type=int, default=7, help="of the scenes and of the line (default: 7)")
+    parser.add_argument(
+        "--folder", type=Path, help="the folder of a new or an earlier run (default: a new temporary one)"
+    )
+    parser.add_argument("--seed", type=int, default=7, help="seed of the scenes and of the line (default: 7)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-audit-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,48 +101,50 @@ def run_line(seed: int) -> None:
 
 
 def find_missing(seed: int) -> list[Missing]:
-    """The missing objects of all images that were labelled, by comparison with labels that are whole."""
-    forgetful, whole = Path("data/ingest/files"), Path("whole")
-    write_streets(whole, **STREETS | {"missing_label_share": 0.0}, seed=seed, workers=os.cpu_count() or 1)
+    """Return the missing objects of all images in a split, by comparison with the complete labels."""
+    incomplete, complete = Path("data/ingest/files"), Path("whole")
+    write_streets(complete, **STREETS | {"missing_label_share": 0.0}, seed=seed, workers=os.cpu_count() or 1)
     side = read_dataset_info(Path("data/label")).side
     index = {name: pd.read_csv(f"data/label/{name}/index.csv", dtype={"key": str}) for name in SPLITS}
     crops = {row.key: (name, row) for name, rows in index.items() for row in rows.itertuples()}
-    found = []
-    for entry in pd.read_csv(forgetful / "missing_labels.csv").itertuples():
+    missing = []
+    for entry in pd.read_csv(incomplete / "missing_labels.csv").itertuples():
         key = Path(entry.image).stem
         if key not in crops:
             log(f"{key} is in no split")
             continue
-        labels = [np.asarray(Image.open(root / f"train_label/{key}_instanceIds.png")) for root in (forgetful, whole)]
+        labels = [
+            np.asarray(Image.open(root / f"train_label/{key}_instanceIds.png")) for root in (incomplete, complete)
+        ]
         mask = labels[0] != labels[1]
         assert np.count_nonzero(mask) == entry.pixels
         split, crop = crops[key]
         in_crop = np.count_nonzero(mask[crop.top : crop.top + side, crop.left : crop.left + side])
-        found.append(Missing(key, split, around(mask), entry.pixels, in_crop))
-    return found
+        missing.append(Missing(key, split, bounding_box(mask), entry.pixels, in_crop))
+    return missing
 
 
-def around(mask: np.ndarray) -> Box:
+def bounding_box(mask: np.ndarray) -> Box:
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return Box(int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1)
 
 
 def share_inside(box: Box, other: Box) -> float:
-    """The share of a box that lies in another."""
+    """Return the share of a box that lies in another."""
     height = min(box.top + box.height, other.top + other.height) - max(box.top, other.top)
     width = min(box.left + box.width, other.left + other.width) - max(box.left, other.left)
     return max(height, 0) * max(width, 0) / (box.height * box.width)
 
 
 def judge(listed: pd.DataFrame, missing: list[Missing]) -> pd.DataFrame:
-    """Whether each row is right, and whether its box is about that of the missing object (IoU at least 0.5)."""
+    """Add whether each row is right, and whether its box matches the missing object's (IoU at least 0.5)."""
     boxes = {entry.key: entry.box for entry in missing}
     right, whole = [], []
     for row in listed.itertuples():
-        box, other = Box(row.top, row.left, row.height, row.width), boxes.get(row.key, NOWHERE)
-        inside, around = share_inside(box, other), share_inside(other, box)
+        box, other = Box(row.top, row.left, row.height, row.width), boxes.get(row.key, NO_BOX)
+        inside, inverse = share_inside(box, other), share_inside(other, box)
         right.append(inside >= HALF)
-        whole.append(inside > 0 and 1 / (1 / inside + 1 / around - 1) >= HALF)
+        whole.append(inside > 0 and 1 / (1 / inside + 1 / inverse - 1) >= HALF)
     return listed.assign(right=right, whole=whole)
 
 
@@ -155,8 +159,8 @@ def show(listed: pd.DataFrame, missing: list[Missing]) -> None:
     Console(width=120).print(table)
     for name in SPLITS:
         part = listed[listed["split"] == name]
-        there = sum(entry.split == name for entry in missing)
-        print(f"{name}: {there} missing, {len(part)} rows, {part['right'].sum()} right")
+        expected = sum(entry.split == name for entry in missing)
+        print(f"{name}: {expected} missing, {len(part)} rows, {part['right'].sum()} right")
     inside = [entry.in_crop for entry in missing if entry.in_crop]
     print(f"{len(inside)} of {len(missing)} missing objects lie in the crop, with {min(inside)} px and more")
 

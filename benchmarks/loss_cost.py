@@ -1,14 +1,14 @@
-"""What each loss costs next to plain cross-entropy.
+"""The cost of each loss relative to plain cross-entropy.
 
     python benchmarks/loss_cost.py [--size 384] [--classes 8 35] [--batch 8] [--repeats 5] [--device cpu]
 
-Forward and backward from the logits on, with the distance maps given and one pixel in twenty ignored. Every round
-times every loss once, cross-entropy of torch among them, so that a busy machine slows all alike; the table has the
-medians and the fastest of the rounds. Memory is the most that one forward and backward took beyond its inputs: on a
-CPU the resident set's peak in a fresh process per loss (Linux only), on CUDA the allocator's. Minutes on two cores
-at the full size. Expect no loss above 3 times cross-entropy but lovasz_softmax, which sorts, and semeda, which runs
-convolutions: the last line of each table has its share of a training step of DeepLab v3+ (ResNet-101) on such
-images, which the seed calls negligible.
+It times forward and backward passes that start from the logits, with the distance maps given and one pixel in twenty
+ignored. Every round times every loss once, torch's cross-entropy among them, so that a busy machine slows all of them
+alike; the table has the medians and the fastest rounds. Memory is the peak of one forward and backward pass beyond its
+inputs: on a CPU that of the resident set in a fresh process per loss (Linux only), on CUDA that of the allocator. It
+takes minutes on two cores at the full size. Expect no loss above 3 times cross-entropy except lovasz_softmax, which
+sorts, and semeda, which runs convolutions: the last line below each table has its share of a training step of DeepLab
+v3+ (ResNet-101) on such images, which the seed calls negligible.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 class Plain(torch.nn.Module):
-    """The yardstick."""
+    """The cross-entropy of torch, as the reference."""
 
     def forward(self, logits, target):
         return F.cross_entropy(logits, target, ignore_index=IGNORED)
@@ -69,7 +69,7 @@ def build(name, task, device):
 
 
 def inputs(names, shape, device):
-    """Logits, class ids in blocks of 16 px with ignored pixels, and maps with plausible values."""
+    """Return logits, class ids in blocks of 16 px with ignored pixels, and maps with plausible values."""
     batch, classes, height, width = shape
     blocks = torch.randint(classes, (batch, -(-height // 16), -(-width // 16)), device=device)
     target = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].contiguous()
@@ -79,15 +79,15 @@ def inputs(names, shape, device):
     return logits, target, *(16 * torch.rand(batch, channels[name], height, width, device=device) for name in names)
 
 
-def step(loss, given):
-    given[0].grad = None
-    loss(*given).backward()
+def step(loss, arguments):
+    arguments[0].grad = None
+    loss(*arguments).backward()
 
 
 def times(task, shape, device, repeats):
-    """Name -> seconds of each round."""
+    """Return the seconds of each round by the loss's name."""
     losses = {name: build(name, task, device) for name in (PLAIN, *LOSSES)}
-    given = {
+    own_inputs = {
         name: inputs(required_distances(loss), shape, device)
         for name, loss in losses.items()
         if required_distances(loss)
@@ -97,7 +97,7 @@ def times(task, shape, device, repeats):
     for turn in range(repeats + 1):
         for name, loss in losses.items():
             start = time.perf_counter()
-            step(loss, given.get(name, shared))
+            step(loss, own_inputs.get(name, shared))
             if device == "cuda":
                 torch.cuda.synchronize()
             if turn:
@@ -106,7 +106,7 @@ def times(task, shape, device, repeats):
 
 
 def memory(name, task, shape, device):
-    """Bytes beyond the inputs at the worst moment of one forward and backward."""
+    """Return the peak memory of one forward and backward pass beyond its inputs, in bytes."""
     with get_context("spawn").Pool(1) as process:
         return process.apply(peak, (name, task, shape, device))
 
@@ -114,16 +114,16 @@ def memory(name, task, shape, device):
 def peak(name, task, shape, device):
     loss = build(name, task, device)
     step(loss, inputs(required_distances(loss), (*shape[:2], 32, 32), device))
-    given = inputs(required_distances(loss), shape, device)
+    arguments = inputs(required_distances(loss), shape, device)
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step(loss, given)
+        step(loss, arguments)
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    step(loss, given)
+    step(loss, arguments)
     return resident("VmHWM") - before
 
 
@@ -151,7 +151,7 @@ def show(shape, seconds, memories):
 
 
 def show_share(shape, seconds, device):
-    """What semeda adds to a step of a large network, the network's own time taken without any loss."""
+    """Print what semeda adds to a step of a large network, whose own time is taken without any loss."""
     batch, classes, *size = shape
     network = MODELS["deeplab_v3plus"](classes).to(device).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)

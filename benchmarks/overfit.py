@@ -1,17 +1,17 @@
-"""Every architecture, and every loss, learns two small batches by heart (Seed S0, section 5.1 and figure 6).
+"""A test of whether every architecture and loss can overfit two small batches (Seed S0, section 5.1 and figure 6).
 
     python benchmarks/overfit.py [--folder FOLDER] [--side 128] [--steps 400] [--only NAME ...]
 
-Two batches of two street crops, shown in turn without augmentation: each architecture from random weights with
-cross-entropy, and each loss alone with unet_resnet34, until the training passes of both batches are above 99 % pixel
-accuracy (S0's training accuracy; dropout is off). AdamW, whose rate rises to 3e-4 over 20 steps and falls by a half
-cosine. A column has the accuracy of the network as it would predict, once some passes have settled its running
-statistics, which are those of both batches and not of each.
+Two batches of two street crops are used in turn without augmentation: each architecture is trained from random weights
+with cross-entropy, and each loss alone with unet_resnet34, until the training passes of both batches are above 99 %
+pixel accuracy (S0's training accuracy; dropout is off). AdamW's learning rate rises to 3e-4 over 20 steps and falls by
+a half cosine. The column "predicted" has the accuracy in evaluation mode, after some passes that settle the running
+statistics, which cover both batches and not each one.
 
 The crops are those with the fewest contour pixels: a network whose logits are upsampled bilinearly from a grid of 8, 16
-or 32 px cannot draw every contour, and the last column says what free logits on its grid reach at most. About half an
-hour on 2 cores without GPU. FOLDER keeps the scenes. Expect every row to reach 99 % or, where its grid allows less,
-that: one that does not cannot learn, whatever the data.
+or 32 px cannot draw every contour, and the last column has the highest accuracy of free logits on its grid. It takes
+about half an hour on 2 cores without a GPU. FOLDER keeps the scenes. Expect every row to reach 99 % or, where its grid
+allows less, that: a row that does not cannot learn from any data.
 """
 
 import argparse
@@ -47,11 +47,11 @@ from segline.training.engine import computes_bf16
 
 GOAL = 0.99
 BATCH = 2
-WARMUP = 20
-SETTLING = 15
-RATE = 3e-4
-SHOWN = 20
-# The widest are narrowed, which changes nothing but time.
+WARMUP_STEPS = 20
+SETTLING_PASSES = 15
+LEARNING_RATE = 3e-4
+LOG_EVERY_N_STEPS = 20
+# The widest models are narrowed to save time.
 OPTIONS = {
     "deeplab_v3": {"output_stride": 8},
     "unet": {"width": 32},
@@ -73,7 +73,7 @@ GRIDS = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised images, class ids and the maps of distances."""
+    """A batch of normalised images, class ids and distance maps."""
 
     images: Tensor
     target: Tensor
@@ -82,9 +82,11 @@ class Batch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where the scenes lie or are drawn (default: a new temporary one)")
-    parser.add_argument("--side", type=int, default=128, help="of a crop, in px (default: 128)")
-    parser.add_argument("--steps", type=int, default=400, help="at most (default: 400)")
+    parser.add_argument(
+        "--folder", type=Path, help="the folder of the scenes, drawn if missing (default: a new temporary one)"
+    )
+    parser.add_argument("--side", type=int, default=128, help="side of a crop, in px (default: 128)")
+    parser.add_argument("--steps", type=int, default=400, help="the most steps (default: 400)")
     parser.add_argument("--only", nargs="+", default=[], help="models and losses (default: all)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-overfit-"))
@@ -114,26 +116,26 @@ def main() -> None:
     wanted += [(loss, "unet_resnet34", loss) for loss in LOSSES]
     for subject, model, loss in wanted:
         if not arguments.only or subject in arguments.only:
-            row = [*learn(model, loss, task, batches, arguments.steps), most_on_grid(GRIDS.get(model, 1), batches)]
+            row = [*learn(model, loss, task, batches, arguments.steps), best_on_grid(GRIDS.get(model, 1), batches)]
             table.add_row(subject, *row)
             log(f"overfit: {subject}: {', '.join(row)}")
     Console().print(table)
     print(f"{stamp()}, torch {torch.__version__}")
 
 
-def most_on_grid(grid: int, batches: list[Batch]) -> str:
-    """The pixel accuracy of free logits on a grid, upsampled bilinearly and fitted to the labels."""
+def best_on_grid(grid: int, batches: list[Batch]) -> str:
+    """Return the pixel accuracy of free logits on a grid, upsampled bilinearly and fitted to the labels."""
     if grid == 1:
         return ""
     target = torch.cat([batch.target for batch in batches]).long()
     classes, side = int(target[target < IGNORED].max()) + 1, target.shape[-1]
     logits = torch.zeros(len(target), classes, side // grid, side // grid, device=target.device, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=0.5)
+    optimizer = torch.optim.Adam([logits], lr=0.5)
     for _ in range(400):
         upsampled = F.interpolate(logits, scale_factor=grid, mode="bilinear")
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(upsampled, target, ignore_index=IGNORED).backward()
-        optimiser.step()
+        optimizer.step()
     right = upsampled.argmax(1)[target < IGNORED] == target[target < IGNORED]
     return f"{100 * right.float().mean():.2f} %"
 
@@ -157,7 +159,7 @@ def edge_network(dataset_dir: Path, folder: Path, classes: int) -> Path:
 
 
 def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], most_steps: int) -> list[str]:
-    """The cells of a row."""
+    """Train a model with a loss and return the cells of its row."""
     device = batches[0].images.device
     torch.manual_seed(7)
     model = MODELS[model_name](len(task.names), **OPTIONS.get(model_name, {})).to(device)
@@ -166,39 +168,39 @@ def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], mos
     for module in model.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     started, accuracy, step = time.perf_counter(), 0.0, 0
     while accuracy <= GOAL and step < most_steps:
         counts = 0
         for batch in batches:
-            fallen = (1 + math.cos(math.pi * step / most_steps)) / 2
-            optimiser.param_groups[0]["lr"] = RATE * min((step + 1) / WARMUP, fallen)
-            counts = counts + learn_batch(model, loss, optimiser, batch, len(task.names))
+            cosine = (1 + math.cos(math.pi * step / most_steps)) / 2
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * min((step + 1) / WARMUP_STEPS, cosine)
+            counts = counts + learn_batch(model, loss, optimizer, batch, len(task.names))
             step += 1
         accuracy = float(pixel_accuracy(counts))
-        if step % SHOWN == 0:
+        if step % LOG_EVERY_N_STEPS == 0:
             log(f"overfit: {model_name}, {loss_name}: {step} steps, {100 * accuracy:.2f} %")
     seconds = time.perf_counter() - started
     size = sum(parameter.numel() for parameter in model.parameters())
-    told = f"{100 * accuracy:.2f} %{'' if accuracy > GOAL else ' (not reached)'}"
+    reached = f"{100 * accuracy:.2f} %{'' if accuracy > GOAL else ' (not reached)'}"
     return [
         f"{size / 1e6:.1f} M",
         str(step),
         f"{seconds:.0f}",
-        told,
-        f"{100 * look(model, batches):.2f} %",
+        reached,
+        f"{100 * evaluate(model, batches):.2f} %",
     ]
 
 
 def learn_batch(
-    model: nn.Module, loss: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, classes: int
+    model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, classes: int
 ) -> np.ndarray:
-    """A step; returns the confusion matrix of its forward pass."""
+    """Take a step and return the confusion matrix of its forward pass."""
     model.train()
     logits = forward(model, batch.images)
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss(logits, batch.target, batch.distances).backward()
-    optimiser.step()
+    optimizer.step()
     return confusion_matrix(batch.target.cpu().numpy(), logits.argmax(1).cpu().numpy(), classes).sum(0)
 
 
@@ -208,15 +210,15 @@ def forward(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def look(model: nn.Module, batches: list[Batch]) -> float:
-    """Pixel accuracy over both batches as the network predicts, with running statistics that fit its weights."""
+def evaluate(model: nn.Module, batches: list[Batch]) -> float:
+    """Return the pixel accuracy over both batches in evaluation mode, with settled running statistics."""
     model.train()
-    for batch in batches * SETTLING:
+    for batch in batches * SETTLING_PASSES:
         forward(model, batch.images)
     model.eval()
-    right = [forward(model, batch.images).argmax(1)[batch.target < IGNORED] for batch in batches]
+    predicted = [forward(model, batch.images).argmax(1)[batch.target < IGNORED] for batch in batches]
     truth = [batch.target[batch.target < IGNORED] for batch in batches]
-    return float((torch.cat(right) == torch.cat(truth)).float().mean())
+    return float((torch.cat(predicted) == torch.cat(truth)).float().mean())
 
 
 if __name__ == "__main__":

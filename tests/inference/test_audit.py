@@ -37,7 +37,7 @@ def flood(start, shape, inside):
 
 def look_at_every_pixel(probabilities, labels, background, min_confidence, min_pixels, border, max_labelled_share):
     predicted = probabilities.argmax(0)
-    seen, found = set(), []
+    seen, actual = set(), []
 
     def lacks_label(place, border):
         if {predicted[start], IGNORED} & {labels[near] for near in neighbours(place, labels.shape, border)}:
@@ -58,8 +58,8 @@ def look_at_every_pixel(probabilities, labels, background, min_confidence, min_p
         if len(region) >= min_pixels and confidence >= min_confidence and labelled_share <= max_labelled_share:
             ys, xs = [y for y, _ in region], [x for _, x in region]
             box = (min(ys), min(xs), max(ys) - min(ys) + 1, max(xs) - min(xs) + 1)
-            found.append((int(predicted[start]), box, len(region), pytest.approx(confidence, rel=1e-5)))
-    return sorted(found, key=lambda entry: entry[0])
+            actual.append((int(predicted[start]), box, len(region), pytest.approx(confidence, rel=1e-5)))
+    return sorted(actual, key=lambda entry: entry[0])
 
 
 @pytest.mark.parametrize("background", [0, 2, None])
@@ -75,10 +75,10 @@ def test_the_objects_are_those_of_a_flood_fill(background, limits):
         probabilities = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
         blocks = rng.choice([0, 1, 2, 3, IGNORED], (3, 4), p=[0.45, 0.05, 0.4, 0.05, 0.05])
         labels = blocks.repeat(5, 0).repeat(3, 1).astype(np.uint8)
-        found = find_missing_labels(probabilities, labels, background, **dict(zip(LOOSE, limits, strict=True)))
+        actual = find_missing_labels(probabilities, labels, background, **dict(zip(LOOSE, limits, strict=True)))
         expected = look_at_every_pixel(probabilities, labels, background, *limits)
-        assert [(entry.class_id, entry.box, entry.pixels, entry.confidence) for entry in found] == expected
-        listed += len(found)
+        assert [(entry.class_id, entry.box, entry.pixels, entry.confidence) for entry in actual] == expected
+        listed += len(actual)
     assert listed > 10
 
 
@@ -93,8 +93,8 @@ SCENE = [
 
 def boxes(**settings):
     labels = settings.pop("labels", np.zeros((5, 9), np.uint8))
-    found = find_missing_labels(sure(SCENE), labels, settings.pop("background", 0), **LOOSE | settings)
-    return [tuple(entry.box) for entry in found]
+    actual = find_missing_labels(sure(SCENE), labels, settings.pop("background", 0), **LOOSE | settings)
+    return [tuple(entry.box) for entry in actual]
 
 
 CAR, CAR_BELOW, PERSON = (0, 1, 3, 3), (4, 0, 1, 2), (1, 6, 2, 2)

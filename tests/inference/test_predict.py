@@ -33,32 +33,32 @@ def split(tmp_path):
 
 def one_by_one(model, images):
     """Probabilities from the definition of the input and of the softmax, image by image."""
-    found = []
+    actual = []
     for image in images:
         pixels = (image / 255 - np.array(MEAN)) / np.array(STD)
         with torch.inference_mode():
             logits = model(torch.tensor(pixels.transpose(2, 0, 1)[None], dtype=torch.float32))[0].double().numpy()
         powers = np.exp(logits - logits.max(0))
-        found.append(powers / powers.sum(0))
-    return np.stack(found)
+        actual.append(powers / powers.sum(0))
+    return np.stack(actual)
 
 
 def test_probabilities_are_the_mean_of_the_single_ones(models, split):
     images, _ = split.take(range(7))
-    found = probabilities(models, images)
-    assert not found.requires_grad
+    actual = probabilities(models, images)
+    assert not actual.requires_grad
     expected = sum(one_by_one(model, images) for model in models) / 3
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.sum(1).numpy(), 1, rtol=1e-6)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(actual.sum(1).numpy(), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
 def test_a_split_is_predicted_in_order_whatever_the_batch(models, split, batch_size):
     images, labels = split.take(range(7))
-    found_labels, found = zip(*predict_split(models, split, batch_size), strict=True)
-    assert np.array_equal(np.concatenate(found_labels), labels)
+    actual_labels, actual = zip(*predict_split(models, split, batch_size), strict=True)
+    assert np.array_equal(np.concatenate(actual_labels), labels)
     expected = probabilities(models, images)
-    torch.testing.assert_close(torch.cat(found), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.cat(actual), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [2, 16])

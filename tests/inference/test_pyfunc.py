@@ -42,8 +42,8 @@ def test_mlflow_predicts_what_the_members_predict(folder, tmp_path, images, heig
         signature=SIGNATURE,
         pip_requirements=["segline"],
     )
-    found = pyfunc.load_model(str(tmp_path / "mlflow")).predict(pixels)
+    actual = pyfunc.load_model(str(tmp_path / "mlflow")).predict(pixels)
     expected = probabilities(load_models(folder, read_bundle(folder)), pixels).argmax(1)
-    assert found.dtype == np.uint8
-    assert found.shape == (images, height, width)
-    assert np.array_equal(found, expected.cpu().numpy())
+    assert actual.dtype == np.uint8
+    assert actual.shape == (images, height, width)
+    assert np.array_equal(actual, expected.cpu().numpy())

@@ -13,7 +13,7 @@ from segline.losses.task import Task
 
 @pytest.fixture(scope="session")
 def edge_network(tmp_path_factory):
-    """From a number of classes to the file of an edge network."""
+    """A function from a number of classes to the file of an edge network."""
     folder = tmp_path_factory.mktemp("edges")
 
     def write(classes) -> Path:

@@ -1,4 +1,4 @@
-"""What the tests of the losses are tried on: logits, class ids, and distance maps made by hand from the class ids."""
+"""Cases for the tests of the losses: logits, class ids, and distance maps computed by hand from the class ids."""
 
 from dataclasses import dataclass, replace
 
@@ -51,7 +51,7 @@ class Case:
 
 
 def case_of(target, task, logits=None, seed=0):
-    """The case of given class ids; ``touching`` is drawn, as it depends on instances."""
+    """Return the case of given class ids; ``touching`` is drawn, as it depends on instances."""
     ids = target.numpy()
     generator = np.random.default_rng(seed)
     if logits is None:
@@ -66,7 +66,7 @@ def case_of(target, task, logits=None, seed=0):
 
 
 def random_target(images=3, classes=4, side=6, ignored=0.2, seed=0, absent=None):
-    """Class ids; some pixels are ignored, and one class may be missing."""
+    """Return class ids; some pixels are ignored, and one class may be missing."""
     generator = np.random.default_rng(seed)
     target = generator.integers(0, classes, (images, side, side))
     if absent is not None:
@@ -76,13 +76,13 @@ def random_target(images=3, classes=4, side=6, ignored=0.2, seed=0, absent=None)
 
 
 def truth_logits(case, scale=60.0):
-    """Logits that are sure of the truth."""
+    """Return logits that are certain of the truth."""
     ids = case.target.where(case.target != IGNORED, 0)
     return scale * torch.nn.functional.one_hot(ids, len(case.task.names)).movedim(-1, 1).float()
 
 
 def distance_to_contour(labels):
-    """From each pixel's centre to the nearest piece of pixel edge between two classes."""
+    """Return each pixel's distance from its centre to the nearest piece of pixel edge between two classes."""
     height, width = labels.shape
     rows, columns = np.mgrid[:height, :width]
     nearest = np.full(labels.shape, FAR)

@@ -16,7 +16,7 @@ def softmax(values):
 
 
 def counting_pixels(case):
-    """Image, row, column, probabilities and class of each pixel that counts."""
+    """Yield the image, row, column, probabilities and class of each valid pixel."""
     for i, y, x in np.argwhere(case.target.numpy() != IGNORED).tolist():
         yield i, y, x, softmax(case.logits[i, :, y, x].double().tolist()), int(case.target[i, y, x])
 
@@ -52,12 +52,12 @@ def class_weight_schedule(case, *, alpha_bg=0.5):
 
 
 def boxes(case):
-    """Image -> first row, last row, first column and last column of its foreground."""
-    found, target = {}, case.target.numpy()
+    """Return the first and last row and column of each image's foreground."""
+    actual, target = {}, case.target.numpy()
     for i, y, x in np.argwhere((target != IGNORED) & (target != case.task.background)):
-        top, bottom, left, right = found.get(i, (y, y, x, x))
-        found[i] = min(top, y), max(bottom, y), min(left, x), max(right, x)
-    return found
+        top, bottom, left, right = actual.get(i, (y, y, x, x))
+        actual[i] = min(top, y), max(bottom, y), min(left, x), max(right, x)
+    return actual
 
 
 def bounding_box(case, *, beta_bg=0.05, class_weights=True, alpha_bg=0.5):
@@ -83,13 +83,13 @@ def dice(case, *, squared=False, smooth=1.0):
 
 
 def jaccard_loss(truth, wrong):
-    """Of a set of pixels whose prediction is wrong at ``wrong``."""
+    """Return the loss of a set of true pixels whose prediction is wrong at ``wrong``."""
     union = truth | wrong
     return 1 - len(truth - wrong) / len(union) if union else 0.0
 
 
 def lovasz_of(pixels, classes, which):
-    """The Lovász extension: errors downwards, each times what the Jaccard loss grows by with its pixel."""
+    """Return the Lovász extension: sorted errors, each times the increase of the Jaccard loss with its pixel."""
     labels = {label for *_, label in pixels}
     chosen = labels if which == "present" else range(classes) if pixels else ()
     losses = []
@@ -117,7 +117,7 @@ def focal(case, *, gamma=2.0):
 
 
 def pooling_weights(losses, p, m):
-    """Of the maximum, by halving the interval that holds the threshold."""
+    """Return the weights of the maximum, by bisection of the threshold."""
     q, n = p / (p - 1), len(losses)
     low, high = 0.0, max(losses) * n ** (1 / q)
     for _ in range(200):
@@ -159,7 +159,7 @@ def boundary(case, *, foreground_only=False):
 
 
 def planes(case):
-    """Probabilities and truth per class, both zero where ignored."""
+    """Return probabilities and truth per class, both zero where ignored."""
     predicted = np.zeros(case.logits.shape)
     truth = np.zeros(case.logits.shape)
     for i, y, x, p, label in counting_pixels(case):
@@ -169,7 +169,7 @@ def planes(case):
 
 
 def convolve(masks, kernels, bias):
-    """(b, c, h, w) with (d, c, 3, 3), zeros outside."""
+    """Convolve (b, c, h, w) with (d, c, 3, 3), with zeros outside."""
     padded = np.pad(masks, ((0, 0), (0, 0), (1, 1), (1, 1)))
     height, width = masks.shape[2:]
     total = np.zeros((len(masks), len(kernels), height, width)) + np.asarray(bias)[:, None, None]
@@ -200,8 +200,8 @@ def embeddings(masks, weights):
 
 def semeda(case, *, lambda_1=2.0, lambda_2=4.0, lambda_3=0.0):
     weights = load_file(case.task.edge_network)
-    found, wanted = (embeddings(masks, weights) for masks in planes(case))
-    parts = zip((lambda_1, lambda_2, lambda_3), found, wanted, strict=True)
+    actual, wanted = (embeddings(masks, weights) for masks in planes(case))
+    parts = zip((lambda_1, lambda_2, lambda_3), actual, wanted, strict=True)
     edges = sum(factor * abs(ours - theirs).sum() / ours.shape[1] for factor, ours, theirs in parts)
     return cross_entropy(case) + edges / max(len(list(counting_pixels(case))), 1)
 

@@ -40,10 +40,10 @@ CASES = [(name, options) for name in LOSSES for options in ({}, *OPTIONS.get(nam
 every_loss = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 
 BELOW_ZERO = {"boundary"}
-"""Whose best value is not zero."""
+"""The losses whose best value is not zero."""
 
 HAS_DIRECTIONS = {"semeda"}
-"""Whose kernels tell left from right."""
+"""The losses whose kernels distinguish left and right."""
 
 
 def test_every_loss_has_its_formula_and_its_options_here():

@@ -33,8 +33,8 @@ def test_a_crisp_prediction_costs_its_jaccard_loss(make_case, seed):
     counts = case.target != IGNORED
     scores = []
     for k in range(3):
-        truth, found = (case.target == k)[counts], (guess == k)[counts]
-        scores.append((truth & found).sum() / (truth | found).sum())
+        truth, actual = (case.target == k)[counts], (guess == k)[counts]
+        scores.append((truth & actual).sum() / (truth | actual).sum())
     ours = LovaszSoftmax(case.task)(logits, case.target)
     torch.testing.assert_close(ours, 1 - torch.stack(scores).mean())
 

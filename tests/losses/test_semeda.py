@@ -56,8 +56,8 @@ def test_ignored_pixels_are_empty_for_the_network(make_case):
     loss, counts = case.loss("semeda"), (case.target != IGNORED).unsqueeze(1)
     predicted = case.logits.softmax(1) * counts
     truth = torch.nn.functional.one_hot(case.target.where(counts.squeeze(1), 0), 4).movedim(-1, 1) * counts
-    found, wanted = (loss.network.embeddings(masks.float()) for masks in (predicted, truth))
-    edges = sum(weight * (a - b).abs().mean(1).sum() for weight, a, b in zip((2, 4), found, wanted, strict=False))
+    actual, wanted = (loss.network.embeddings(masks.float()) for masks in (predicted, truth))
+    edges = sum(weight * (a - b).abs().mean(1).sum() for weight, a, b in zip((2, 4), actual, wanted, strict=False))
     plain = torch.nn.functional.cross_entropy(case.logits, case.target, ignore_index=IGNORED)
     torch.testing.assert_close(case.value(loss), plain + edges / counts.sum())
 

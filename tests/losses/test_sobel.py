@@ -25,9 +25,9 @@ def test_it_is_made_of_kornias_gradients(make_case):
         torch.nn.functional.pad(planes * counts.unsqueeze(1), (1, 1, 1, 1))
         for planes in (case.logits.softmax(1), truth)
     ]
-    found, wanted = (kornia.filters.spatial_gradient(planes, normalized=False)[..., 1:-1, 1:-1] for planes in framed)
+    actual, wanted = (kornia.filters.spatial_gradient(planes, normalized=False)[..., 1:-1, 1:-1] for planes in framed)
     plain = torch.nn.functional.cross_entropy(case.logits, case.target, ignore_index=IGNORED)
-    expected = plain + 4 / 8 * (found - wanted).abs().sum() / counts.sum()
+    expected = plain + 4 / 8 * (actual - wanted).abs().sum() / counts.sum()
     torch.testing.assert_close(case.value(case.loss("sobel")), expected)
 
 

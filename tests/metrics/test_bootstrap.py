@@ -43,17 +43,17 @@ def test_the_bound_is_that_of_a_loop_over_the_same_draws(confidence):
     challenger = counts_with([0.7, 0.8, 0.6, 0.9, 0.5], generator)
     champion = counts_with([0.6, 0.8, 0.5, 0.9, 0.6], generator)
     challenger[2, 1] = champion[2, 1] = 0
-    found = compare(challenger, champion, resamples=150, confidence=confidence, seed=11)
+    actual = compare(challenger, champion, resamples=150, confidence=confidence, seed=11)
 
     draws = np.random.default_rng(11).multinomial(5, [1 / 5] * 5, size=150)
     gains = []
     for draw in draws:
         chosen = [image for image, times in enumerate(draw) for _ in range(times)]
         gains.append(plain_miou(challenger[chosen].sum(0)) - plain_miou(champion[chosen].sum(0)))
-    assert found.lower_bound == pytest.approx(quantile(gains, 1 - confidence), abs=1e-12)
-    assert found.challenger == pytest.approx(plain_miou(challenger.sum(0)))
-    assert found.champion == pytest.approx(plain_miou(champion.sum(0)))
-    assert found.gain == pytest.approx(found.challenger - found.champion)
+    assert actual.lower_bound == pytest.approx(quantile(gains, 1 - confidence), abs=1e-12)
+    assert actual.challenger == pytest.approx(plain_miou(challenger.sum(0)))
+    assert actual.champion == pytest.approx(plain_miou(champion.sum(0)))
+    assert actual.gain == pytest.approx(actual.challenger - actual.champion)
 
 
 def test_every_draw_with_replacement_is_as_likely_as_it_should_be():
@@ -71,8 +71,8 @@ def test_every_draw_with_replacement_is_as_likely_as_it_should_be():
 
 def test_identical_models_are_not_better():
     counts = counts_with(np.full(20, 0.8), np.random.default_rng(0))
-    found = compare(counts, counts, resamples=500, confidence=0.5, seed=0)
-    assert (found.gain, found.lower_bound, found.better) == (0, 0, False)
+    actual = compare(counts, counts, resamples=500, confidence=0.5, seed=0)
+    assert (actual.gain, actual.lower_bound, actual.better) == (0, 0, False)
 
 
 def test_clearly_better_is_better_and_the_reverse_is_not():
@@ -87,9 +87,9 @@ def test_one_lucky_image_is_no_proof():
     champion = counts_with(np.full(20, 0.7), generator)
     challenger = champion.copy()
     challenger[0] = np.diag(champion[0].sum(1))
-    found = compare(challenger, champion, resamples=500, confidence=0.95, seed=0)
-    assert found.gain > 0
-    assert not found.better
+    actual = compare(challenger, champion, resamples=500, confidence=0.95, seed=0)
+    assert actual.gain > 0
+    assert not actual.better
 
 
 def test_the_pairs_matter():
@@ -139,5 +139,5 @@ def test_draws_without_a_label_are_left_out():
 def test_one_image_is_decided_by_its_gain():
     generator = np.random.default_rng(0)
     good, bad = (counts_with([accuracy], generator) for accuracy in (0.9, 0.6))
-    found = compare(good, bad, resamples=100, confidence=0.95, seed=0)
-    assert found.lower_bound == found.gain > 0
+    actual = compare(good, bad, resamples=100, confidence=0.95, seed=0)
+    assert actual.lower_bound == actual.gain > 0

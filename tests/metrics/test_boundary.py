@@ -57,18 +57,18 @@ def test_trimaps_are_those_of_all_pairs_of_pixels(case, seed):
                 # No two pixels are between width + 0.5 and this far apart.
                 if is_near(pixel, others, width + 0.5 + 1e-9):
                     expected[image, band, labels[pixel], predicted[image][pixel]] += 1
-    found = trimap_counts(truth, predicted, classes, widths)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, expected)
+    actual = trimap_counts(truth, predicted, classes, widths)
+    assert actual.dtype == np.int64
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_band_of_one_px_is_the_pixels_beside_another_class():
     truth = np.zeros((1, 7, 7), np.uint8)
     truth[0, 3, 3] = 1
-    found = trimap_counts(truth, truth, 2, [1, 2])[0]
+    actual = trimap_counts(truth, truth, 2, [1, 2])[0]
     # 8 neighbours; and those of the 5 x 5 around it that are at most 2.5 px away, which its corners are not.
-    assert found[:, 0, 0].tolist() == [8, 20]
-    assert found[:, 1, 1].tolist() == [1, 1]
+    assert actual[:, 0, 0].tolist() == [8, 20]
+    assert actual[:, 1, 1].tolist() == [1, 1]
 
 
 def test_wide_bands_hold_all_and_the_rest_is_what_is_not_near():
@@ -94,13 +94,13 @@ def test_errors_at_contours_lower_the_scores_of_narrow_bands_most():
 def slow_contour(labels, class_id):
     """The pixels of a class with a neighbour above, below or beside them that is known and of another."""
     height, width = labels.shape
-    found = []
+    actual = []
     for y, x in places(labels == class_id):
         around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
         values = [labels[at] for at in around if 0 <= at[0] < height and 0 <= at[1] < width]
         if any(value not in (class_id, IGNORED) for value in values):
-            found.append((y, x))
-    return found
+            actual.append((y, x))
+    return actual
 
 
 @every_case
@@ -108,9 +108,9 @@ def slow_contour(labels, class_id):
 def test_boundary_counts_are_those_of_all_pairs_of_pixels(case, tolerance):
     truth, predicted = random_maps(**case)
     classes, radius = case.get("classes", 4), tolerance * math.hypot(*truth.shape[1:])
-    found = boundary_counts(truth, predicted, classes, tolerance)
-    assert found.dtype == np.int64
-    assert found.shape == (len(truth), classes, 4)
+    actual = boundary_counts(truth, predicted, classes, tolerance)
+    assert actual.dtype == np.int64
+    assert actual.shape == (len(truth), classes, 4)
     for image, class_id in np.ndindex(len(truth), classes):
         seen = np.where(truth[image] == IGNORED, IGNORED, predicted[image])
         guessed, true = slow_contour(seen, class_id), slow_contour(truth[image], class_id)
@@ -120,7 +120,7 @@ def test_boundary_counts_are_those_of_all_pairs_of_pixels(case, tolerance):
             sum(is_near(pixel, guessed, radius) for pixel in true),
             len(true),
         ]
-        assert found[image, class_id].tolist() == expected
+        assert actual[image, class_id].tolist() == expected
 
 
 def objects(seed):
@@ -165,8 +165,8 @@ def test_the_f1_is_that_of_summed_precision_and_recall():
 def test_an_absent_class_has_no_score_and_a_missed_or_invented_one_zero():
     truth, predicted = np.zeros((2, 1, 9, 9), np.uint8)
     truth[0, 3:5, 3:5], predicted[0, 6:8, 1:3] = 1, 2
-    found = boundary_f1(boundary_counts(truth, predicted, 4, 0.01).sum(0))
-    np.testing.assert_array_equal(found[1:], [0, 0, math.nan])
+    actual = boundary_f1(boundary_counts(truth, predicted, 4, 0.01).sum(0))
+    np.testing.assert_array_equal(actual[1:], [0, 0, math.nan])
 
 
 def test_the_same_maps_have_a_score_of_one_and_far_contours_zero():

@@ -31,9 +31,9 @@ def test_counts_are_those_of_a_loop(case, kind):
     for image, y, x in np.ndindex(*truth.shape):
         if truth[image, y, x] != IGNORED:
             expected[image, truth[image, y, x], predicted[image, y, x]] += 1
-    found = confusion_matrix(truth.astype(kind), predicted.astype(kind), classes)
-    assert found.dtype == np.int64
-    assert np.array_equal(found, expected)
+    actual = confusion_matrix(truth.astype(kind), predicted.astype(kind), classes)
+    assert actual.dtype == np.int64
+    assert np.array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("ignored", [0, 0.3])
@@ -75,13 +75,13 @@ def test_scores_are_of_the_whole_split_not_means_over_images():
 
 
 def test_nothing_labelled_is_nan_everywhere():
-    found = scores(np.zeros((2, 2), np.int64), ["road", "car"])
+    actual = scores(np.zeros((2, 2), np.int64), ["road", "car"])
     values = [
-        found["pixel_accuracy"],
-        found["miou"],
-        found["mean_dice"],
-        *found["iou"].values(),
-        *found["dice"].values(),
+        actual["pixel_accuracy"],
+        actual["miou"],
+        actual["mean_dice"],
+        *actual["iou"].values(),
+        *actual["dice"].values(),
     ]
     assert all(type(value) is float and math.isnan(value) for value in values)
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from segline.models.aspp import ASPP, AtrousConvBNReLU, AtrousDepthwiseConv, SeparableConvBNReLU
 from segline.models.blocks import BatchNorm
 
-UNITS = pytest.mark.parametrize("unit", [AtrousConvBNReLU, SeparableConvBNReLU])
+BLOCKS = pytest.mark.parametrize("unit", [AtrousConvBNReLU, SeparableConvBNReLU])
 
 
 def seen_from_the_centre(network, side):
-    """Offsets of the positions that one output in the middle depends on."""
+    """Return the offsets of the positions on which one output in the centre depends."""
     features = torch.rand(1, 4, side, side, generator=torch.Generator().manual_seed(1)).requires_grad_()
     network.eval()(features)[0, :, side // 2, side // 2].sum().backward()
     return {tuple(offset) for offset in (features.grad[0].abs().sum(0).nonzero() - side // 2).tolist()}
@@ -23,7 +23,7 @@ def square(rate):
 
 @pytest.fixture(autouse=True)
 def _positive_weights(monkeypatch):
-    """No ReLU may be at rest where a position's influence is measured."""
+    """Keep every ReLU active, so that each position's influence is measurable."""
     initialise = torch.nn.Conv2d.reset_parameters
 
     def positive(layer):
@@ -34,15 +34,15 @@ def _positive_weights(monkeypatch):
     monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", positive)
 
 
-@UNITS
+@BLOCKS
 @pytest.mark.parametrize(("output_stride", "rates"), [(16, (6, 12, 18)), (8, (12, 24, 36))])
 def test_each_branch_sees_nine_positions_at_its_rate(unit, output_stride, rates):
     aspp, side = ASPP(4, unit=unit, output_stride=output_stride, dropout=0.0), 2 * max(rates) + 5
-    found = [seen_from_the_centre(branch, side) for branch in aspp.branches]
-    assert found == [{(0, 0)}, *map(square, rates)]
+    actual = [seen_from_the_centre(branch, side) for branch in aspp.branches]
+    assert actual == [{(0, 0)}, *map(square, rates)]
 
 
-@UNITS
+@BLOCKS
 def test_without_the_image_it_sees_the_branches_and_with_it_everything(unit):
     aspp = ASPP(4, unit=unit, output_stride=16, dropout=0.0)
     assert len(seen_from_the_centre(aspp, 41)) == 41 * 41
@@ -84,6 +84,6 @@ def test_a_rate_is_that_of_a_convolution_whichever_way_it_is_computed(rate, side
     plain = F.conv2d(features, layer.weight, padding=rate, dilation=rate, groups=4)
     upstream = torch.randn_like(plain)
     expected = torch.autograd.grad(plain, (features, layer.weight), upstream)
-    found = layer(features)
-    torch.testing.assert_close(found, plain)
-    torch.testing.assert_close(torch.autograd.grad(found, (features, layer.weight), upstream), expected)
+    actual = layer(features)
+    torch.testing.assert_close(actual, plain)
+    torch.testing.assert_close(torch.autograd.grad(actual, (features, layer.weight), upstream), expected)

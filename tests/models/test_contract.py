@@ -1,4 +1,4 @@
-"""What every architecture of the table keeps: sizes, training, weights, precision, compilation, export."""
+"""The contract of every architecture: sizes, training, weights, precision, compilation, export."""
 
 import copy
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from segline.models import MODELS
 
-# Small where an option makes them so; the others are of one size.
+# Options that make a model small, where it has any.
 OPTIONS = {
     "downup": {"width": 32},
     "unet": {"width": 4, "depth": 3},
@@ -19,7 +19,7 @@ OPTIONS = {
 } | {name: {"encoder": "resnet18"} for name in MODELS if name.startswith("smp/") and name != "smp/dpt"}
 SMALL = ("downup", "drn_a_18", "unet", "unet_resnet34", "unet_valid")
 CLASSES = 5
-# What the library's own architectures make and do not use, or cannot move: a bias that batch normalisation takes away.
+# Parameters that the library's architectures do not use, or whose bias batch normalisation cancels.
 UNUSED = {
     "smp/dpt": ("network.1.encoder.model.norm.", "network.1.encoder.model.head."),
     "smp/pan": ("network.decoder.fpa.down3.2.conv.bias",),
@@ -42,8 +42,8 @@ def name(request):
 
 
 @torch.no_grad()
-def stir(model):
-    """Give what starts at zero other values: logits that are zero everywhere are equal however they are computed."""
+def fill_zeros(model):
+    """Draw parameters that start at zero: logits that are zero everywhere are equal however they are computed."""
     for value in model.parameters():
         if not value.any():
             value.normal_(std=0.05)
@@ -52,8 +52,8 @@ def stir(model):
 
 @pytest.fixture(scope="module")
 def model(name):
-    """One for all tests that leave it as it is: some are large."""
-    return stir(build(name)).eval()
+    """One model for all tests that do not change it, as some are large."""
+    return fill_zeros(build(name)).eval()
 
 
 @pytest.mark.parametrize(("images", "height", "width"), [(1, 37, 53), (2, 64, 96), (1, 1, 1), (3, 31, 100)])
@@ -71,10 +71,10 @@ def test_any_number_of_classes(name, classes):
 
 
 def test_one_image_trains_and_then_three_reach_every_parameter(name):
-    """By the second step: a layer may start at zero, and what is below it learns only from then on.
+    """The second step reaches them all: a layer may start at zero, and those below it learn only from then on.
 
-    Three images, as what is pooled from one is constant, which the next batch normalisation takes away again; and of
-    two the gradients before it cancel, on some processors to the last bit.
+    It takes three images: features pooled from one are constant, which the next batch normalisation cancels; and the
+    gradients of two cancel before it, on some processors to the last bit.
     """
     model = build(name).train()
     frozen = {key: value.detach().clone() for key, value in model.named_parameters() if not value.requires_grad}
@@ -115,7 +115,7 @@ def test_memory_format_does_not_matter(model):
 )
 def test_half_precision_hardly_matters(small):
     """Slow for the large ones: not every processor computes in bf16."""
-    model, images = stir(build(small)).eval(), noise(1, 3, 48, 48)
+    model, images = fill_zeros(build(small)).eval(), noise(1, 3, 48, 48)
     with torch.inference_mode():
         plain = model(images)
         with torch.autocast("cpu", torch.bfloat16):
@@ -133,7 +133,7 @@ def test_it_is_compiled_as_a_whole(model, fresh_compiler):
 @pytest.mark.slow
 def test_compiled_it_trains_the_same(name, fresh_compiler):
     """A step of the compiled network and of the plain one from the same weights: nearly the same loss and gradient."""
-    model = stir(build(name)).train()
+    model = fill_zeros(build(name)).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
             module.p = 0.0
@@ -158,7 +158,7 @@ def test_exported_to_onnx_it_predicts_the_same(model, tmp_path):
     images, path = noise(1, 3, 64, 96), tmp_path / "model.onnx"
     torch.onnx.export(model, (images,), path, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    (actual,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():
         expected = model(images).numpy()
-    assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+    assert np.abs(actual - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())

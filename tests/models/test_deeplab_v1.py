@@ -40,7 +40,7 @@ def test_321_pixels_have_41_places():
 
 
 def view(layers):
-    """Pixels seen by one output place, by the arithmetic of (kernel, stride, dilation)."""
+    """Return the receptive field of one output position, from (kernel, stride, dilation) of each layer."""
     seen, jump = 1, 1
     for kernel, stride, dilation in layers:
         seen += (kernel - 1) * dilation * jump

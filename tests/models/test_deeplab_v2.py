@@ -24,8 +24,8 @@ def test_the_last_two_stages_are_dilated_and_every_other_layer_is_not(model):
         if isinstance(layer, torch.nn.Conv2d):
             rates.setdefault(name.split(".")[0], []).append(layer.dilation[0] if layer.kernel_size[0] == 3 else 1)
             assert layer.kernel_size[0] == 3 or layer.dilation == (1, 1)
-    found = {stage: [rate for rate in each if rate > 1] for stage, each in rates.items()}
-    assert found == {"conv1": [], "layer1": [], "layer2": [], "layer3": [2] * 22, "layer4": [2, 4, 4]}
+    actual = {stage: [rate for rate in each if rate > 1] for stage, each in rates.items()}
+    assert actual == {"conv1": [], "layer1": [], "layer2": [], "layer3": [2] * 22, "layer4": [2, 4, 4]}
 
 
 def test_each_classifier_sees_nine_positions_at_its_rate(model):
@@ -56,5 +56,5 @@ def test_the_logits_are_the_sum_of_four_upsampled_by_eight(model):
 
 def test_parameters_are_resnet101_and_four_classifiers():
     with torch.device("meta"):
-        found = sum(parameter.numel() for parameter in DeepLabV2(21).parameters())
-    assert found == 42_500_160 + 4 * (9 * 2048 * 21 + 21)
+        actual = sum(parameter.numel() for parameter in DeepLabV2(21).parameters())
+    assert actual == 42_500_160 + 4 * (9 * 2048 * 21 + 21)

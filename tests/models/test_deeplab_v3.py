@@ -35,9 +35,9 @@ def test_backbone_and_aspp_are_those_of_torchvision():
     ours.load_state_dict({name: head.get(name, values.get(as_in_torchvision(name))) for name in ours.state_dict()})
     images = noise(1, 3, 72, 96)
     with torch.inference_mode():
-        expected, found = theirs.backbone(images)["out"], ours.encoder(images)[-1]
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ours.aspp(found), theirs.classifier[0](expected), rtol=1e-5, atol=1e-5)
+        expected, actual = theirs.backbone(images)["out"], ours.encoder(images)[-1]
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.aspp(actual), theirs.classifier[0](expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_every_3x3_convolution_has_the_rate_of_the_paper(output_stride, multi_gr
     assert all(layer.padding == layer.dilation for name, layer in layers.items() if name in rates)
     assert all(layer.dilation == (1, 1) for name, layer in layers.items() if name not in rates)
     groups = ("encoder.layer1", "encoder.layer2", "encoder.layer3", "encoder.layer4", "aspp")
-    found = [[rate for name, rate in rates.items() if name.startswith(group)] for group in groups]
-    assert found == [[1] * 3, [1] * 4, third, fourth, aspp]
+    actual = [[rate for name, rate in rates.items() if name.startswith(group)] for group in groups]
+    assert actual == [[1] * 3, [1] * 4, third, fourth, aspp]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -71,6 +71,6 @@ def test_the_encoder_has_the_stride_asked_for(output_stride):
 
 def test_parameters_are_resnet101_aspp_and_a_classifier():
     with torch.device("meta"):
-        found = sum(parameter.numel() for parameter in DeepLabV3(21).parameters())
+        actual = sum(parameter.numel() for parameter in DeepLabV3(21).parameters())
     aspp = 2 * 2048 * 256 + 3 * 9 * 2048 * 256 + 5 * 256 * 256 + 6 * 2 * 256
-    assert found == 42_500_160 + aspp + 257 * 21
+    assert actual == 42_500_160 + aspp + 257 * 21

@@ -99,5 +99,5 @@ def test_parameters_are_those_of_the_paper():
     aspp = 2 * point(2048, 256) + 3 * separable(2048, 256) + point(5 * 256, 256)
     decoder = point(256, 48) + separable(304, 256) + separable(256, 256) + 257 * 19
     with torch.device("meta"):
-        found = sum(parameter.numel() for parameter in DeepLabV3Plus(19).parameters())
-    assert found == 42_500_160 + aspp + decoder
+        actual = sum(parameter.numel() for parameter in DeepLabV3Plus(19).parameters())
+    assert actual == 42_500_160 + aspp + decoder

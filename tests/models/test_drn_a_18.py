@@ -31,11 +31,11 @@ def dilated(strided):
 def stages(network, images):
     """The features of the four groups of a torchvision ResNet."""
     features = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-    found = []
+    actual = []
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         features = stage(features)
-        found.append(features)
-    return found
+        actual.append(features)
+    return actual
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (72, 88), (75, 61), (33, 200)])
@@ -43,18 +43,18 @@ def test_dilation_keeps_the_features_of_the_strided_network(strided, dilated, he
     """Exactly, up to the border: zeros lie beyond it in both, at positions that are equally far apart."""
     images = noise(2, 3, height, width)
     with torch.inference_mode():
-        expected, found = stages(strided, images), dilated(images)[1:]
-    for theirs, ours, factor in zip(expected, found, (1, 1, 2, 4), strict=True):
+        expected, actual = stages(strided, images), dilated(images)[1:]
+    for theirs, ours, factor in zip(expected, actual, (1, 1, 2, 4), strict=True):
         torch.testing.assert_close(ours[..., ::factor, ::factor], theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_last_two_groups_are_dilated(dilated):
     rates = {name: layer.dilation[0] for name, layer in dilated.named_modules() if name.endswith(("conv1", "conv2"))}
-    found = {
+    actual = {
         group: [rates[f"{group}.{block}.conv{layer}"] for block in (0, 1) for layer in (1, 2)]
         for group in ("layer1", "layer2", "layer3", "layer4")
     }
-    assert found == {"layer1": [1] * 4, "layer2": [1] * 4, "layer3": [1, 2, 2, 2], "layer4": [2, 4, 4, 4]}
+    assert actual == {"layer1": [1] * 4, "layer2": [1] * 4, "layer3": [1, 2, 2, 2], "layer4": [2, 4, 4, 4]}
 
 
 def test_moving_the_image_by_the_stride_moves_the_features_by_one(dilated):

@@ -21,7 +21,7 @@ NAME = "resnet10t"
 
 @pytest.fixture(scope="module")
 def whole():
-    """A classifier with weights that nobody else has."""
+    """A classifier with random weights."""
     torch.manual_seed(3)
     return timm.create_model(NAME)
 
@@ -41,7 +41,7 @@ def test_weights_come_from_a_file(whole, tmp_path, file, stride):
     assert all(torch.equal(value, theirs[key]) for key, value in encoder.state_dict().items())
     images = torch.randn(1, 3, 64, 64)
     features = encoder.eval()(images)
-    assert [found.shape[1] for found in features] == channels
+    assert [level.shape[1] for level in features] == channels
     assert 64 // features[-1].shape[-1] == stride
     if stride == 32:
         torch.testing.assert_close(features[-1], whole.eval().forward_features(images))
@@ -137,7 +137,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 
 def hub_of(content):
-    """Answers as the hub's, with one file at every address."""
+    """Return a handler that answers as the hub does, with one file at every address."""
     headers = {"ETag": f'"{sha256(content).hexdigest()}"', "X-Repo-Commit": "1" * 40}
 
     def answer(handler):
@@ -161,7 +161,7 @@ except TrainingError as error:
 
 
 def fetch(tmp_path, address):
-    """What a process of its own, with an empty cache, prints."""
+    """Return the last line that a new process with an empty cache prints."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
     env = keep | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=env, timeout=200)

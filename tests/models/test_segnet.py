@@ -25,10 +25,10 @@ def test_unpooling_is_that_of_pytorch(shape, levels):
     maxima, index = F.max_pool2d(other, 2, return_indices=True)
     wanted = F.max_unpool2d(maxima.square(), index, 2)
     ours, index_in_window = max_pool(features)
-    found = max_unpool(ours.square(), index_in_window)
-    assert torch.equal(found, wanted)
+    actual = max_unpool(ours.square(), index_in_window)
+    assert torch.equal(actual, wanted)
     weights = noise(*shape)
-    (found * weights).sum().backward()
+    (actual * weights).sum().backward()
     (wanted * weights).sum().backward()
     assert torch.equal(features.grad, other.grad)
 

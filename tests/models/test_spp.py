@@ -18,9 +18,9 @@ def noise(*shape):
 def test_cell_means_are_adaptive_average_pooling(cells, height, width):
     features = noise(2, 3, height, width).double().requires_grad_()
     weights = noise(2, 3, cells, cells).double()
-    found, expected = adaptive_avg_pool(features, cells), F.adaptive_avg_pool2d(features, cells)
-    torch.testing.assert_close(found, expected)
-    gradients = (torch.autograd.grad((means * weights).sum(), features)[0] for means in (found, expected))
+    actual, expected = adaptive_avg_pool(features, cells), F.adaptive_avg_pool2d(features, cells)
+    torch.testing.assert_close(actual, expected)
+    gradients = (torch.autograd.grad((means * weights).sum(), features)[0] for means in (actual, expected))
     torch.testing.assert_close(*gradients)
 
 
@@ -40,9 +40,9 @@ def test_pyramid_pooling_has_the_branches_of_smp():
         unit[1].load_state_dict(block.pool[1][1].state_dict())
     theirs.eval(), ours.eval()
     with torch.inference_mode():
-        found = ours(features).split([32, 8, 8, 8, 8], dim=1)
-        assert torch.equal(found[0], features)
-        for block, upsampled in zip(list(theirs.blocks)[1:], found[2:], strict=True):
+        actual = ours(features).split([32, 8, 8, 8, 8], dim=1)
+        assert torch.equal(actual[0], features)
+        for block, upsampled in zip(list(theirs.blocks)[1:], actual[2:], strict=True):
             expected = F.interpolate(block.pool(features), (11, 8), mode="bilinear", align_corners=False)
             torch.testing.assert_close(upsampled, expected, rtol=1e-5, atol=1e-5)
 
@@ -62,14 +62,14 @@ def test_one_upsampling_step_brings_the_logits_to_the_image(output_stride):
     seen = {}
     model.head.register_forward_hook(lambda _, __, logits: seen.update(logits=logits))
     with torch.inference_mode():
-        found = model(images)
+        actual = model(images)
         assert seen["logits"].shape == (1, 3, 64 // output_stride, 96 // output_stride)
         upsample = torch.nn.Upsample(scale_factor=output_stride, mode="bilinear")
-        torch.testing.assert_close(found, upsample(seen["logits"]))
+        torch.testing.assert_close(actual, upsample(seen["logits"]))
 
 
 def test_spp_has_the_layers_of_pspnet():
     """ResNet-101 without its classifier (42.5 M), four reductions of 2048 to 512, 3x3 from 4096 to 512, the head."""
     with torch.device("meta"):
-        found = sum(parameter.numel() for parameter in Spp(21).parameters())
-    assert found == 42_500_160 + 4 * (2048 * 512 + 2 * 512) + 9 * 4096 * 512 + 2 * 512 + 513 * 21
+        actual = sum(parameter.numel() for parameter in Spp(21).parameters())
+    assert actual == 42_500_160 + 4 * (2048 * 512 + 2 * 512) + 9 * 4096 * 512 + 2 * 512 + 513 * 21

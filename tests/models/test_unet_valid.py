@@ -80,8 +80,8 @@ def test_it_computes_what_the_paper_draws():
 def test_the_mirror_is_that_of_numpy(height, width):
     images = noise(2, 3, height, width)
     wanted = np.pad(images.numpy(), ((0, 0), (0, 0), (20, 33), (20, 31)), mode="reflect")
-    found = reflect_pad(images, 20, height + 53, width + 51)
-    assert np.array_equal(found.numpy(), wanted)
+    actual = reflect_pad(images, 20, height + 53, width + 51)
+    assert np.array_equal(actual.numpy(), wanted)
 
 
 def test_the_gradient_comes_back_through_the_mirror():

@@ -10,6 +10,7 @@ from kubernetes_api import NAMESPACE, Fault, kubernetes
 from servers import certificate
 
 from segline.errors import StageError, StoppedError
+from segline.files import retry
 from segline.platforms import kubernetes as kubernetes_module
 from segline.platforms.kubernetes import RayJobApi, SubmitterLog, transient_errors
 
@@ -18,7 +19,7 @@ JOB = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "one"},
 
 @pytest.fixture
 def kube(tmp_path, monkeypatch):
-    monkeypatch.setattr(kubernetes_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setenv("SEGLINE_NAMESPACE", NAMESPACE)
     with kubernetes(tmp_path) as server:

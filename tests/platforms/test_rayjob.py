@@ -23,6 +23,7 @@ from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.errors import StageError, StoppedError, TrainingError
+from segline.files import retry
 from segline.files.atomic import write_json, writing
 from segline.files.s3 import Bucket
 from segline.files.transfer import download, upload
@@ -85,8 +86,8 @@ def kube(tmp_path, bucket, monkeypatch):
         }.items():
             monkeypatch.setenv(name, value)
         for module, name in (
-            (kubernetes_module, "FIRST_PAUSE_S"),
-            (kubernetes_module, "LONGEST_PAUSE_S"),
+            (retry, "FIRST_PAUSE_S"),
+            (retry, "LONGEST_PAUSE_S"),
             (rayjob, "POLL_S"),
             (rayjob, "DELETION_POLL_S"),
         ):

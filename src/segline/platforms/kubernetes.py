@@ -6,7 +6,6 @@ The kubernetes package is imported inside functions, as its import takes a secon
 import json
 import math
 import os
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segline.errors import StageError, StoppedError, one_line
+from segline.files.retry import attempts
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
@@ -28,7 +28,6 @@ SUBMITTER = "ray-job-submitter"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 OUTAGE_S = 900.0
 """The time after which a Kubernetes that gives no usable answer is given up."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 TIMEOUTS_S = (10, 30)
 """The longest time to connect, and the longest silence of an answer; by default the client waits without end."""
 LOG_OVERLAP_S = 60
@@ -129,8 +128,8 @@ class RayJobApi:
             StageError: Kubernetes refuses the request.
             StoppedError: Kubernetes gives no usable answer for ``OUTAGE_S``.
         """
-        deadline, pause = time.monotonic() + OUTAGE_S, FIRST_PAUSE_S
-        while True:
+        reason = ""
+        for _ in attempts(within_s=OUTAGE_S):
             try:
                 answer = call(_request_timeout=TIMEOUTS_S)
                 if isinstance(answer, dict):
@@ -143,12 +142,9 @@ class RayJobApi:
                 reason = _reason(error)
                 if status and status < 500 and status != 429:
                     self._raise_permanent(status, reason, verb)
-            if time.monotonic() > deadline:
-                raise StoppedError(
-                    f"Kubernetes has given no usable answer for {OUTAGE_S:.0f} s ({reason}); the same command goes on"
-                )
-            time.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        raise StoppedError(
+            f"Kubernetes has given no usable answer for {OUTAGE_S:.0f} s ({reason}); the same command goes on"
+        )
 
     def _raise_permanent(self, status: int, reason: str, verb: str) -> None:
         advice = {

@@ -6,17 +6,14 @@ import math
 import os
 import re
 import shlex
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from segline.config.components import ComponentSpec
 from segline.config.params import Params
 from segline.config.sections import Train
-from segline.config.serialization import as_json
-from segline.config.spaces import Space
+from segline.config.serialization import as_document
 from segline.errors import StageError
 from segline.parallel import AUTOSCALING
 from segline.platforms.kubernetes import Json
@@ -64,7 +61,7 @@ def fingerprint(params: Params, content_hash: str, image: str) -> str:
     """Return a hash of all that the candidates depend on; equal trainings share their folder in the bucket."""
     settings = asdict(params.train)
     del settings["checkpoints"]
-    parts = (json.dumps(settings, sort_keys=True), as_json(params.edges), params.seed, content_hash, image)
+    parts = (json.dumps(settings, sort_keys=True), params.seed, content_hash, image)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -160,9 +157,9 @@ def entrypoint(params: Params, *, training_url: str, tracking_uri: str) -> str:
     Raises:
         StageError: An address would be changed on the way, or would show a password.
     """
-    document = _to_document(params)
+    document = as_document(params)
     document["train"]["checkpoints"] = f"{training_url}/checkpoints"
-    addresses = {name: f"{training_url}/{name}" for name in ("dataset", "edged")} | {"out": f"{training_url}/train"}
+    addresses = {"dataset": f"{training_url}/dataset", "out": f"{training_url}/train"}
     addresses["tracking-uri"] = tracking_uri
     if "@" in tracking_uri:
         raise StageError(
@@ -175,28 +172,6 @@ def entrypoint(params: Params, *, training_url: str, tracking_uri: str) -> str:
     text = re.sub(r"\\\\|[`$!']", lambda match: f"\\u{ord(match[0][0]):04x}", json.dumps(document))
     words = [word for name, address in addresses.items() for word in (f"--{name}", address)]
     return shlex.join(["segline", "train", "--params", text, *words])
-
-
-def _to_document(value: Any) -> Any:
-    """Return a section of the parameters as ``params.yaml`` writes it."""
-    if isinstance(value, ComponentSpec):
-        weight = {} if value.weight == 1.0 else {"weight": value.weight}
-        return {value.name: _to_document(value.options) | weight}
-    if isinstance(value, Space):
-        ends = [int(end) if value.whole else end for end in (value.low, value.high)]
-        return list(value.values) or {"low": ends[0], "high": ends[1], "log": value.log}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: _to_document(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, dict):
-        return {name: _to_document(entry) for name, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [_weighted_sum(entry) if isinstance(entry, tuple) else _to_document(entry) for entry in value]
-    return value
-
-
-def _weighted_sum(losses: tuple[ComponentSpec, ...]) -> Json:
-    """Return a sum of losses as one entry."""
-    return {name: options for loss in losses for name, options in _to_document(loss).items()}
 
 
 def _normalize(text: str, longest: int, forbidden: str = r"[^A-Za-z0-9]+") -> str:

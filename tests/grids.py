@@ -32,7 +32,7 @@ def write_noise(folder):
 def train(dataset_dir, tracking_uri, **settings):
     params = load(json.dumps({"name": "tiny", "train": TINY | settings}))
     out = dataset_dir.parent / "out"
-    run(params, dataset_dir=dataset_dir, edged=dataset_dir.parent / "edges", tracking_uri=tracking_uri, out=out)
+    run(params, dataset_dir=dataset_dir, edged_dir=dataset_dir.parent / "edges", tracking_uri=tracking_uri, out=out)
     return out
 
 

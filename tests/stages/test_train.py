@@ -112,7 +112,7 @@ def test_what_cannot_be_made_is_told_before_anything_runs(dataset_dir, tmp_path)
         run(
             params,
             dataset_dir=dataset_dir,
-            edged=tmp_path / "edges",
+            edged_dir=tmp_path / "edges",
             tracking_uri="sqlite:///none.db",
             out=tmp_path / "out",
         )
@@ -129,10 +129,10 @@ def test_a_map_that_label_did_not_make_is_told_before_anything_runs(dataset_dir,
     params = load(json.dumps({"label": {"distances": ["border"]}, "train": {"losses": ["distance_map"]}}))
     (tmp_path / "edges").mkdir()
     with pytest.raises(TrainingError, match=r"label\.distances lacks 'border'; add it and run `segline label` again"):
-        run(params, dataset_dir=dataset_dir, edged=tmp_path / "edges", tracking_uri="none", out=tmp_path / "out")
+        run(params, dataset_dir=dataset_dir, edged_dir=tmp_path / "edges", tracking_uri="none", out=tmp_path / "out")
 
 
 def test_a_weight_file_that_is_missing_is_told_first(dataset_dir, tmp_path):
     params = load(json.dumps({"train": {"models": [{"fcn8s": {"pretrained": "nowhere.pth"}}]}}))
     with pytest.raises(SourceError, match=r"'nowhere\.pth' is not a file"):
-        run(params, dataset_dir=dataset_dir, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")
+        run(params, dataset_dir=dataset_dir, edged_dir=tmp_path, tracking_uri="none", out=tmp_path / "out")

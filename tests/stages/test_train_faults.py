@@ -110,11 +110,11 @@ from segline.losses.task import Task
 from segline.models import MODELS
 from segline.config.params import Train
 from segline.training.engine import Run, fit
-labelled = Path({labelled!r})
+dataset_dir = Path({dataset_dir!r})
 run = Run(
     model=MODELS["unet"](2, width=4, depth=2),
     loss=WeightedSum([(1.0, LOSSES["dice"](Task(names=("dark", "light"), background=0)))]),
-    train=open_split(labelled, "train"), val=open_split(labelled, "val"), classes=2,
+    train=open_split(dataset_dir, "train"), val=open_split(dataset_dir, "val"), classes=2,
     settings=Train(epochs=3), seed=1, device=torch.device("cpu"),
 )
 epochs = fit(run, Path({folder!r}))
@@ -141,7 +141,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(dataset_dir, 
 
 def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, capsys):
     params = load(json.dumps({"name": "tiny", "train": TINY | {"losses": ["dice", "focal"], "epochs": 5}}))
-    folders = {"labelled": dataset_dir, "edged": dataset_dir.parent / "edges", "out": dataset_dir.parent / "out"}
+    folders = {"dataset_dir": dataset_dir, "edged_dir": dataset_dir.parent / "edges", "out": dataset_dir.parent / "out"}
     before = sorted(dataset_dir.parent.rglob("*"))
     run(params, **folders, tracking_uri="sqlite:///none.db", plan_only=True)
     told = capsys.readouterr().out

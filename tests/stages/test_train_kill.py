@@ -23,10 +23,10 @@ PARAMS = {
         "models": [{"unet": {"width": 4, "depth": 2}}],
         "losses": ["dice", "cross_entropy", "focal"],
         "epochs": 400,
-        "ema": 0.9,
+        "ema_decay": 0.9,
         "batch_size": 2,
         "checkpoint_minutes": 1e-6,
-        "search": {"scheduler": "halving", "min_epochs": 150, "reduction": 2},
+        "search": {"scheduler": "halving", "grace_period": 150, "reduction_factor": 2},
     },
 }
 KILLS = 20

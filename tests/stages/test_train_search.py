@@ -16,7 +16,7 @@ from segline.training.search.optuna import propose
 
 
 def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(dataset_dir, tracking_uri):
-    search = {"spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]}, "samples": 3, "min_epochs": 1, "reduction": 3}
+    search = {"spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]}, "num_samples": 3, "grace_period": 1, "reduction_factor": 3}
     out = train(dataset_dir, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
     found = board(out)
     epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
@@ -38,12 +38,12 @@ def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(data
 
 POPULATION = {
     "epochs": 6,
-    "ema": 0.9,
+    "ema_decay": 0.9,
     "search": {
         "spaces": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}, "weight_decay": [0.0, 0.01, 0.1]},
-        "samples": 4,
+        "num_samples": 4,
         "scheduler": "pbt",
-        "min_epochs": 2,
+        "perturbation_interval": 2,
     },
 }
 
@@ -96,7 +96,7 @@ def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
 
 
 def test_pbt_replaces_a_trial_that_fails(dataset_dir, tracking_uri):
-    spaces = {"dice.weight": [1.0, 1.0, 1.0, 1e39], "clip": [1.0, 2.0]}
+    spaces = {"dice.weight": [1.0, 1.0, 1.0, 1e39], "max_grad_norm": [1.0, 2.0]}
     out = train(dataset_dir, tracking_uri, **POPULATION | {"search": POPULATION["search"] | {"spaces": spaces}})
     found = board(out)
     [failed] = [name for name, row in found.items() if row["status"] == "failed"]
@@ -120,9 +120,9 @@ OPTUNA = {
     "epochs": 2,
     "search": {
         "spaces": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}},
-        "samples": 5,
+        "num_samples": 5,
         "searcher": "optuna",
-        "at_once": 2,
+        "trials_per_round": 2,
     },
 }
 

@@ -26,8 +26,8 @@ from segline.training.engine import BROKEN_BATCH, CHECKPOINT, WEIGHTS, Run, fit
 from segline.training.schedules import learning_rate
 
 CLASSES = 3
-STILL = Augment(flip=0.0, scale=0.0, shift=0.0, rotate=0.0, colour=0.0)
-MOVING = Augment(colour=0.0)
+STILL = Augment(flip=0.0, scale=0.0, translate=0.0, rotate=0.0, brightness_contrast=0.0)
+MOVING = Augment(brightness_contrast=0.0)
 SETTINGS = Train(epochs=4, batch_size=4, learning_rate=3e-3)
 CPU = torch.device("cpu")
 
@@ -136,9 +136,9 @@ def test_a_run_killed_before_the_checkpoint_repeats_the_epoch(splits, tmp_path, 
 
 
 def test_an_heir_goes_on_with_its_own_settings(splits, tmp_path):
-    parent = new_run(splits, settings=replace(SETTINGS, ema=0.0))
+    parent = new_run(splits, settings=replace(SETTINGS, ema_decay=0.0))
     assert len(list(fit(parent, tmp_path, until=2))) == 2
-    heir = new_run(splits, settings=replace(SETTINGS, ema=0.9, weight_decay=0.3, epsilon=1e-4))
+    heir = new_run(splits, settings=replace(SETTINGS, ema_decay=0.9, weight_decay=0.3, epsilon=1e-4))
     epochs = fit(heir, tmp_path)
     assert list(islice(epochs, 2)) == parent.history
     assert same_weights(heir.judged.state_dict(), parent.model.state_dict())
@@ -149,7 +149,7 @@ def test_an_heir_goes_on_with_its_own_settings(splits, tmp_path):
 
 
 def test_every_step_has_the_rate_of_the_schedule(splits, tmp_path):
-    settings = replace(SETTINGS, epochs=5, warmup=0.3, learning_rate=0.02, schedule="poly", precision="fp32")
+    settings = replace(SETTINGS, epochs=5, warmup_fraction=0.3, learning_rate=0.02, schedule="poly", precision="fp32")
     run = new_run(splits, settings=settings, model=nn.Conv2d(3, CLASSES, 1))
     rates = []
     run.optimiser.register_step_pre_hook(lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"]))
@@ -184,7 +184,7 @@ def plain_training(splits, settings, seed):
 
 
 def test_training_is_that_of_a_plain_loop(splits, tmp_path):
-    settings = replace(SETTINGS, epochs=3, precision="fp32", augment=STILL, warmup=0.1)
+    settings = replace(SETTINGS, epochs=3, precision="fp32", augment=STILL, warmup_fraction=0.1)
     run = new_run(splits, settings=settings)
     history = list(fit(run, tmp_path))
     weights, losses = plain_training(splits, settings, seed=7)
@@ -241,7 +241,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_batch(splits, tmp
         assert len(labels) == 2
 
 
-EVERYTHING = replace(SETTINGS, batch_size=2, accumulate=2, ema=0.9, clip=0.5, epochs=3, augment=Augment(elastic=2.0))
+EVERYTHING = replace(SETTINGS, batch_size=2, gradient_accumulation_steps=2, ema_decay=0.9, max_grad_norm=0.5, epochs=3, augment=Augment(elastic=2.0))
 
 
 class Dropping(nn.Module):
@@ -298,7 +298,7 @@ def test_accumulated_batches_are_one_large_batch(splits, tmp_path):
     for name, size, accumulate in (("one", 4, 1), ("two", 2, 2)):
         torch.manual_seed(0)
         run = new_run(
-            splits, settings=replace(settings, batch_size=size, accumulate=accumulate), model=nn.Conv2d(3, CLASSES, 3)
+            splits, settings=replace(settings, batch_size=size, gradient_accumulation_steps=accumulate), model=nn.Conv2d(3, CLASSES, 3)
         )
         run.model.padding = (1, 1)
         history = list(fit(run, tmp_path / name))
@@ -309,7 +309,7 @@ def test_accumulated_batches_are_one_large_batch(splits, tmp_path):
 
 
 def test_the_gradient_is_clipped_to_its_norm(splits, tmp_path):
-    run = new_run(splits, settings=replace(SETTINGS, epochs=1, clip=1e-3))
+    run = new_run(splits, settings=replace(SETTINGS, epochs=1, max_grad_norm=1e-3))
     norms = []
     run.optimiser.register_step_pre_hook(
         lambda optimiser, *_: norms.append(
@@ -321,7 +321,7 @@ def test_the_gradient_is_clipped_to_its_norm(splits, tmp_path):
 
 
 def test_averaged_weights_are_a_moving_average_and_are_what_is_judged_and_kept(splits, tmp_path):
-    run = new_run(splits, settings=replace(SETTINGS, epochs=1, ema=0.5), model=nn.Conv2d(3, CLASSES, 1))
+    run = new_run(splits, settings=replace(SETTINGS, epochs=1, ema_decay=0.5), model=nn.Conv2d(3, CLASSES, 1))
     expected, steps = {name: value.clone() for name, value in run.model.state_dict().items()}, iter(range(10))
 
     def average(*_):
@@ -349,7 +349,7 @@ def test_steps_end_a_run_amid_an_epoch(splits, tmp_path):
 def test_patience_ends_a_run(splits, tmp_path, monkeypatch):
     scores = iter([0.2, 0.5, 0.4, 0.5, 0.9, 0.9])
     monkeypatch.setattr("segline.training.engine._validate", lambda run: (1.0, next(scores), 0.5))
-    run = new_run(splits, settings=replace(SETTINGS, epochs=6, patience=2))
+    run = new_run(splits, settings=replace(SETTINGS, epochs=6, early_stopping_patience=2))
     assert [record.val_miou for record in fit(run, tmp_path)] == [0.2, 0.5, 0.4, 0.5]
 
 

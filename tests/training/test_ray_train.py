@@ -45,7 +45,7 @@ NAMES = ("dark", "grey", "light")
 TRAIN, VAL, BATCH = 11, 5, 4  # the last batch of an epoch has 3 images
 CURVES = ("train_loss", "val_loss", "val_miou")
 # A zoom, a shift or a rotation brings ignored pixels in, not equally many for each process.
-AUGMENT = Augment(scale=0.0, shift=0.0, rotate=0.0, flip_vertical=0.5, saturation=0.2, hue=0.1)
+AUGMENT = Augment(scale=0.0, translate=0.0, rotate=0.0, flip_vertical=0.5, saturation=0.2, hue=0.1)
 SETTINGS_OF_TRIAL = {"epochs": 30, "batch_size": BATCH, "learning_rate": 0.02, "precision": "fp32", "augment": AUGMENT}
 
 
@@ -123,7 +123,7 @@ def new_run(dataset_dir, model):
         train=Split(dataset_dir / "train"),
         val=Split(dataset_dir / "val"),
         classes=3,
-        settings=Train(**SETTINGS_OF_TRIAL | {"epochs": 3, "accumulate": 2, "batch_size": 2, "ema": 0.9}),
+        settings=Train(**SETTINGS_OF_TRIAL | {"epochs": 3, "gradient_accumulation_steps": 2, "batch_size": 2, "ema_decay": 0.9}),
         seed=7,
         device=torch.device("cpu"),
     )
@@ -338,7 +338,7 @@ def test_asha_stops_the_worse_trials_and_the_next_one_has_their_workers(cluster,
     trials = [
         new_trial(dataset_dir, tmp_path, f"rate{rate}", epochs=8, learning_rate=rate) for rate in (2e-2, 1e-5, 1e-6)
     ]
-    found, failed = train(trials, workers=2, asha=Asha("val_miou", first=2, last=8, reduction=2))
+    found, failed = train(trials, workers=2, asha=Asha("val_miou", first=2, last=8, reduction_factor=2))
     assert failed == []
     assert [len(curves) for curves in found.values()] == [8, 2, 2]
     assert_all_is_free()

@@ -51,7 +51,7 @@ def drawn():
         "dice.weight": {"low": 0.5, "high": 2.0},
         "unet.width": {"low": 4, "high": 16},
     }
-    search = {"spaces": spaces, "samples": 4}
+    search = {"spaces": spaces, "num_samples": 4}
     return cells(settings(models=["unet", "downup"], losses=["dice", "bounding_box"], search=search), 3)
 
 
@@ -99,9 +99,9 @@ def test_the_best_of_each_cell_go_on_before_the_second_best_of_any():
     scores = {f"unet-dice-draw{number}": number / 10 for number in range(1, 5)}
     scores |= {f"unet-lovasz_softmax-draw{number}": number / 100 for number in range(1, 5)}
     four = ["unet-dice-draw4", "unet-lovasz_softmax-draw4", "unet-dice-draw3", "unet-lovasz_softmax-draw3"]
-    assert survivors(scores, Search(reduction=2)) == four
-    assert survivors(scores, Search(reduction=3)) == four[:3]
-    assert survivors({name: scores[name] for name in four}, Search(reduction=4)) == four[:1]
+    assert survivors(scores, Search(reduction_factor=2)) == four
+    assert survivors(scores, Search(reduction_factor=3)) == four[:3]
+    assert survivors({name: scores[name] for name in four}, Search(reduction_factor=4)) == four[:1]
 
 
 def test_a_finalist_is_the_same_with_another_seed(drawn):
@@ -113,13 +113,13 @@ def test_a_finalist_is_the_same_with_another_seed(drawn):
 @pytest.mark.parametrize(
     ("search", "epochs", "expected"),
     [
-        (Search(min_epochs=2, reduction=3), 20, [2, 6, 18, 20]),
-        (Search(min_epochs=1, reduction=4), 16, [1, 4, 16]),
-        (Search(min_epochs=8), 8, [8]),
-        (Search(min_epochs=2, scheduler="none"), 20, [20]),
-        (Search(min_epochs=2, scheduler="asha"), 20, [20]),
-        (Search(min_epochs=3, scheduler="pbt"), 10, [3, 6, 9, 10]),
-        (Search(min_epochs=3, scheduler="pbt"), 6, [3, 6]),
+        (Search(grace_period=2, reduction_factor=3), 20, [2, 6, 18, 20]),
+        (Search(grace_period=1, reduction_factor=4), 16, [1, 4, 16]),
+        (Search(grace_period=8), 8, [8]),
+        (Search(grace_period=2, scheduler="none"), 20, [20]),
+        (Search(grace_period=2, scheduler="asha"), 20, [20]),
+        (Search(perturbation_interval=3, scheduler="pbt"), 10, [3, 6, 9, 10]),
+        (Search(perturbation_interval=3, scheduler="pbt"), 6, [3, 6]),
     ],
 )
 def test_rungs(search, epochs, expected):
@@ -128,14 +128,14 @@ def test_rungs(search, epochs, expected):
 
 def test_the_best_third_goes_on_and_no_fewer_than_finalists():
     scores = {"a": 0.1, "b": 0.5, "c": 0.5, "d": 0.2, "e": 0.3, "f": 0.0, "g": 0.4}
-    assert survivors(scores, Search(reduction=3)) == ["b", "c", "g"]
-    assert survivors(scores, Search(reduction=7)) == ["b"]
-    assert survivors(scores, Search(reduction=7, finalists=2)) == ["b", "c"]
+    assert survivors(scores, Search(reduction_factor=3)) == ["b", "c", "g"]
+    assert survivors(scores, Search(reduction_factor=7)) == ["b"]
+    assert survivors(scores, Search(reduction_factor=7, finalists=2)) == ["b", "c"]
     assert best(scores, 3) == ["b", "c", "g"]
 
 
 def test_a_random_search_begins_all_trials_at_once():
-    chosen = settings(models=["unet"], losses=["dice"], search={"spaces": {"clip": [0.0, 1.0]}, "samples": 3})
+    chosen = settings(models=["unet"], losses=["dice"], search={"spaces": {"max_grad_norm": [0.0, 1.0]}, "num_samples": 3})
     assert first_cells(chosen, 7) == cells(chosen, 7)
     assert batch_sizes(chosen, 7) == [3]
 
@@ -153,7 +153,7 @@ def search_with(chosen, scores):
 
 
 def test_optuna_is_asked_for_each_cell_with_its_own_results():
-    search = {"spaces": {"unet.width": {"low": 4, "high": 512}}, "samples": 5, "searcher": "optuna", "at_once": 2}
+    search = {"spaces": {"unet.width": {"low": 4, "high": 512}}, "num_samples": 5, "searcher": "optuna", "trials_per_round": 2}
     chosen = settings(models=["unet", "downup"], losses=["dice", "focal"], search=search)
     scores = {"unet-dice": 1, "unet-focal": -1, "downup-dice": 0, "downup-focal": 0}
     found = search_with(chosen, scores)
@@ -183,7 +183,7 @@ def population():
         "batch_size": [4, 8, 16],
         "dice.weight": [1.0, 2.0],
     }
-    search = {"spaces": spaces, "samples": 8, "scheduler": "pbt"}
+    search = {"spaces": spaces, "num_samples": 8, "scheduler": "pbt"}
     chosen = settings(models=["unet"], losses=["dice", "focal"], search=search)
     return chosen.search, cells(chosen, 7)
 

@@ -31,18 +31,18 @@ def simulated(chosen):
 
 
 @pytest.mark.parametrize(
-    "search", [{}, {"min_epochs": 1}, {"min_epochs": 2, "reduction": 4, "finalists": 3, "seeds": 4}]
+    "search", [{}, {"grace_period": 1}, {"grace_period": 2, "reduction_factor": 4, "finalists": 3, "seeds": 4}]
 )
 @pytest.mark.parametrize("scheduler", ["none", "halving"])
-@pytest.mark.parametrize("searcher", [{}, {"searcher": "optuna", "at_once": 4}, {"searcher": "optuna", "at_once": 5}])
+@pytest.mark.parametrize("searcher", [{}, {"searcher": "optuna", "trials_per_round": 4}, {"searcher": "optuna", "trials_per_round": 5}])
 def test_the_epochs_are_those_that_are_trained(search, scheduler, searcher):
-    search = {"spaces": SPACES, "samples": 24, "scheduler": scheduler} | search | searcher
+    search = {"spaces": SPACES, "num_samples": 24, "scheduler": scheduler} | search | searcher
     chosen = settings(models=["unet"], losses=["dice"], epochs=20, search=search)
     assert epochs_of(chosen, 7) == simulated(chosen)
 
 
 def test_a_population_trains_to_the_end():
-    search = {"scheduler": "pbt", "samples": 6, "spaces": SPACES, "min_epochs": 2}
+    search = {"scheduler": "pbt", "num_samples": 6, "spaces": SPACES, "perturbation_interval": 2}
     assert epochs_of(settings(models=["unet"], losses=["dice"], epochs=20, search=search), 7) == 120
 
 
@@ -59,7 +59,7 @@ def cost_of(cell):
 
 
 def test_each_kind_of_trial_is_measured_once_in_a_process_of_its_own_and_shown(capsys):
-    search = {"spaces": {"learning_rate": [1e-3, 1e-2], "batch_size": [4, 8]}, "samples": 2, "scheduler": "none"}
+    search = {"spaces": {"learning_rate": [1e-3, 1e-2], "batch_size": [4, 8]}, "num_samples": 2, "scheduler": "none"}
     chosen = settings(models=[{"unet": {"width": 8}}], losses=["dice", "focal"], search=search, epochs=3)
     found, measured = cells(chosen, 3), []
     costs = measure(found, cost_of, measured.append)

@@ -17,8 +17,8 @@ from grids import TINY, board, runs, train
 from segline.config.params import Train, load
 from segline.errors import StageError, TrainingError
 from segline.stages.train import run
-from segline.training import trial as trials
-from segline.training.trial import _in_memory
+from segline.training import run_trial as trials
+from segline.training.run_trial import _explaining_memory
 
 BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}]}
 
@@ -62,7 +62,7 @@ def die_once(folder):
 
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(dataset_dir, tracking_uri, monkeypatch):
-    monkeypatch.setattr("segline.stages.train._train_trial", die_once(dataset_dir.parent))
+    monkeypatch.setattr("segline.training.search.run._train_trial", die_once(dataset_dir.parent))
     out = train(dataset_dir, tracking_uri, epochs=12, search={"scheduler": "none"})
     assert (dataset_dir.parent / "died").exists()
     assert board(out)["unet-dice"]["epochs"] == "12"
@@ -90,12 +90,15 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try():
         pytest.raises(
             TrainingError, match=r"^out of memory at train.batch_size 8; try train.batch_size: 4 with train.ac"
         ),
-        _in_memory(Train(batch_size=8)),
+        _explaining_memory(Train(batch_size=8)),
     ):
         torch.empty(2**50)
-    with pytest.raises(TrainingError, match=r"try a smaller label.crop or model"), _in_memory(Train(batch_size=1)):
+    with (
+        pytest.raises(TrainingError, match=r"try a smaller label.crop or model"),
+        _explaining_memory(Train(batch_size=1)),
+    ):
         raise MemoryError
-    with pytest.raises(RuntimeError, match="size mismatch"), _in_memory(Train()):
+    with pytest.raises(RuntimeError, match="size mismatch"), _explaining_memory(Train()):
         raise RuntimeError("size mismatch")
 
 

@@ -12,7 +12,7 @@ import pytest
 from segline.files.s3 import Bucket
 from segline.training import lease
 from segline.training.checkpoints import STOP
-from segline.training.lease import FOLLOWED, renewing
+from segline.training.lease import FOLLOWED, heartbeat
 
 EPOCHS = 2000
 LEASE_S = 2
@@ -24,7 +24,7 @@ SEGLINE = f"""
 import sys
 from segline.cli import main
 from segline.training import lease
-lease.LOOK_S, lease.LOOKS = 0.1, {10 * LEASE_S}
+lease.LOOK_S, lease.MAX_UNCHANGED_LOOKS = 0.1, {10 * LEASE_S}
 sys.exit(main())
 """
 
@@ -63,8 +63,8 @@ def epochs(store):
 
 
 def test_a_training_goes_on_while_it_is_followed_and_then_saves_itself_and_ends(start, store, monkeypatch):
-    monkeypatch.setattr(lease, "RENEW_S", 0.1)
-    with renewing(f"{store}/followed/one"):
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
+    with heartbeat(f"{store}/followed/one"):
         process = start()
         while process.poll() is None and "history.csv" not in saved(store):
             time.sleep(0.1)

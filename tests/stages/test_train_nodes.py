@@ -26,10 +26,10 @@ from segline.data.shards import DatasetInfo
 from segline.files import s3 as storage
 from segline.files.atomic import write_json
 from segline.parallel import SETTINGS
-from segline.stages.train import Trial
-from segline.training.checkpoints import Mirror
+from segline.training.checkpoints import CheckpointStore
+from segline.training.run_trial import train_trial
 from segline.training.search import grid
-from segline.training.trial import train_trial
+from segline.training.trial import Trial, TrialInputs
 
 RAY = Path(sys.executable).with_name("ray")
 SEGLINE = "import sys; from segline.cli import main; sys.exit(main())"
@@ -153,8 +153,10 @@ def files(folder):
 def train_here(dataset_dir, work):
     """The candidates of one machine, trained in this process."""
     settings = load(json.dumps({"name": "tiny", "train": TRAIN}))
-    for cell in grid.cells(settings.train, settings.seed):
-        for _ in train_trial(Trial(cell, dataset_dir, None, {}, work / cell.name, EPOCHS, Mirror(""))):
+    inputs, store = TrialInputs(dataset_dir=dataset_dir), CheckpointStore("")
+    for config in grid.grid_configs(settings.train, settings.seed):
+        trial = Trial(config=config, inputs=inputs, folder=work / config.name, until=EPOCHS, store=store)
+        for _ in train_trial(trial):
             pass
 
 

@@ -138,5 +138,7 @@ def test_below_the_wanted_accuracy_it_warns(dataset_dir, tmp_path, capsys):
 
 def test_train_stops_before_any_work_without_the_network(dataset_dir, tmp_path):
     with pytest.raises(StageError, match=r"weights.safetensors is not there, .* run `segline edges`"):
-        train.run(params("semeda"), dataset_dir=dataset_dir, edged_dir=tmp_path, tracking_uri="none", out=tmp_path / "out")
+        train.run(
+            params("semeda"), dataset_dir=dataset_dir, edged_dir=tmp_path, tracking_uri="none", out=tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()

@@ -141,9 +141,9 @@ def test_an_heir_goes_on_with_its_own_settings(splits, tmp_path):
     heir = new_run(splits, settings=replace(SETTINGS, ema_decay=0.9, weight_decay=0.3, epsilon=1e-4))
     epochs = fit(heir, tmp_path)
     assert list(islice(epochs, 2)) == parent.history
-    assert same_weights(heir.judged.state_dict(), parent.model.state_dict())
+    assert same_weights(heir.ema_model.state_dict(), parent.model.state_dict())
     assert same_weights(heir.model.state_dict(), parent.model.state_dict())
-    [group] = heir.optimiser.param_groups
+    [group] = heir.optimizer.param_groups
     assert (group["weight_decay"], group["eps"]) == (0.3, 1e-4)
     assert len(list(epochs)) == SETTINGS.epochs - 2
 
@@ -152,7 +152,7 @@ def test_every_step_has_the_rate_of_the_schedule(splits, tmp_path):
     settings = replace(SETTINGS, epochs=5, warmup_fraction=0.3, learning_rate=0.02, schedule="poly", precision="fp32")
     run = new_run(splits, settings=settings, model=nn.Conv2d(3, CLASSES, 1))
     rates = []
-    run.optimiser.register_step_pre_hook(lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"]))
+    run.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     history = list(fit(run, tmp_path))
     expected = [learning_rate(settings, step, 10) for step in range(10)]
     assert rates == pytest.approx(expected)
@@ -166,7 +166,7 @@ def plain_training(splits, settings, seed):
     images, labels = splits[0].take(range(6))
     inputs = torch.from_numpy(((images / 255 - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     target = torch.from_numpy(labels).long()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings.weight_decay)
     rising, steps = 1, 2 * settings.epochs
     rates = [1.0] + [0.5 * (1 + math.cos(math.pi * done / (steps - rising))) for done in range(steps - rising)]
     losses = []
@@ -174,11 +174,11 @@ def plain_training(splits, settings, seed):
         order = np.random.default_rng([seed, epoch + 1]).permutation(6)
         losses.append(0.0)
         for batch, chosen in enumerate((order[:4], order[4:])):
-            optimiser.param_groups[0]["lr"] = settings.learning_rate * rates[2 * epoch + batch]
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * rates[2 * epoch + batch]
             loss = nn.functional.cross_entropy(model(inputs[chosen]), target[chosen], ignore_index=IGNORED)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses[-1] += loss.item() * len(chosen) / 6
     return model.state_dict(), losses
 
@@ -241,7 +241,15 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_batch(splits, tmp
         assert len(labels) == 2
 
 
-EVERYTHING = replace(SETTINGS, batch_size=2, gradient_accumulation_steps=2, ema_decay=0.9, max_grad_norm=0.5, epochs=3, augment=Augment(elastic=2.0))
+EVERYTHING = replace(
+    SETTINGS,
+    batch_size=2,
+    gradient_accumulation_steps=2,
+    ema_decay=0.9,
+    max_grad_norm=0.5,
+    epochs=3,
+    augment=Augment(elastic=2.0),
+)
 
 
 class Dropping(nn.Module):
@@ -285,7 +293,7 @@ def test_stopped_after_any_step_it_saves_itself_and_ends_with_the_same_bits(spli
 def test_a_checkpoint_is_written_amid_an_epoch_when_it_is_due(splits, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        "segline.training.engine._save", lambda run, folder, is_best=False: saved.append(run.place.step)
+        "segline.training.engine._save", lambda run, folder, is_best=False: saved.append(run.epoch_state.step)
     )
     list(fit(new_run(splits, settings=replace(SETTINGS, epochs=1, batch_size=2, checkpoint_minutes=1e-9)), tmp_path))
     assert saved == [1, 2, 3, 0]
@@ -298,7 +306,9 @@ def test_accumulated_batches_are_one_large_batch(splits, tmp_path):
     for name, size, accumulate in (("one", 4, 1), ("two", 2, 2)):
         torch.manual_seed(0)
         run = new_run(
-            splits, settings=replace(settings, batch_size=size, gradient_accumulation_steps=accumulate), model=nn.Conv2d(3, CLASSES, 3)
+            splits,
+            settings=replace(settings, batch_size=size, gradient_accumulation_steps=accumulate),
+            model=nn.Conv2d(3, CLASSES, 3),
         )
         run.model.padding = (1, 1)
         history = list(fit(run, tmp_path / name))
@@ -311,9 +321,9 @@ def test_accumulated_batches_are_one_large_batch(splits, tmp_path):
 def test_the_gradient_is_clipped_to_its_norm(splits, tmp_path):
     run = new_run(splits, settings=replace(SETTINGS, epochs=1, max_grad_norm=1e-3))
     norms = []
-    run.optimiser.register_step_pre_hook(
-        lambda optimiser, *_: norms.append(
-            math.sqrt(sum(float(p.grad.square().sum()) for p in optimiser.param_groups[0]["params"]))
+    run.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: norms.append(
+            math.sqrt(sum(float(p.grad.square().sum()) for p in optimizer.param_groups[0]["params"]))
         )
     )
     list(fit(run, tmp_path))
@@ -329,7 +339,7 @@ def test_averaged_weights_are_a_moving_average_and_are_what_is_judged_and_kept(s
         for name, value in run.model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value
 
-    run.optimiser.register_step_post_hook(average)
+    run.optimizer.register_step_post_hook(average)
     list(fit(run, tmp_path))
     kept = load_file(tmp_path / WEIGHTS)
     for name, value in expected.items():
@@ -340,7 +350,7 @@ def test_averaged_weights_are_a_moving_average_and_are_what_is_judged_and_kept(s
 def test_steps_end_a_run_amid_an_epoch(splits, tmp_path):
     run = new_run(splits, settings=replace(SETTINGS, epochs=4, batch_size=2, max_steps=4))
     taken = []
-    run.optimiser.register_step_pre_hook(lambda *_: taken.append(1))
+    run.optimizer.register_step_pre_hook(lambda *_: taken.append(1))
     history = list(fit(run, tmp_path))
     assert (len(taken), len(history)) == (4, 2)
     assert history[-1].learning_rate == pytest.approx(learning_rate(run.settings, 3, 4))
@@ -355,7 +365,7 @@ def test_patience_ends_a_run(splits, tmp_path, monkeypatch):
 
 def test_minutes_end_a_run_amid_its_epoch(splits, tmp_path):
     run, taken = new_run(splits, settings=replace(SETTINGS, max_minutes=1e-6, epochs=9)), []
-    run.optimiser.register_step_pre_hook(lambda *_: taken.append(1))
+    run.optimizer.register_step_pre_hook(lambda *_: taken.append(1))
     [record] = fit(run, tmp_path)
     assert len(taken) == 1 < run.steps_per_epoch
     whole = new_run(splits, settings=replace(SETTINGS, max_steps=1))

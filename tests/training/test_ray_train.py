@@ -33,13 +33,12 @@ from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
 from segline.parallel import SETTINGS, ray_session
-from segline.stages.train import STOP, Trial
 from segline.training import ddp as workers
-from segline.training.checkpoints import Mirror
+from segline.training.checkpoints import STOP, CheckpointStore
 from segline.training.engine import Run, fit
-from segline.training.ray_train import MOST_LOSSES, _raise_unless_lost
+from segline.training.ray_train import MAX_LOSSES, _raise_unless_lost
 from segline.training.ray_tune import Asha, Watch, _room, run_trials
-from segline.training.search.grid import TrialConfig
+from segline.training.trial import Trial, TrialConfig, TrialInputs
 
 NAMES = ("dark", "grey", "light")
 TRAIN, VAL, BATCH = 11, 5, 4  # the last batch of an epoch has 3 images
@@ -84,7 +83,7 @@ def plain_network():
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 7, 8, 16])
 def test_the_mean_of_the_weighted_means_is_that_of_the_whole_batch(monkeypatch, count, images):
     values = np.random.default_rng(images).random(images)
-    monkeypatch.setattr(workers, "count", lambda: count)
+    monkeypatch.setattr(workers, "world_size", lambda: count)
     means, seen = [], []
     for rank in range(count):
         monkeypatch.setattr(workers, "rank", lambda rank=rank: rank)
@@ -123,14 +122,16 @@ def new_run(dataset_dir, model):
         train=Split(dataset_dir / "train"),
         val=Split(dataset_dir / "val"),
         classes=3,
-        settings=Train(**SETTINGS_OF_TRIAL | {"epochs": 3, "gradient_accumulation_steps": 2, "batch_size": 2, "ema_decay": 0.9}),
+        settings=Train(
+            **SETTINGS_OF_TRIAL | {"epochs": 3, "gradient_accumulation_steps": 2, "batch_size": 2, "ema_decay": 0.9}
+        ),
         seed=7,
         device=torch.device("cpu"),
     )
 
 
 def weights(run):
-    return torch.cat([value.double().ravel() for value in run.judged.state_dict().values()])
+    return torch.cat([value.double().ravel() for value in run.ema_model.state_dict().values()])
 
 
 def train_undisturbed_and_stopped(rank, dataset_dir, out):
@@ -204,8 +205,15 @@ def cluster():
 
 def new_trial(dataset_dir, folder, name="trial", *, until=0, **changed):
     settings = Train(**SETTINGS_OF_TRIAL | changed)
-    cell = TrialConfig(name, ComponentSpec(name="plain"), (ComponentSpec(name="cross_entropy"),), settings, 7)
-    return Trial(cell, dataset_dir, None, {}, folder / name, until or settings.epochs, Mirror(""))
+    model, loss = ComponentSpec(name="plain"), (ComponentSpec(name="cross_entropy"),)
+    config = TrialConfig(name=name, model=model, loss=loss, settings=settings, seed=7)
+    return Trial(
+        config=config,
+        inputs=TrialInputs(dataset_dir=dataset_dir),
+        folder=folder / name,
+        until=until or settings.epochs,
+        store=CheckpointStore(""),
+    )
 
 
 def noting(network):
@@ -216,7 +224,7 @@ def noting(network):
 
         from segline.models import MODELS
         from segline.training import ddp as workers
-        from segline.training.trial import train_trial
+        from segline.training.run_trial import train_trial
 
         MODELS["plain"] = network
         node = ray.get_runtime_context().get_node_id()
@@ -312,12 +320,12 @@ def test_workers_that_die_again_and_again_are_told_in_one_line(cluster):
     died = WorkerGroupError("", {0: RuntimeError("Connection closed by peer"), 1: ActorDiedError()})
     bug = WorkerGroupError("", {0: RuntimeError("shape"), 1: RuntimeError("shape")})
     for error in (died, bug):
-        for losses in range(1, 1 + MOST_LOSSES):
+        for losses in range(1, 1 + MAX_LOSSES):
             _raise_unless_lost(trial, error, losses)
     with pytest.raises(TrainingError, match=r"^t: a worker died 4 times without finishing an epoch \(.*continues.*$"):
-        _raise_unless_lost(trial, died, 1 + MOST_LOSSES)
+        _raise_unless_lost(trial, died, 1 + MAX_LOSSES)
     with pytest.raises(WorkerGroupError):
-        _raise_unless_lost(trial, bug, 1 + MOST_LOSSES)
+        _raise_unless_lost(trial, bug, 1 + MAX_LOSSES)
     with pytest.raises(StoppedError):
         _raise_unless_lost(trial, WorkerGroupError("", {0: RuntimeError("closed"), 1: StoppedError("saved")}), 1)
 

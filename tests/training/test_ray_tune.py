@@ -80,7 +80,9 @@ def test_asha_stops_the_worse_trials_at_its_rungs_and_lets_go_of_their_resources
 
     for _ in range(5):
         trials = [trial(f"t{score}", epochs=8, score=float(score)) for score in (9, 8, 7, 3, 2, 1)]
-        epochs, _, failed = run(trials, cpus=int(there["CPU"]), asha=Asha("val_miou", first=2, last=8, reduction_factor=2))
+        epochs, _, failed = run(
+            trials, cpus=int(there["CPU"]), asha=Asha("val_miou", grace_period=2, max_t=8, reduction_factor=2)
+        )
         assert failed == []
         assert len(epochs["t9"]) == 8
         assert all(len(epochs[f"t{score}"]) == 2 for score in (3, 2, 1))

@@ -29,13 +29,15 @@ def test_constant_stays():
 
 def test_it_follows_the_time_where_that_is_ahead():
     settings = Train(learning_rate=1.0, warmup_fraction=0.0)
-    assert learning_rate(settings, 10, 101, spent=0.5) == pytest.approx(0.5)
-    assert learning_rate(settings, 60, 101, spent=0.5) < 0.5
-    assert learning_rate(settings, 10, 101, spent=3.0) == pytest.approx(0.0)
+    assert learning_rate(settings, 10, 101, time_fraction=0.5) == pytest.approx(0.5)
+    assert learning_rate(settings, 60, 101, time_fraction=0.5) < 0.5
+    assert learning_rate(settings, 10, 101, time_fraction=3.0) == pytest.approx(0.0)
 
 
 def test_time_that_runs_out_shortens_the_rise_as_well():
     settings = Train(learning_rate=1.0, warmup_fraction=0.2, schedule="cosine")
-    shares = [learning_rate(settings, 0, 10**9, spent=spent) for spent in (0.05, 0.1, 0.2, 0.6, 1.0)]
+    shares = [
+        learning_rate(settings, 0, 10**9, time_fraction=time_fraction) for time_fraction in (0.05, 0.1, 0.2, 0.6, 1.0)
+    ]
     assert shares == pytest.approx([0.25, 0.5, 1.0, 0.5, 0.0], abs=1e-6)
-    assert learning_rate(settings, 150, 1000, spent=0.1) == pytest.approx(151 / 200)
+    assert learning_rate(settings, 150, 1000, time_fraction=0.1) == pytest.approx(151 / 200)

@@ -5,7 +5,7 @@ import pytest
 from segline.config.params import ComponentSpec
 from segline.losses import LOSSES
 from segline.models import MODELS
-from segline.training.trial import _options
+from segline.training.run_trial import component_options
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ from segline.training.trial import _options
 )
 def test_a_run_has_every_option_of_its_model_also_those_left_at_their_default(name, given, told):
     """So it says that an encoder started from random weights."""
-    assert _options(MODELS[name], ComponentSpec(name=name, options=given)) == told
+    assert component_options(MODELS[name], ComponentSpec(name=name, options=given)) == told
 
 
 def test_a_run_has_every_option_of_its_losses():
-    told = _options(LOSSES["semeda"], ComponentSpec(name="semeda", options={"lambda_2": 1.0}))
+    told = component_options(LOSSES["semeda"], ComponentSpec(name="semeda", options={"lambda_2": 1.0}))
     assert told == {"lambda_1": 2.0, "lambda_2": 1.0, "lambda_3": 0.0}

@@ -49,6 +49,12 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
         _replace_folder(work, out)
 
 
+def unfinished_fingerprint(out: Path) -> str:
+    """Return the fingerprint of a run that was begun to write ``out`` and was not finished; empty without one."""
+    mark = out.with_name(f"{out.name}.partial") / MARK
+    return mark.read_text() if mark.is_file() else ""
+
+
 def tree_hash(folder: Path) -> str:
     """The SHA-256 over the names and contents of all files below a folder but hidden ones, in hex."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]

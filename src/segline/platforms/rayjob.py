@@ -35,7 +35,7 @@ from segline.files import s3 as storage
 from segline.files.atomic import MARK, writing
 from segline.parallel import GROWS
 from segline.progress import log
-from segline.training.lease import FOLLOWED, renewing
+from segline.training.lease import FOLLOWED, heartbeat
 
 PERMISSIONS = {"rayjobs": ("create", "delete", "get", "list", "watch"), "pods": ("list",), "pods/log": ("get",)}
 """What the service account may do; the Role in k8s/base has the same."""
@@ -106,7 +106,7 @@ def train(
     name = _name(run or key)
     job = make(template, params, name=name, run=run, place=place, image=image, tracking_uri=tracking_uri)
     cluster = _Cluster.here()
-    with _stopping_by_sigterm(), renewing(_lease(place, name)):
+    with _stopping_by_sigterm(), heartbeat(_lease(place, name)):
         for part, folder in {"dataset": dataset_dir, "edged": edged_dir}.items():
             _bring(folder, f"{place}/{part}")
         cluster.create(job)

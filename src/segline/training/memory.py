@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-# Of glibc's mallopt(3).
+# The parameters of glibc's mallopt(3).
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 MOST = 2**31 - 1
 

@@ -22,7 +22,7 @@ DEFAULT = Site()
 OF_TRAINING = {"gpus": "of training", "cpus": "of training", "memory": "of training"}
 ROOM = {
     **OF_TRAINING,
-    "stage_cpus": "of edges, evaluate, ensemble and promote, each",
+    "stage_cpus": "of evaluate, ensemble and promote, each",
     "stage_memory": "of each of these",
     "stage_gpus": "of each of these, 0 or 1",
     "data_cpus": "of ingest, validate and label, each",

@@ -19,7 +19,7 @@ LIMIT_S = {"train": 24 * HOUR, "outcome": HOUR // 4}
 OTHERS_LIMIT_S = 6 * HOUR
 DATA_STAGES = ("ingest", "validate", "label")
 """Those that read the data and compute nothing with torch."""
-CACHED = ("edges", "train", "evaluate", "ensemble")
+CACHED = ("train", "evaluate", "ensemble")
 """Stages that depend on nothing but their inputs: the others look at a source, the champion, a file of exclusions."""
 USER = 10001
 """Whom the images run as."""
@@ -46,7 +46,7 @@ class Site:
         gpus: of training in its own container; a trial takes what ``train.gpus_per_worker`` says of them.
         cpus: of training, and no more: as many trials as there are run at once.
         memory: of training, such as ``32G``.
-        stage_cpus: of edges, evaluate, ensemble and promote, each.
+        stage_cpus: of evaluate, ensemble and promote, each.
         stage_memory: of each of these.
         stage_gpus: of each of these, 0 or 1. With promote among them a champion is judged on the device of its
             challenger.
@@ -114,7 +114,6 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
         ingest: str = "{}",
         validate: str = "{}",
         label: str = "{}",
-        edges: str = "{}",
         train: str = "{}",
         evaluate: str = "{}",
         ensemble: str = "{}",
@@ -132,7 +131,6 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
             ingest: Section of params.yaml as JSON; what it leaves out has its default. So have the others.
             validate: Section of params.yaml as JSON.
             label: Section of params.yaml as JSON.
-            edges: Section of params.yaml as JSON.
             train: Section of params.yaml as JSON.
             evaluate: Section of params.yaml as JSON.
             ensemble: Section of params.yaml as JSON.
@@ -147,8 +145,7 @@ def make_pipeline(site: Site) -> Callable[..., Any]:
                 run["label"](seed=seed, label=label, exclusions=exclusions, manifest=files, validation=valid),
                 "dataset",
             )
-            edged = _made(run["edges"](seed=seed, edges=edges, train=train, **shards), "edged")
-            candidates = _made(run["train"](name=name, seed=seed, train=train, **shards, **edged), "candidates")
+            candidates = _made(run["train"](name=name, seed=seed, train=train, **shards), "candidates")
             evaluation = _made(run["evaluate"](evaluate=evaluate, **shards, **candidates), "evaluation")
             averaged = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **shards, **candidates, **evaluation)
             run["promote"](

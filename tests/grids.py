@@ -17,8 +17,7 @@ TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epo
 
 
 def write_noise(folder):
-    """Shards of coloured noise in two classes, and the folder of an edge network that no loss asked for."""
-    (folder / "edges").mkdir()
+    """Write shards of colored noise in two classes; return their folder."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
@@ -32,7 +31,7 @@ def write_noise(folder):
 def train(dataset_dir, tracking_uri, **settings):
     params = load(json.dumps({"name": "tiny", "train": TINY | settings}))
     out = dataset_dir.parent / "out"
-    run(params, dataset_dir=dataset_dir, edged_dir=dataset_dir.parent / "edges", tracking_uri=tracking_uri, out=out)
+    run(params, dataset_dir=dataset_dir, tracking_uri=tracking_uri, out=out)
     return out
 
 

@@ -27,7 +27,6 @@ INPUTS = {
     "manifest": "ingest",
     "validation": "validate",
     "dataset": "label",
-    "edged": "edges",
     "candidates": "train",
     "evaluation": "evaluate",
     "ensemble": "ensemble",
@@ -50,8 +49,7 @@ STAGES = {
     "ingest": Stage("pair images with label maps and write their manifest"),
     "validate": Stage("check every pair, quarantine the bad, write Data Docs", ("manifest",), tracked=True),
     "label": Stage("class ids, crops and splits as memory-mapped shards", ("manifest", "validation"), excludes=True),
-    "edges": Stage("train the edge network that the loss semeda needs", ("dataset",)),
-    "train": Stage("train every architecture x loss with Ray Tune", ("dataset", "edged"), tracked=True, planned=True),
+    "train": Stage("train every architecture x loss with Ray Tune", ("dataset",), tracked=True, planned=True),
     "evaluate": Stage("metrics, pictures and curves of every candidate", ("dataset", "candidates")),
     "ensemble": Stage("average the best candidates, chosen on validation", ("dataset", "candidates", "evaluation")),
     "promote": Stage(

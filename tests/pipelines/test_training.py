@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline.yaml"
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
-WITH_TORCH = ["edges", "evaluate", "ensemble", "promote"]
+WITH_TORCH = ["evaluate", "ensemble", "promote"]
 # Kubeflow alone gives these; the rest are the words of dvc.yaml.
 ITS_OWN = ("--set", "--executor-input")
 # Several workers, which `pipelines` refuses.
@@ -165,7 +165,7 @@ def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
     """Kubeflow's key has parameters and the names of artifacts, which say nothing of their content."""
     tasks = line(compiled()[0])
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache", False)}
-    assert cached == {"edges", "train", "evaluate", "ensemble"}
+    assert cached == {"train", "evaluate", "ensemble"}
     for name in cached:
         hashed = {key.removesuffix("_hash") for key in tasks[name]["inputs"]["parameters"] if key.endswith("_hash")}
         assert hashed == set(producers(tasks[name]))

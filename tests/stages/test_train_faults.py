@@ -16,6 +16,7 @@ from grids import TINY, board, runs, train
 
 from segline.config.params import Train, load
 from segline.errors import StageError, TrainingError
+from segline.files.atomic import write_text
 from segline.stages.train import run
 from segline.training import run_trial as trials
 from segline.training.run_trial import _explaining_memory
@@ -42,9 +43,15 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
     assert "RUNNING" not in {run.info.status for run in runs(tracking_uri).values()}
 
 
-def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_uri):
+def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_uri, capsys):
+    """The unfinished run of another version that lies there is started anew, with a line."""
+    unfinished = dataset_dir.parent / "out.partial"
+    write_text(unfinished / ".segline", "fingerprint of version 0.1")
+    write_text(unfinished / "unet-cross_entropy/history.csv", "epoch,val_miou\n1,0.5\n")
     with pytest.raises(TrainingError, match=r"^1 of 1 trials failed"):
         train(dataset_dir, tracking_uri, losses=BROKEN["losses"][1:], search={"max_failed": 5})
+    assert f"{dataset_dir.parent}/out has an unfinished run of other parameters" in capsys.readouterr().out
+    assert not (unfinished / "unet-cross_entropy/history.csv").exists()
 
 
 def die_once(folder):
@@ -144,7 +151,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(dataset_dir, 
 
 def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, capsys):
     params = load(json.dumps({"name": "tiny", "train": TINY | {"losses": ["dice", "focal"], "epochs": 5}}))
-    folders = {"dataset_dir": dataset_dir, "edged_dir": dataset_dir.parent / "edges", "out": dataset_dir.parent / "out"}
+    folders = {"dataset_dir": dataset_dir, "out": dataset_dir.parent / "out"}
     before = sorted(dataset_dir.parent.rglob("*"))
     run(params, **folders, tracking_uri="sqlite:///none.db", plan_only=True)
     told = capsys.readouterr().out

@@ -34,7 +34,6 @@ KILLS = 20
 
 def project(folder):
     rng = np.random.default_rng(0)
-    (folder / "data/edges").mkdir(parents=True)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "data/label" / split, images, (images[..., 0] > 127).astype(np.uint8))

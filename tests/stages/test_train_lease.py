@@ -39,7 +39,7 @@ def start(dataset_dir, store, tracking_uri, tmp_path):
     """A function that starts the driver; its environment has the place to look at and the bucket."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "SEGLINE_"))}
     given = {"SEGLINE_STORE": store, FOLLOWED: f"{store}/followed/one", "SEGLINE_CACHE": str(tmp_path / "cache")}
-    words = ["train", "--params", json.dumps(PARAMS), "--dataset", str(dataset_dir), "--edged", str(tmp_path / "edges")]
+    words = ["train", "--params", json.dumps(PARAMS), "--dataset", str(dataset_dir)]
     words += ["--out", str(tmp_path / "out"), "--tracking-uri", tracking_uri]
     command, pipe = [sys.executable, "-c", SEGLINE, *words], subprocess.PIPE
     with ExitStack() as stack:

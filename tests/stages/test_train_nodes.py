@@ -60,14 +60,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """What label and edges wrote: noise in two classes, and no edge network."""
+    """A dataset of noise in two classes, as label writes it."""
     folder, rng = tmp_path_factory.mktemp("written"), np.random.default_rng(0)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
     write_json(folder / "label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
-    write_json(folder / "edges/edges.json", {"trained": False})
     return folder
 
 
@@ -153,7 +152,10 @@ def files(folder):
 def train_here(dataset_dir, work):
     """The candidates of one machine, trained in this process."""
     settings = load(json.dumps({"name": "tiny", "train": TRAIN}))
-    inputs, store = TrialInputs(dataset_dir=dataset_dir), CheckpointStore("")
+    inputs, store = (
+        TrialInputs(dataset_dir=dataset_dir, prepared_dir=dataset_dir.parent / "prepared"),
+        CheckpointStore(""),
+    )
     for config in grid.grid_configs(settings.train, settings.seed):
         trial = Trial(config=config, inputs=inputs, folder=work / config.name, until=EPOCHS, store=store)
         for _ in train_trial(trial):
@@ -162,7 +164,7 @@ def train_here(dataset_dir, work):
 
 def words_for(store):
     return [
-        *("--dataset", f"{store}/label", "--edged", f"{store}/edges"),
+        *("--dataset", f"{store}/label"),
         *("--out", f"{store}/train", "--tracking-uri", "sqlite:///mlflow.db"),
     ]
 
@@ -174,8 +176,7 @@ def test_nodes_without_a_disk_in_common_train_what_one_machine_trains(
     address, disk = cluster
     name = bucket({})
     store = f"s3://{name}/run"
-    for folder in ("label", "edges"):
-        storage.upload(written / folder, f"{store}/{folder}")
+    storage.upload(written / "label", f"{store}/label")
     there = environment | {"SEGLINE_CACHE": str(disk / "cache")}
     driver = there | {"RAY_ADDRESS": address}
     train_here(written / "label", tmp_path / "alone")

@@ -45,14 +45,13 @@ TRAIN = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """What label and edges wrote: noise in two classes, and no edge network."""
+    """A dataset of noise in two classes, as label writes it."""
     folder, rng = tmp_path_factory.mktemp("written"), np.random.default_rng(0)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
     write_json(folder / "label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
-    write_json(folder / "edges/edges.json", {"trained": False})
     return folder
 
 
@@ -185,7 +184,7 @@ def folder():
 
 def start(written, out, params, environment, *words):
     command = ["segline", "train", "--params", json.dumps(params), "--out", str(out), *words]
-    command += ["--dataset", str(written / "label"), "--edged", str(written / "edges")]
+    command += ["--dataset", str(written / "label")]
     return subprocess.Popen(
         command, env=environment, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -39,7 +39,10 @@ def trial(dataset_dir, work, url):
     settings = load(json.dumps({"train": {"epochs": 4, "batch_size": 2}})).train
     model, loss = ComponentSpec(name="unet", options={"width": 2, "depth": 1}), (ComponentSpec(name="dice"),)
     config = TrialConfig(name="unet-dice", model=model, loss=loss, settings=settings, seed=7)
-    inputs, folder = TrialInputs(dataset_dir=dataset_dir), work / "unet-dice"
+    inputs, folder = (
+        TrialInputs(dataset_dir=dataset_dir, prepared_dir=dataset_dir.parent / "prepared"),
+        work / "unet-dice",
+    )
     return Trial(config=config, inputs=inputs, folder=folder, until=4, store=CheckpointStore(url))
 
 

@@ -13,15 +13,15 @@ from shard_files import write_split
 from torch import nn
 
 from segline.classes import IGNORED
-from segline.config.params import Augment, Edges, Train
+from segline.config.params import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.distances import DISTANCES, Truth
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
-from segline.losses.task import Task
+from segline.losses.semeda import Semeda
+from segline.losses.task import LabelBatches, Task
 from segline.models import MODELS
-from segline.training.edges import train_edges
 from segline.training.engine import BROKEN_BATCH, CHECKPOINT, WEIGHTS, Run, fit
 from segline.training.schedules import learning_rate
 
@@ -48,11 +48,23 @@ def write_crops(folder, crops, seed):
 
 @pytest.fixture(scope="module")
 def edge_network(splits, tmp_path_factory):
-    """The network that semeda needs, hardly trained."""
-    file = tmp_path_factory.mktemp("edges") / "weights.safetensors"
-    settings = Edges(steps=100, batch_size=4, min_accuracy=1.0)
-    train_edges(*splits, CLASSES, settings, seed=1, file=file, progress=lambda steps: None)
-    return file
+    """The folder of the network that semeda needs, hardly trained."""
+    folder, (train, val) = tmp_path_factory.mktemp("edges"), splits
+    generator = np.random.default_rng(1)
+
+    def random_batches(size, count):
+        for _ in range(count):
+            yield torch.from_numpy(train.take(generator.choice(len(train), size, replace=False))[1])
+
+    batches = LabelBatches(
+        classes=CLASSES,
+        device=CPU,
+        train=random_batches,
+        val=lambda size: (torch.from_numpy(labels) for _, labels in val.batches(size)),
+    )
+    torch.manual_seed(1)
+    Semeda.prepare(batches, folder, edge_steps=100, edge_batch_size=4, edge_learning_rate=1e-2, edge_min_accuracy=1.0)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +79,7 @@ def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=No
     torch.manual_seed(seed)
     return Run(
         model=model or MODELS["unet"](CLASSES, width=4, depth=2),
-        loss=WeightedSum([(1.0, LOSSES[loss](Task(names=("dark", "grey", "light"), edge_network=edge_network)))]),
+        loss=WeightedSum([(1.0, LOSSES[loss](Task(names=("dark", "grey", "light"), prepared=edge_network)))]),
         train=splits[0],
         val=splits[1],
         classes=CLASSES,

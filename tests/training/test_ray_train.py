@@ -209,7 +209,7 @@ def new_trial(dataset_dir, folder, name="trial", *, until=0, **changed):
     config = TrialConfig(name=name, model=model, loss=loss, settings=settings, seed=7)
     return Trial(
         config=config,
-        inputs=TrialInputs(dataset_dir=dataset_dir),
+        inputs=TrialInputs(dataset_dir=dataset_dir, prepared_dir=dataset_dir.parent / "prepared"),
         folder=folder / name,
         until=until or settings.epochs,
         store=CheckpointStore(""),
@@ -373,7 +373,6 @@ def test_told_to_stop_all_workers_save_themselves_and_the_next_run_continues(clu
 
 @pytest.mark.slow
 def test_the_command_line_joins_the_cluster(cluster, dataset_dir, tmp_path):
-    (tmp_path / "data/edges").mkdir(parents=True)
     (tmp_path / "data/label").symlink_to(dataset_dir)
     settings = {"models": ["downup"], "losses": ["dice"], "epochs": 2}
     segline = "import sys; from segline.cli import main; sys.exit(main())"

@@ -111,10 +111,6 @@ def _of_promote(out: Path) -> Record:
     return {name: value for name, value in record.items() if value is not None}
 
 
-def _score_edges(out: Path) -> Record:
-    return _numbers(_json(out / "edges.json"))
-
-
 def _score_evaluate(out: Path) -> Record:
     return _numbers({f"{name}_val_miou": record["miou"] for name, record in _json(out / "metrics.json").items()})
 
@@ -131,7 +127,6 @@ FACTS: dict[str, Callable[[Path], Record]] = {
     "ingest": _of_ingest,
     "validate": _of_validate,
     "label": _of_label,
-    "edges": _none,
     "train": _of_train,
     "evaluate": _none,
     "ensemble": _of_ensemble,
@@ -139,7 +134,6 @@ FACTS: dict[str, Callable[[Path], Record]] = {
 }
 """The metadata of what a stage wrote."""
 SCORES: dict[str, Callable[[Path], Record]] = {
-    "edges": _score_edges,
     "evaluate": _score_evaluate,
     "ensemble": _score_ensemble,
     "promote": _score_promote,

@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from segline.config.params import ComponentSpec, Params, Train, as_json
+from segline.config.params import ComponentSpec, Params, Train
 from segline.config.spaces import Space
 from segline.data.shards import read_dataset_info
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError
@@ -80,15 +80,12 @@ Json = dict[str, Any]
 Moment = tuple[int, int]
 
 
-def train(
-    params: Params, *, dataset_dir: Path, edged_dir: Path, tracking_uri: str, out: Path, run: str, **_: bool
-) -> None:
+def train(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, run: str, **_: bool) -> None:
     """Train on a Ray cluster made for it, and write what :func:`segline.stages.train.run` would write.
 
     Args:
         params: all of them.
         dataset_dir: what label wrote.
-        edged_dir: what edges wrote.
         tracking_uri: of MLflow.
         out: to write.
         run: the id of the Kubeflow run; without one the name of the RayJob follows from the data and parameters.
@@ -107,8 +104,7 @@ def train(
     job = make(template, params, name=name, run=run, place=place, image=image, tracking_uri=tracking_uri)
     cluster = _Cluster.here()
     with _stopping_by_sigterm(), heartbeat(_lease(place, name)):
-        for part, folder in {"dataset": dataset_dir, "edged": edged_dir}.items():
-            _bring(folder, f"{place}/{part}")
+        _bring(dataset_dir, f"{place}/dataset")
         cluster.create(job)
         try:
             failure = _follow(cluster, name)
@@ -211,8 +207,7 @@ def entrypoint(params: Params, *, place: str, tracking_uri: str) -> str:
     """
     document = _plain(params)
     document["train"]["checkpoints"] = f"{place}/checkpoints"
-    addresses = {name: f"{place}/{name}" for name in ("dataset", "edged")} | {"out": f"{place}/train"}
-    addresses["tracking-uri"] = tracking_uri
+    addresses = {"dataset": f"{place}/dataset", "out": f"{place}/train", "tracking-uri": tracking_uri}
     if "@" in tracking_uri:
         raise StageError(
             "the tracking URI holds a login, which would stand in the RayJob for all to read; "
@@ -278,7 +273,7 @@ def _variable(name: str, meaning: str) -> str:
 def _fingerprint(params: Params, content_hash: str, image: str) -> str:
     settings = asdict(params.train)
     del settings["checkpoints"]
-    parts = (json.dumps(settings, sort_keys=True), as_json(params.edges), params.seed, content_hash, image)
+    parts = (json.dumps(settings, sort_keys=True), params.seed, content_hash, image)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -7,15 +7,15 @@ from the files that the trials leave, so that a run that was killed decides as a
 import json
 import os
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from segline.config.params import Params, Train, as_json, need_edges
-from segline.data.edges import NETWORK
+from segline.config.params import Params, Train, as_json
 from segline.data.shards import DatasetInfo, read_dataset_info, shard_bytes, verify
-from segline.errors import StageError, TrainingError
+from segline.errors import TrainingError
 from segline.files.atomic import file_hash, source_hash, unfinished_fingerprint, writing
 from segline.files.s3 import local_file
 from segline.parallel import ray_session
@@ -48,30 +48,31 @@ CODE = (
     "segline.inference.bundle",
     "segline.training.trial",
     "segline.training.run_trial",
+    "segline.training.components",
+    "segline.training.prepare",
     "segline.config.params",
     "segline.config.spaces",
 )
 SPLITS = ("train", "val")
+PREPARED = "prepared"
+"""The folder of what the losses prepared, beside the folders of the trials."""
 STORE = "SEGLINE_STORE"
 """The environment variable with the bucket's prefix for checkpoints, to continue on another node or later."""
 
 
-def run(
-    params: Params, *, dataset_dir: Path, edged_dir: Path, tracking_uri: str, out: Path, plan_only: bool = False
-) -> None:
+def run(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, plan_only: bool = False) -> None:
     """Write a bundle for each candidate, ``out/<candidate>/``, with its ``history.csv``; leaderboard and curves.
 
     Args:
         params: The sections ``train`` and ``seed``.
         dataset_dir: The folder that label wrote.
-        edged_dir: The folder that edges wrote.
         tracking_uri: The URI of MLflow.
         out: The folder to write.
         plan_only: Whether to only print the trials, how long they would take and in how much memory.
 
     Raises:
         SourceError: A file of encoder weights is missing.
-        StageError: Shards are damaged, or the edge network that a loss needs, or Optuna, is missing.
+        StageError: Shards are damaged, or Optuna is missing.
         TrainingError: A model or loss cannot be made, or more trials failed than may.
         StoppedError: SIGTERM came, or nobody follows any more; every trial saved itself.
         TrackingError: MLflow cannot be reached.
@@ -79,15 +80,15 @@ def run(
     if params.train.search.searcher == "optuna":
         proposals.check_installed()
     info = read_dataset_info(dataset_dir)
-    inputs = _inputs(params.train, dataset_dir, edged_dir, out)
+    inputs = _inputs(params.train, dataset_dir, out)
     _preflight(params.train, info, inputs)
     if plan_only:
         _show_plan(params, inputs)
         return
     with bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
         verify(dataset_dir, SPLITS, advance)
-    weights = [*inputs.encoders.values(), *([inputs.edge_network] if inputs.edge_network else [])]
-    candidates = _search(params, inputs, info, fingerprint(params, info, weights), tracking_uri, out)
+    key = fingerprint(params, info, list(inputs.encoders.values()))
+    candidates = _search(params, inputs, info, key, tracking_uri, out)
     log(f"train: {len(candidates)} candidates in {out}: {', '.join(candidates)}")
 
 
@@ -114,6 +115,7 @@ def _search(
         display = stack.enter_context(watching_grid(params.train.epochs))
         store = CheckpointStore(_store_url(params.train, key))
         store.open(work)
+        inputs = replace(inputs, prepared_dir=work / PREPARED)
         trial_runs = TrialRuns(recorder=recorder, key=key, tags=tags)
         state = SearchState(params=params, inputs=inputs, work=work, store=store, runs=trial_runs, display=display)
         followed = watchdog(os.environ.get(FOLLOWED, ""), partial(store.request_stop, work))
@@ -142,7 +144,7 @@ def _conclude(state: SearchState) -> None:
             trial.delete_checkpoints()
 
 
-def _inputs(settings: Train, dataset_dir: Path, edged_dir: Path, out: Path) -> TrialInputs:
+def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
     """Return the files that the trials read; encoder weights that the models name are fetched."""
     named = {str(model.options["pretrained"]) for model in settings.models if "pretrained" in model.options}
     encoders = {
@@ -151,19 +153,10 @@ def _inputs(settings: Train, dataset_dir: Path, edged_dir: Path, out: Path) -> T
     }
     return TrialInputs(
         dataset_dir=dataset_dir.resolve(),
+        prepared_dir=out.resolve() / PREPARED,
         encoders=encoders,
-        origins=Origins.of((dataset_dir, edged_dir), encoders),
-        edge_network=_find_network(settings, edged_dir),
+        origins=Origins.of((dataset_dir,), encoders),
     )
-
-
-def _find_network(settings: Train, edged_dir: Path) -> Path | None:
-    if not need_edges(settings.losses):
-        return None
-    path = edged_dir.resolve() / NETWORK
-    if not path.is_file():
-        raise StageError(f"{edged_dir / NETWORK} is not there, but the loss semeda needs it; run `segline edges`")
-    return path
 
 
 def _preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
@@ -174,12 +167,18 @@ def _preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
 
 
 def _show_plan(params: Params, inputs: TrialInputs) -> None:
-    """Measure a few steps of each kind of trial, and print the cost of the grid."""
-    configs = grid.grid_configs(params.train, params.seed)
-    kinds = len({plan.kind(config) for config in configs})
-    with ray_session() as resources, bar("measuring", kinds) as advance:
-        costs = plan.measure(configs, partial(_measure, inputs), advance)
-    plan.show(configs, costs, params.train, resources)
+    """Prepare the losses, measure a few steps of each kind of trial, and print the cost of the grid."""
+    from segline.training.prepare import prepare_losses
+
+    settings, configs = params.train, grid.grid_configs(params.train, params.seed)
+    terms = [term for config in configs for term in config.loss]
+    with TemporaryDirectory(prefix="segline-plan-") as folder:
+        inputs = replace(inputs, prepared_dir=Path(folder))
+        prepare_losses(terms, inputs, CheckpointStore(""), seed=params.seed, threads=settings.cpus_per_worker)
+        kinds = len({plan.kind(config) for config in configs})
+        with ray_session() as resources, bar("measuring", kinds) as advance:
+            costs = plan.measure(configs, partial(_measure, inputs), advance)
+    plan.show(configs, costs, settings, resources)
 
 
 def _measure(inputs: TrialInputs, config: TrialConfig) -> Cost:

@@ -96,6 +96,8 @@ class Recorder:
         self._tracker = tracker
         self._parent = parent
         self._patience_s = patience_s
+        self.scores: dict[str, float] = {}
+        """The metrics of the grid's own run, which are written when the block ends."""
         self._open: set[str] = set()
         self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread = Thread(target=self._work, name="recorder", daemon=True)
@@ -159,7 +161,7 @@ class Recorder:
         bad = "KILLED" if isinstance(error, tracking.INTERRUPTS) else "FAILED"
         for name in sorted(self._open):
             self.close(name, bad)
-        grid = _Run(GRID, id=self._parent, end=_End(bad if error else "FINISHED"))
+        grid = _Run(GRID, id=self._parent, end=_End(bad if error else "FINISHED", scores=dict(self.scores)))
         self._queue.put(partial(self._take_run, grid))
         self._queue.put(self._take_leave)
         try:

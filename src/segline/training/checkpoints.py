@@ -26,6 +26,8 @@ No trial's name begins like that.
 """
 CHECKPOINT, WEIGHTS, BUNDLE = "last.pt", "weights.safetensors", "model.json"
 """The names that :mod:`segline.training.engine` and :mod:`segline.inference.bundle`, which import torch, write."""
+PREPARATION = "preparation.json"
+"""The file that makes the folder of a loss's preparation complete."""
 POLL_S = 3.0
 """The seconds between two looks for the request to stop in the bucket."""
 
@@ -207,7 +209,7 @@ def _fetch(bucket: Bucket, folder: Path, names: list[str], *, whole: bool, exact
     for file in outdated | (unwanted if is_newer or BUNDLE in by_file else set()):
         (folder / file).unlink(missing_ok=True)
     # The files by which the state of a trial is judged come last.
-    for file in sorted(by_file, key=lambda file: (file == BUNDLE, file == HISTORY)):
+    for file in sorted(by_file, key=lambda file: (file == BUNDLE, file == HISTORY, file == PREPARATION)):
         path, name = folder / file, by_file[file]
         differs = exactly and not is_same(path, bucket.files[name])
         if file not in unwanted and (is_newer or differs or not path.exists()):

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
 from segline.config.params import ComponentSpec, Train
@@ -19,11 +17,11 @@ from segline.data.shards import DatasetInfo, Split, open_split, read_dataset_inf
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.files.atomic import file_hash, write_json
 from segline.inference.bundle import FILE, Bundle, Member
-from segline.losses import LOSSES, WeightedSum
-from segline.losses.task import Task
+from segline.losses import LOSSES
 from segline.models import MODELS
 from segline.training import ddp, engine
 from segline.training.checkpoints import STOP
+from segline.training.components import all_options, make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
 from segline.training.memory import tune_malloc
 from segline.training.trial import Cost, Trial, TrialInputs
@@ -42,6 +40,8 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     """
     trial.inputs.origins.fetch()
     trial.store.sync_on_start(trial.folder, rank=ddp.rank(), barrier=ddp.barrier if ddp.world_size() > 1 else None)
+    for name in filter(None, map(preparation_name, trial.config.loss)):
+        trial.store.fetch(trial.folder.parent, f"{trial.inputs.prepared_dir.name}/{name}")
     # A worker may have been lost after the candidate was complete.
     if not trial.is_finished:
         with trial.store.watch_stop() as stop_requested:
@@ -77,8 +77,8 @@ def make_run(trial: Trial, info: DatasetInfo) -> engine.Run:
     """Return the engine's run of a trial, with a new model."""
     config = trial.config
     return engine.Run(
-        model=_model(config.model, info, trial.inputs.encoders),
-        loss=_loss(config.loss, info, trial.inputs.edge_network),
+        model=make_model(config.model, info, trial.inputs.encoders),
+        loss=make_loss(config.loss, info, trial.inputs.prepared_dir),
         train=open_split(trial.inputs.dataset_dir, "train"),
         val=open_split(trial.inputs.dataset_dir, "val"),
         classes=len(info.classes),
@@ -102,15 +102,17 @@ def measure_cost(trial: Trial) -> Cost:
 def preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
     """Make each model and loss once before the first trial begins, as some faults show only then.
 
+    A loss with a preparation step is made after it.
+
     Raises:
         TrainingError: All faults, such as an unknown encoder, weights that do not fit, an unknown class name.
     """
     faults = []
     train = open_split(inputs.dataset_dir, "train")
     checks: list[Callable[[], object]] = [
-        partial(_model, model, info, inputs.encoders) for model in settings.models if _may_fail(model)
+        partial(make_model, model, info, inputs.encoders) for model in settings.models if _may_fail(model)
     ]
-    checks += [partial(_try_loss, terms, info, inputs.edge_network, train) for terms in settings.losses]
+    checks += [partial(_try_loss, terms, info, inputs.prepared_dir, train) for terms in settings.losses]
     for check in checks:
         try:
             check()
@@ -118,12 +120,6 @@ def preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
             faults.append(str(error))
     if faults:
         raise TrainingError("; ".join(faults))
-
-
-def component_options(component: Callable[..., Any], spec: ComponentSpec) -> dict[str, Any]:
-    """Return all options of a component, also the defaults: a run then says that it started from random weights."""
-    known = signature(component).parameters.values()
-    return {option.name: option.default for option in known if option.kind is option.KEYWORD_ONLY} | spec.options
 
 
 def _prepare_process(trial: Trial) -> DatasetInfo:
@@ -200,9 +196,10 @@ def _naming(trial: Trial) -> Iterator[None]:
         raise TrainingError(f"{trial.name}: {error.filename}: {error.strerror}") from None
 
 
-def _try_loss(terms: tuple[ComponentSpec, ...], info: DatasetInfo, edge_network: Path | None, train: Split) -> None:
-    """Make a loss, and read the distance maps that it needs."""
-    train.take_distances(_loss(terms, info, edge_network).distances, [0])
+def _try_loss(terms: tuple[ComponentSpec, ...], info: DatasetInfo, prepared_dir: Path, train: Split) -> None:
+    """Make a loss without the terms that need a preparation, and read the distance maps that it needs."""
+    loss = make_loss([term for term in terms if not preparation_name(term)], info, prepared_dir)
+    train.take_distances(loss.distances, [0])
 
 
 def _may_fail(model: ComponentSpec) -> bool:
@@ -229,26 +226,15 @@ def _device(settings: Train) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
 
 
-def _model(spec: ComponentSpec, info: DatasetInfo, encoders: dict[str, Path]) -> nn.Module:
-    """Make a model; encoder weights are read from the file on this machine."""
-    file = encoders.get(str(spec.options.get("pretrained")))
-    return MODELS[spec.name](len(info.classes), **(spec.options | ({"pretrained": str(file)} if file else {})))
-
-
-def _loss(terms: tuple[ComponentSpec, ...], info: DatasetInfo, edge_network: Path | None) -> WeightedSum:
-    task = Task(names=tuple(info.names), background=info.background, edge_network=edge_network)
-    return WeightedSum([(term.weight, LOSSES[term.name](task, **term.options)) for term in terms])
-
-
 def _mlflow_params(trial: Trial) -> dict[str, Any]:
     """Return the parameters of a trial that MLflow shows."""
     config, settings = trial.config, asdict(trial.config.settings)
     params = {"model": config.model.name, "loss": " + ".join(term.name for term in config.loss), "seed": config.seed}
     params |= {"parent": config.parent} if config.parent else {}
-    model_options = component_options(MODELS[config.model.name], config.model)
+    model_options = all_options(MODELS[config.model.name], config.model)
     params |= {f"model.{key}": value for key, value in model_options.items()}
     for term in config.loss:
-        options = {**component_options(LOSSES[term.name], term), "weight": term.weight}
+        options = {**all_options(LOSSES[term.name], term), "weight": term.weight}
         params |= {f"loss.{term.name}.{key}": value for key, value in options.items()}
     file = trial.inputs.encoders.get(str(config.model.options.get("pretrained")))
     params |= {"model.pretrained_sha256": file_hash(file)} if file else {}

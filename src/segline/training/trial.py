@@ -21,7 +21,7 @@ class TrialConfig:
 
     Attributes:
         name: The trial's name, such as ``unet-dice``, ``unet-dice.2`` for its twin, ``unet-dice-draw3``,
-            ``unet-dice-draw3-seed8``, or ``unet-dice-draw3-heir2`` for a child that takes the place of the third draw.
+            ``unet-dice-draw3-seed8``, or ``unet-dice-draw3-child2`` for a child that takes the place of the third draw.
         model: The architecture.
         loss: The terms of a weighted sum.
         settings: The settings of the training, including the sampled ones.
@@ -60,14 +60,15 @@ class TrialInputs:
 
     Attributes:
         dataset_dir: The folder that the stage label wrote.
+        prepared_dir: The folder of what the losses prepared, one folder each.
         encoders: The files of encoder weights, by the address that the parameters give.
-        origins: The addresses from which another node copies these files.
+        origins: The addresses from which another node copies the data and the encoder weights.
     """
 
     dataset_dir: Path
+    prepared_dir: Path
     encoders: dict[str, Path] = field(default_factory=dict)
     origins: Origins = field(default_factory=Origins)
-    edge_network: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ def train_trials(state: SearchState, trials: Sequence[Trial]) -> None:
     for trial in trials:
         state.display.expect(trial.name, trial.standing)
     missing = [trial for trial in trials if not trial.is_done]
+    _prepare_losses(state, missing)
     for attempt in range(MAX_ATTEMPTS):
         if not missing:
             break
@@ -45,6 +46,22 @@ def train_trials(state: SearchState, trials: Sequence[Trial]) -> None:
         for trial, reason in failed:
             if trial not in missing:
                 state.record_failure(trial, reason)
+
+
+def _prepare_losses(state: SearchState, trials: Sequence[Trial]) -> None:
+    """Run the preparation steps that the losses of the trials need, and record their scores with the grid's run."""
+    from segline.training.prepare import prepare_losses
+
+    settings = state.params.train
+    scores = prepare_losses(
+        [term for trial in trials for term in trial.config.loss],
+        state.inputs,
+        state.store,
+        seed=state.params.seed,
+        threads=settings.cpus_per_worker,
+    )
+    for name, values in scores.items():
+        state.runs.recorder.scores |= {f"{name}/{score}": value for score, value in values.items()}
 
 
 def _train_round(state: SearchState, number: int) -> Sequence[TrialConfig]:

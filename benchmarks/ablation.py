@@ -33,7 +33,7 @@ from scipy.stats import t as student
 from street_shards import make_shards
 
 from segline.artifacts.dataset import read_dataset_info
-from segline.config.params import Edges
+from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.data.shards import open_split
 from segline.files.atomic import write_json
@@ -44,9 +44,12 @@ from segline.metrics.boundary import boundary_counts, boundary_f1, trimap_counts
 from segline.metrics.confusion import confusion_matrix, mean_iou
 from segline.models import MODELS
 from segline.progress import log
+from segline.training.checkpoints import CheckpointStore
+from segline.training.components import preparation_name
 from segline.training.determinism import set_deterministic
-from segline.training.edges import train_edges
 from segline.training.engine import WEIGHTS, Run, fit
+from segline.training.prepare import prepare_losses
+from segline.training.trial import TrialInputs
 
 LOSS_OF = {
     "cross-entropy": ("cross_entropy", {}),
@@ -58,6 +61,7 @@ LOSS_OF = {
     "SEMEDA": ("semeda", {}),
 }
 BASE = "cross-entropy"
+SEMEDA = ComponentSpec(name="semeda")
 OPTIONS = {"unet": {"width": 16}}
 SCORES = ("mIoU", "boundary F1", "mIoU within 1 px", "mIoU within 3 px")
 BANDS = (1, 3)
@@ -73,7 +77,7 @@ SCENES = {
 
 
 @dataclass(frozen=True)
-class TrialConfig:
+class Cell:
     """One training."""
 
     what: str
@@ -100,10 +104,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="trainings at once (default: 2)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-ablation-"))
-    dataset_dir = arguments.dataset_dir or make_shards(folder, **SCENES)
-    learn_edges(dataset_dir, folder)
+    dataset_dir = arguments.dataset or make_shards(folder, **SCENES)
+    inputs = TrialInputs(dataset_dir=dataset_dir, prepared_dir=folder)
+    prepare_losses([SEMEDA], inputs, CheckpointStore(""), seed=7, threads=1)
     cells = [
-        TrialConfig(what, seed, arguments.model, arguments.epochs, arguments.batch, dataset_dir, folder)
+        Cell(what, seed, arguments.model, arguments.epochs, arguments.batch, dataset_dir, folder)
         for seed, what in product(arguments.seeds, LOSS_OF)
     ]
     missing = [cell for cell in cells if not cell.file.is_file()]
@@ -115,16 +120,7 @@ def main() -> None:
     print(f"{stamp()}, torch {torch.__version__}")
 
 
-def learn_edges(dataset_dir: Path, folder: Path) -> None:
-    file = folder / "edges.safetensors"
-    classes = len(read_dataset_info(dataset_dir).classes)
-    splits = (open_split(dataset_dir, name) for name in ("train", "val"))
-    if not file.is_file():
-        found = train_edges(*splits, classes, Edges(), seed=7, file=file, progress=lambda steps: None)
-        log(f"ablation: edge network of semeda: {found}")
-
-
-def train(cell: TrialConfig) -> TrialConfig:
+def train(cell: Cell) -> Cell:
     """Train one cell and write its scores on the test split, by the weights that were best on validation."""
     torch.set_num_threads(1)
     set_deterministic(cell.seed)
@@ -132,7 +128,7 @@ def train(cell: TrialConfig) -> TrialConfig:
     task = Task(
         names=tuple(description.names),
         background=description.background,
-        edge_network=cell.folder / "edges.safetensors",
+        prepared=cell.folder / preparation_name(SEMEDA),
     )
     name, options = LOSS_OF[cell.what]
     run = Run(
@@ -172,7 +168,7 @@ def score(run: Run, dataset_dir: Path) -> dict[str, float]:
     return dict(zip(SCORES, [float(mean_iou(np.sum(regions, axis=0))), f1, *within], strict=True))
 
 
-def show(cells: list[TrialConfig], dataset_dir: Path) -> None:
+def show(cells: list[Cell], dataset_dir: Path) -> None:
     found = {(cell.what, cell.seed): json.loads(cell.file.read_text()) for cell in cells}
     seeds = sorted({cell.seed for cell in cells})
     sizes = {name: len(open_split(dataset_dir, name)) for name in ("train", "val", "test")}

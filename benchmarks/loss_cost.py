@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from segline.classes import IGNORED
 from segline.losses import LOSSES, required_distances
 from segline.losses.edge_network import EdgeNetwork
+from segline.losses.semeda import EDGE_NETWORK
 from segline.losses.task import Task
 from segline.models import MODELS
 from segline.training.engine import computes_bf16
@@ -46,9 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder:
         for classes in arguments.classes:
-            edges = Path(folder) / f"{classes}.safetensors"
-            save_file(EdgeNetwork(classes).state_dict(), edges)
-            task = Task(names=tuple(map(str, range(classes))), background=0, edge_network=edges)
+            save_file(EdgeNetwork(classes).state_dict(), Path(folder) / EDGE_NETWORK)
+            task = Task(names=tuple(map(str, range(classes))), background=0, prepared=Path(folder))
             shape = (arguments.batch, classes, arguments.size, arguments.size)
             seconds = times(task, shape, arguments.device, arguments.repeats)
             show(shape, seconds, {name: memory(name, task, shape, arguments.device) for name in seconds})

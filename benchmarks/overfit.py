@@ -32,19 +32,23 @@ from torch import Tensor, nn
 
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
-from segline.config.params import Edges
+from segline.config.components import ComponentSpec
 from segline.data.augment import normalize, to_unit
 from segline.data.distances import DISTANCES
-from segline.data.edges import edge_map
 from segline.data.shards import Split, open_split
 from segline.losses import LOSSES, WeightedSum
+from segline.losses.edge_network import edge_map
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion_matrix, pixel_accuracy
 from segline.models import MODELS
 from segline.progress import log
-from segline.training.edges import train_edges
+from segline.training.checkpoints import CheckpointStore
+from segline.training.components import preparation_name
 from segline.training.engine import computes_bf16
+from segline.training.prepare import prepare_losses
+from segline.training.trial import TrialInputs
 
+SEMEDA = ComponentSpec(name="semeda")
 GOAL = 0.99
 BATCH = 2
 WARMUP_STEPS = 20
@@ -97,10 +101,13 @@ def main() -> None:
     names = tuple(read_dataset_info(dataset_dir).names)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     split = open_split(dataset_dir, "train")
-    smooth = np.argsort([edge_map(label[None]).mean() for label in split.take(range(len(split)))[1]], kind="stable")
+    labels = torch.from_numpy(split.take(range(len(split)))[1])
+    smooth = np.argsort(edge_map(labels).double().mean((1, 2)).numpy(), kind="stable")
     batches = [take(split, smooth[start : start + BATCH], device) for start in (0, BATCH)]
-    network = edge_network(dataset_dir, folder, len(names)) if "semeda" in (arguments.only or LOSSES) else None
-    task = Task(names=names, background=0, edge_network=network)
+    if "semeda" in (arguments.only or LOSSES):
+        inputs = TrialInputs(dataset_dir=dataset_dir, prepared_dir=folder)
+        prepare_losses([SEMEDA], inputs, CheckpointStore(""), seed=7, threads=1)
+    task = Task(names=names, background=0, prepared=folder / preparation_name(SEMEDA))
     table = Table(title=f"two batches of {BATCH} crops of {side} px, {len(names)} classes, {device}")
     for heading in (
         "",
@@ -148,14 +155,6 @@ def take(split: Split, positions: np.ndarray, device: torch.device) -> Batch:
         target=torch.from_numpy(labels).to(device),
         distances={name: torch.from_numpy(values).to(device) for name, values in maps.items()},
     )
-
-
-def edge_network(dataset_dir: Path, folder: Path, classes: int) -> Path:
-    file = folder / "edges.safetensors"
-    splits = (open_split(dataset_dir, name) for name in ("train", "val"))
-    found = train_edges(*splits, classes, Edges(), seed=7, file=file, progress=lambda steps: None)
-    log(f"overfit: edge network of semeda: accuracy {found['accuracy']:.4f} on held-out masks")
-    return file
 
 
 def learn(model_name: str, loss_name: str, task: Task, batches: list[Batch], most_steps: int) -> list[str]:

@@ -1,6 +1,6 @@
 """What stopping the worse trials early saves, and what it costs: a grid of 24 trials, whole, halved, and by ASHA.
 
-    python benchmarks/search.py [--folder FOLDER] [--epochs 18] [--min-epochs 3] [--draws 8] [--reduction 2]
+    python benchmarks/search.py [--folder FOLDER] [--epochs 18] [--grace-period 3] [--draws 8] [--reduction-factor 2]
                                 [--seed 5]
 
 `segline train` on street crops: a U-Net of 8 channels with cross-entropy, Dice and Lovasz-softmax, each with 8 draws of
@@ -40,9 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="keeps the scenes (default: a new temporary one)")
     parser.add_argument("--epochs", type=int, default=18)
-    parser.add_argument("--min-epochs", type=int, default=3, help="epochs of the first rung (default: 3)")
+    parser.add_argument("--grace-period", type=int, default=3, help="epochs of the first rung (default: 3)")
     parser.add_argument("--draws", type=int, default=8)
-    parser.add_argument("--reduction", type=int, default=2, help="one in how many goes on at a rung (default: 2)")
+    parser.add_argument(
+        "--reduction-factor", type=int, default=2, help="one in how many goes on at a rung (default: 2)"
+    )
     parser.add_argument("--seed", type=int, default=5)
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-search-"))
@@ -55,8 +57,8 @@ def main() -> None:
 def train(scheduler: str, dataset_dir: Path, folder: Path, arguments: argparse.Namespace) -> tuple[pd.DataFrame, float]:
     """The leaderboard of a grid, and the seconds it took."""
     finals = {"finalists": 1, "seeds": SEEDS} if scheduler == "none" else {}
-    search = {"spaces": SPACES, "samples": arguments.draws, "scheduler": scheduler, **finals}
-    search |= {"min_epochs": arguments.min_epochs, "reduction": arguments.reduction}
+    search = {"spaces": SPACES, "num_samples": arguments.draws, "scheduler": scheduler, **finals}
+    search |= {"grace_period": arguments.grace_period, "reduction_factor": arguments.reduction_factor}
     train = {
         "models": [{"unet": {"width": 8}}],
         "losses": ["cross_entropy", "dice", "lovasz_softmax"],
@@ -65,10 +67,9 @@ def train(scheduler: str, dataset_dir: Path, folder: Path, arguments: argparse.N
         "search": search | {"max_failed": 24},
     }
     params = json.dumps({"name": "search", "seed": arguments.seed, "train": train})
-    (folder / "edges").mkdir(exist_ok=True)
     out = Path(tempfile.mkdtemp(prefix=f"{scheduler}-", dir=folder)) / "train"
     began = time.monotonic()
-    words = ["--dataset", str(dataset_dir), "--edged", str(folder / "edges"), "--out", str(out)]
+    words = ["--dataset", str(dataset_dir), "--out", str(out)]
     if segline(["train", "--params", params, *words, "--tracking-uri", f"sqlite:///{out.parent}/mlflow.db"]):
         raise SystemExit(f"the grid with scheduler {scheduler} failed")
     return pd.read_csv(out / "leaderboard.csv"), time.monotonic() - began

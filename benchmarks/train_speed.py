@@ -149,8 +149,8 @@ def engine_epochs(dataset_dir: Path, train: Split, settings: Train, seed: int) -
     before = 0.0
     with tempfile.TemporaryDirectory() as kept:
         for epoch in engine.fit(run, Path(kept)):
-            yield run.place.seconds - before, epoch.val_miou
-            before = run.place.seconds
+            yield run.epoch_state.seconds - before, epoch.val_miou
+            before = run.epoch_state.seconds
 
 
 class Files(Dataset):
@@ -194,7 +194,7 @@ def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tupl
     }
     torch.manual_seed(seed)
     model = smp.Unet("resnet34", encoder_weights=None, classes=classes).to(DEVICE)
-    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
     workers = os.cpu_count()
     train = DataLoader(
         Files(folders["train"], settings.augment),
@@ -209,12 +209,12 @@ def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tupl
         model.train()
         began = time.monotonic()
         for images, target in train:
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step, steps)
             loss = F.cross_entropy(model(images.to(DEVICE)), target.to(DEVICE), ignore_index=IGNORED)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             loss.item()
             step += 1
         seconds = time.monotonic() - began

@@ -1,6 +1,5 @@
 """The stages as Kubeflow components: one folder each, with the same options as on the command line."""
 
-from components.edges.component import edges
 from components.ensemble.component import ensemble
 from components.evaluate.component import evaluate
 from components.ingest.component import ingest
@@ -14,7 +13,6 @@ COMPONENTS = {
     "ingest": ingest,
     "validate": validate,
     "label": label,
-    "edges": edges,
     "train": train,
     "evaluate": evaluate,
     "ensemble": ensemble,

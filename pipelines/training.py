@@ -20,7 +20,7 @@ DEFAULT_LIMIT_S = 6 * HOUR
 """The limit of the other stages."""
 DATA_STAGES = ("ingest", "validate", "label")
 """The stages that read the data and compute nothing with torch."""
-CACHED = ("edges", "train", "evaluate", "ensemble")
+CACHED = ("train", "evaluate", "ensemble")
 """The stages that depend on their inputs alone; the others also read a source, the champion or a file of exclusions."""
 USER = 10001
 """The user that the images run as."""
@@ -119,7 +119,6 @@ def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
         ingest: str = "{}",
         validate: str = "{}",
         label: str = "{}",
-        edges: str = "{}",
         train: str = "{}",
         evaluate: str = "{}",
         ensemble: str = "{}",
@@ -137,7 +136,6 @@ def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
             ingest: The section ingest of params.yaml as JSON text; a key that is left out has its default.
             validate: The section validate of params.yaml as JSON text.
             label: The section label of params.yaml as JSON text.
-            edges: Section of params.yaml as JSON.
             train: The section train of params.yaml as JSON text.
             evaluate: The section evaluate of params.yaml as JSON text.
             ensemble: The section ensemble of params.yaml as JSON text.
@@ -151,8 +149,7 @@ def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
                 seed=seed, label=label, exclusions=exclusions, manifest=manifest, validation=validation
             )
             dataset = _hashed_output(labeling, "dataset")
-            edged = _hashed_output(run["edges"](seed=seed, edges=edges, train=train, **dataset), "edged")
-            training = run["train"](name=name, seed=seed, train=train, **dataset, **edged)
+            training = run["train"](name=name, seed=seed, train=train, **dataset)
             candidates = _hashed_output(training, "candidates")
             evaluation = _hashed_output(run["evaluate"](evaluate=evaluate, **dataset, **candidates), "evaluation")
             ensembling = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **dataset, **candidates, **evaluation)

@@ -7,41 +7,31 @@ import mlflow
 import numpy as np
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo, write_dataset_info
+from segline.artifacts.dataset import DatasetInfo
 from segline.classes import LabelClass
 from segline.config.loader import load
+from segline.files.atomic import write_json
 from segline.stages.train import run
 
 TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
 
 
 def write_noise(folder):
-    """Shards of coloured noise in two classes, and the folder of an edge network that no loss asked for."""
-    (folder / "edges").mkdir()
+    """Write shards of colored noise in two classes; return their folder."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "label" / split, images, (images[..., 0] > 127).astype(np.uint8), size=5)
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    described = DatasetInfo(
-        classes=classes,
-        background=0,
-        side=32,
-        content_hash="c",
-        source="here",
-        source_hash="s",
-        source_revision="",
-        pixels={},
-        test_is_val=False,
-    )
-    write_dataset_info(folder / "label", described)
+    described = DatasetInfo(classes, 0, 32, "c", "here", "s", "", {}, False)
+    write_json(folder / "label" / "dataset.json", described.to_dict())
     return folder / "label"
 
 
 def train(dataset_dir, tracking_uri, **settings):
     params = load(json.dumps({"name": "tiny", "train": TINY | settings}))
     out = dataset_dir.parent / "out"
-    run(params, dataset_dir=dataset_dir, edged=dataset_dir.parent / "edges", tracking_uri=tracking_uri, out=out)
+    run(params, dataset_dir=dataset_dir, tracking_uri=tracking_uri, out=out)
     return out
 
 

@@ -29,10 +29,9 @@ TINY = {
     "ingest": {"synthetic": {"drives": 6, "frames_per_drive": 2, "height": 96, "width": 128}},
     "validate": {"max_quarantined_share": 0.5},
     "label": {"crop": 32},
-    "edges": {"steps": 100},
     "train": {
         "models": [{"unet": {"width": 2, "depth": 1}}],
-        "losses": ["dice", "semeda"],
+        "losses": ["dice", {"semeda": {"edge_steps": 100}}],
         "epochs": 12,
         "cpus_per_worker": 1,
     },

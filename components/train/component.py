@@ -11,9 +11,7 @@ def train(
     seed: int,
     train: str,
     dataset_hash: str,
-    edged_hash: str,
     dataset: dsl.Input[dsl.Dataset],
-    edged: dsl.Input[dsl.Model],
     out: dsl.Output[dsl.Model],
     out_hash: dsl.OutputPath(str),
 ):
@@ -26,9 +24,7 @@ def train(
         seed: The seed of every random choice.
         train: The section `train` of the parameters, as JSON text.
         dataset_hash: The SHA-256 of the dataset; the stage ignores it, but it is a part of the cache's key.
-        edged_hash: SHA-256 of what edges wrote; not read, but in the cache's key.
         dataset: The dataset that label wrote.
-        edged: What edges wrote.
         out: One bundle for each candidate.
         out_hash: The SHA-256 of out, which is a part of the cache keys of the stages that read it.
     """
@@ -37,6 +33,5 @@ def train(
         "train",
         params={"name": name, "seed": seed, "train": train},
         dataset=dataset.path,
-        edged=edged.path,
         out=out.path,
     )

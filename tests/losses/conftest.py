@@ -4,25 +4,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_cases import case_of, random_target
+from loss_cases import dataset_dir, random_target
 from safetensors.torch import save_file
 
 from segline.losses.edge_network import EdgeNetwork
+from segline.losses.semeda import EDGE_NETWORK
 from segline.losses.task import Task
 
 
 @pytest.fixture(scope="session")
 def edge_network(tmp_path_factory):
-    """A function from a number of classes to the file of an edge network."""
+    """A function from a number of classes to the folder of an edge network."""
     folder = tmp_path_factory.mktemp("edges")
 
     def write(classes) -> Path:
-        path = folder / f"{classes}.safetensors"
+        path = folder / str(classes) / EDGE_NETWORK
         if not path.exists():
+            path.parent.mkdir()
             with torch.random.fork_rng():
                 torch.manual_seed(classes)
                 save_file(EdgeNetwork(classes).state_dict(), path)
-        return path
+        return path.parent
 
     return write
 
@@ -31,7 +33,7 @@ def edge_network(tmp_path_factory):
 def make_task(edge_network):
     def make(classes, background=None):
         names = tuple(f"class {k}" for k in range(classes))
-        return Task(names=names, background=background, edge_network=edge_network(classes))
+        return Task(names=names, background=background, prepared=edge_network(classes))
 
     return make
 
@@ -42,6 +44,6 @@ def make_case(make_task):
 
     def make(background=0, seed=0, classes=4, **options):
         target = random_target(classes=classes, seed=seed, **options)
-        return case_of(target, make_task(classes, background), seed=seed + 100)
+        return dataset_dir(target, make_task(classes, background), seed=seed + 100)
 
     return make

@@ -199,7 +199,7 @@ def embeddings(masks, weights):
 
 
 def semeda(case, *, lambda_1=2.0, lambda_2=4.0, lambda_3=0.0):
-    weights = load_file(case.task.edge_network)
+    weights = load_file(case.task.prepared / "edge_network.safetensors")
     actual, wanted = (embeddings(masks, weights) for masks in planes(case))
     parts = zip((lambda_1, lambda_2, lambda_3), actual, wanted, strict=True)
     edges = sum(factor * abs(ours - theirs).sum() / ours.shape[1] for factor, ours, theirs in parts)

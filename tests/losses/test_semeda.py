@@ -6,23 +6,11 @@ from safetensors.torch import save_file
 
 from segline.classes import IGNORED
 from segline.errors import TrainingError
-from segline.losses.edge_network import EdgeNetwork, read
-from segline.losses.semeda import Semeda
-from segline.losses.task import Task
+from segline.losses.edge_network import EdgeNetwork
+from segline.losses.semeda import EDGE_NETWORK, Semeda
+from segline.losses.task import LabelBatches, Task
 
 TASK = Task(names=("sky", "car", "road"))
-
-
-def test_the_edge_network_is_that_of_the_seed():
-    """16, 32 and 2 channels, the same size throughout: 448 + 4640 + 578 weights for three classes."""
-    network = EdgeNetwork(3)
-    masks = torch.randn(2, 3, 5, 7).softmax(1)
-    assert sum(parameter.numel() for parameter in network.parameters()) == 448 + 4640 + 578
-    first, second, third = network.embeddings(masks)
-    assert [tuple(layer.shape) for layer in (first, second, third)] == [(2, 16, 5, 7), (2, 32, 5, 7), (2, 2, 5, 7)]
-    assert min(first.min(), second.min()) == 0
-    torch.testing.assert_close(third.sum(1), torch.ones(2, 5, 7))
-    torch.testing.assert_close(third, network(masks).softmax(1))
 
 
 def test_the_edge_network_can_learn_edges():
@@ -56,19 +44,19 @@ def test_ignored_pixels_are_empty_for_the_network(make_case):
     loss, counts = case.loss("semeda"), (case.target != IGNORED).unsqueeze(1)
     predicted = case.logits.softmax(1) * counts
     truth = torch.nn.functional.one_hot(case.target.where(counts.squeeze(1), 0), 4).movedim(-1, 1) * counts
-    actual, wanted = (loss.network.embeddings(masks.float()) for masks in (predicted, truth))
-    edges = sum(weight * (a - b).abs().mean(1).sum() for weight, a, b in zip((2, 4), actual, wanted, strict=False))
+    found, wanted = (loss.network.embeddings(masks.float()) for masks in (predicted, truth))
+    edges = sum(weight * (a - b).abs().mean(1).sum() for weight, a, b in zip((2, 4), found, wanted, strict=False))
     plain = torch.nn.functional.cross_entropy(case.logits, case.target, ignore_index=IGNORED)
     torch.testing.assert_close(case.value(loss), plain + edges / counts.sum())
 
 
-def test_without_an_edge_network_the_stage_is_named():
-    with pytest.raises(TrainingError, match="segline edges"):
+def test_without_an_edge_network_the_command_is_named():
+    with pytest.raises(TrainingError, match="which `segline train` trains before the first trial"):
         Semeda(TASK)
 
 
 def test_a_network_that_does_not_fit_is_refused_in_one_line(tmp_path):
-    path = tmp_path / "edges.safetensors"
+    path = tmp_path / EDGE_NETWORK
     cases = {"missing": None, "broken": b"not weights", "others": EdgeNetwork(4).state_dict()}
     for fault, content in cases.items():
         if isinstance(content, bytes):
@@ -76,15 +64,25 @@ def test_a_network_that_does_not_fit_is_refused_in_one_line(tmp_path):
         elif content:
             save_file(content, path)
         with pytest.raises(TrainingError) as caught:
-            Semeda(replace(TASK, edge_network=path))
+            Semeda(replace(TASK, prepared=tmp_path))
         message = str(caught.value)
         assert message.startswith(str(path)), fault
-        assert message.endswith("run `segline edges` again"), fault
+        assert message.endswith(f"delete {tmp_path} and run `segline train` again"), fault
         assert "\n" not in message, fault
 
 
-def test_what_was_written_is_read(tmp_path):
-    network = EdgeNetwork(3)
-    save_file(network.state_dict(), tmp_path / "edges.safetensors")
-    masks = torch.randn(1, 3, 4, 4)
-    torch.testing.assert_close(read(tmp_path / "edges.safetensors", 3)(masks), network(masks))
+def test_its_preparation_writes_the_network_and_says_when_it_is_not_good_enough(tmp_path):
+    labels = torch.randint(3, (6, 12, 12), dtype=torch.uint8)
+    batches = LabelBatches(
+        classes=3,
+        device=torch.device("cpu"),
+        train=lambda size, count: (labels[:size] for _ in range(count)),
+        val=labels.split,
+    )
+    options = {"edge_steps": 2, "edge_batch_size": 4, "edge_learning_rate": 0.01}
+    result = Semeda.prepare(batches, tmp_path, **options, edge_min_accuracy=1.0)
+    assert [path.name for path in tmp_path.iterdir()] == list(result.files) == [EDGE_NETWORK]
+    assert Semeda(replace(TASK, prepared=tmp_path)).network
+    assert f"accuracy of {result.scores['accuracy']:.4f} on the validation split after 2 steps" in result.message
+    assert result.message.endswith("warning: below edge_min_accuracy, 1; raise edge_steps")
+    assert "warning" not in Semeda.prepare(batches, tmp_path, **options, edge_min_accuracy=0.0).message

@@ -355,7 +355,7 @@ def test_a_champion_is_made_on_it_and_outlives_its_database(postgres, bucket, tm
         assert answer(search, host="evil.example.org")[0] == 403
         for host in settings_of_the_pod()["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","):
             assert answer(search, host=host)[0] == 200, host
-        for stage in ("ingest", "validate", "label", "edges", "train", "evaluate", "ensemble", "promote"):
+        for stage in ("ingest", "validate", "label", "train", "evaluate", "ensemble", "promote"):
             segline(stage, address, tmp_path)
         before = answer(f"{address}/api/2.0/mlflow/registered-models/get?name=tiny")
         found = metrics(postgres, address)

@@ -25,8 +25,11 @@ PARAMS = {
     "name": "tiny",
     "ingest": {"synthetic": {"drives": 30, "frames_per_drive": 1, "height": 96, "width": 128}},
     "label": {"crop": 64, "split": {"train": 0.6, "val": 0.2, "test": 0.2}},
-    "train": {"models": [{"unet": {"width": 4, "depth": 2}}], "losses": ["dice", "semeda"], "epochs": 2},
-    "edges": {"steps": 100},
+    "train": {
+        "models": [{"unet": {"width": 4, "depth": 2}}],
+        "losses": ["dice", {"semeda": {"edge_steps": 100}}],
+        "epochs": 2,
+    },
     "evaluate": {"pictures": 1},
     "promote": {"resamples": 200},
 }

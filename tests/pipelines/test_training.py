@@ -24,7 +24,7 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGE = pytest.mark.parametrize("stage", DVC)
 # The packages of the wheel.
 OURS = ("segline", "streets")
-WITH_TORCH = ["edges", "evaluate", "ensemble", "promote"]
+WITH_TORCH = ["evaluate", "ensemble", "promote"]
 # Only Kubeflow gives these options; the rest are those of dvc.yaml.
 ITS_OWN = ("--set", "--executor-input")
 # Several workers need it, which `pipelines` refuses.
@@ -167,7 +167,7 @@ def test_the_cache_is_asked_where_the_key_holds_all_that_a_stage_depends_on():
     """Kubeflow's key contains the parameters and the names of artifacts, but not their content."""
     tasks = line(compiled()[0])
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache", False)}
-    assert cached == {"edges", "train", "evaluate", "ensemble"}
+    assert cached == {"train", "evaluate", "ensemble"}
     for name in cached:
         hashed = {key.removesuffix("_hash") for key in tasks[name]["inputs"]["parameters"] if key.endswith("_hash")}
         assert hashed == set(producers(tasks[name]))

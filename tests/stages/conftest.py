@@ -29,5 +29,5 @@ def wad(tmp_path):
 
 @pytest.fixture
 def dataset_dir(tmp_path):
-    """What label wrote of noise, beside the edge network's folder."""
+    """A dataset of noise, as label writes it."""
     return write_noise(tmp_path)

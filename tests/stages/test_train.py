@@ -14,10 +14,11 @@ import pytest
 import torch
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo, write_dataset_info
+from segline.artifacts.dataset import DatasetInfo
 from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.errors import SourceError, TrainingError
+from segline.files.atomic import write_json
 from segline.stages.train import run
 
 PARAMS = {
@@ -33,25 +34,14 @@ PARAMS = {
 
 @pytest.fixture
 def dataset_dir(tmp_path):
-    """Shards of coloured noise in two classes, beside the folder of an edge network that no loss asked for."""
-    (tmp_path / "data/edges").mkdir(parents=True)
+    """Shards of colored noise in two classes."""
     folder, rng = tmp_path / "data/label", np.random.default_rng(0)
     for split in ("train", "val", "test"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    described = DatasetInfo(
-        classes=classes,
-        background=0,
-        side=32,
-        content_hash="c",
-        source="here",
-        source_hash="s",
-        source_revision="",
-        pixels={},
-        test_is_val=False,
-    )
-    write_dataset_info(folder, described)
+    described = DatasetInfo(classes, 0, 32, "c", "here", "s", "", {}, False)
+    write_json(folder / "dataset.json", described.to_dict())
     return folder
 
 
@@ -116,12 +106,10 @@ def test_what_cannot_be_made_is_told_before_anything_runs(dataset_dir, tmp_path)
     models = [{"smp/fpn": {"encoder": "resnt18"}}, {"drn_a_18": {"pretrained": str(tmp_path / "junk.pth")}}, "unet"]
     losses = ["dice", {"cross_entropy": {"class_weights": {"drak": 2.0}}}]
     params = load(json.dumps({"train": {"models": models, "losses": losses}}))
-    (tmp_path / "edges").mkdir()
     with pytest.raises(TrainingError) as caught:
         run(
             params,
             dataset_dir=dataset_dir,
-            edged=tmp_path / "edges",
             tracking_uri="sqlite:///none.db",
             out=tmp_path / "out",
         )
@@ -136,12 +124,11 @@ def test_what_cannot_be_made_is_told_before_anything_runs(dataset_dir, tmp_path)
 
 def test_a_map_that_label_did_not_make_is_told_before_anything_runs(dataset_dir, tmp_path):
     params = load(json.dumps({"label": {"distances": ["border"]}, "train": {"losses": ["distance_map"]}}))
-    (tmp_path / "edges").mkdir()
     with pytest.raises(TrainingError, match=r"label\.distances lacks 'border'; add it and run `segline label` again"):
-        run(params, dataset_dir=dataset_dir, edged=tmp_path / "edges", tracking_uri="none", out=tmp_path / "out")
+        run(params, dataset_dir=dataset_dir, tracking_uri="none", out=tmp_path / "out")
 
 
 def test_a_weight_file_that_is_missing_is_told_first(dataset_dir, tmp_path):
     params = load(json.dumps({"train": {"models": [{"fcn8s": {"pretrained": "nowhere.pth"}}]}}))
     with pytest.raises(SourceError, match=r"'nowhere\.pth' is not a file"):
-        run(params, dataset_dir=dataset_dir, edged=tmp_path, tracking_uri="none", out=tmp_path / "out")
+        run(params, dataset_dir=dataset_dir, tracking_uri="none", out=tmp_path / "out")

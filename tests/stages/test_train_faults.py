@@ -17,9 +17,10 @@ from grids import TINY, board, runs, train
 from segline.config.loader import load
 from segline.config.sections import Train
 from segline.errors import StageError, TrainingError
+from segline.files.atomic import write_text
 from segline.stages.train import run
-from segline.training import trial as trials
-from segline.training.trial import _in_memory
+from segline.training import run_trial as trials
+from segline.training.run_trial import _explaining_memory
 
 BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}]}
 
@@ -43,9 +44,15 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
     assert "RUNNING" not in {run.info.status for run in runs(tracking_uri).values()}
 
 
-def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_uri):
+def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_uri, capsys):
+    """The unfinished run of another version that lies there is started anew, with a line."""
+    unfinished = dataset_dir.parent / "out.partial"
+    write_text(unfinished / ".segline", "fingerprint of version 0.1")
+    write_text(unfinished / "unet-cross_entropy/history.csv", "epoch,val_miou\n1,0.5\n")
     with pytest.raises(TrainingError, match=r"^1 of 1 trials failed"):
         train(dataset_dir, tracking_uri, losses=BROKEN["losses"][1:], search={"max_failed": 5})
+    assert f"{dataset_dir.parent}/out has an unfinished run of other parameters" in capsys.readouterr().out
+    assert not (unfinished / "unet-cross_entropy/history.csv").exists()
 
 
 def die_once(folder):
@@ -63,7 +70,7 @@ def die_once(folder):
 
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(dataset_dir, tracking_uri, monkeypatch):
-    monkeypatch.setattr("segline.stages.train._train_trial", die_once(dataset_dir.parent))
+    monkeypatch.setattr("segline.training.search.run._train_trial", die_once(dataset_dir.parent))
     out = train(dataset_dir, tracking_uri, epochs=12, search={"scheduler": "none"})
     assert (dataset_dir.parent / "died").exists()
     assert board(out)["unet-dice"]["epochs"] == "12"
@@ -91,12 +98,15 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try():
         pytest.raises(
             TrainingError, match=r"^out of memory at train.batch_size 8; try train.batch_size: 4 with train.ac"
         ),
-        _in_memory(Train(batch_size=8)),
+        _explaining_memory(Train(batch_size=8)),
     ):
         torch.empty(2**50)
-    with pytest.raises(TrainingError, match=r"try a smaller label.crop or model"), _in_memory(Train(batch_size=1)):
+    with (
+        pytest.raises(TrainingError, match=r"try a smaller label.crop or model"),
+        _explaining_memory(Train(batch_size=1)),
+    ):
         raise MemoryError
-    with pytest.raises(RuntimeError, match="size mismatch"), _in_memory(Train()):
+    with pytest.raises(RuntimeError, match="size mismatch"), _explaining_memory(Train()):
         raise RuntimeError("size mismatch")
 
 
@@ -109,12 +119,13 @@ from segline.data.shards import open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
+from segline.config.params import Train
 from segline.training.engine import Run, fit
-labelled = Path({labelled!r})
+dataset_dir = Path({dataset_dir!r})
 run = Run(
     model=MODELS["unet"](2, width=4, depth=2),
     loss=WeightedSum([(1.0, LOSSES["dice"](Task(names=("dark", "light"), background=0)))]),
-    train=open_split(labelled, "train"), val=open_split(labelled, "val"), classes=2,
+    train=open_split(dataset_dir, "train"), val=open_split(dataset_dir, "val"), classes=2,
     settings=Train(epochs=3), seed=1, device=torch.device("cpu"),
 )
 epochs = fit(run, Path({folder!r}))
@@ -134,14 +145,14 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(dataset_dir, 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(folder) in done.stdout
-    assert "cannot be written (File too large); fix that and run the same command again" in done.stdout
+    assert "cannot be written (File too large); mend that and run the same command again" in done.stdout
     assert not list(folder.glob(".*.tmp"))
     assert len(torch.load(folder / "last.pt", weights_only=True)["history"]) == 1
 
 
 def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, capsys):
     params = load(json.dumps({"name": "tiny", "train": TINY | {"losses": ["dice", "focal"], "epochs": 5}}))
-    folders = {"labelled": dataset_dir, "edged": dataset_dir.parent / "edges", "out": dataset_dir.parent / "out"}
+    folders = {"dataset_dir": dataset_dir, "out": dataset_dir.parent / "out"}
     before = sorted(dataset_dir.parent.rglob("*"))
     run(params, **folders, tracking_uri="sqlite:///none.db", plan_only=True)
     told = capsys.readouterr().out

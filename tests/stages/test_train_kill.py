@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo, write_dataset_info
+from segline.artifacts.dataset import DatasetInfo
 from segline.classes import LabelClass
+from segline.files.atomic import write_json
 
 PARAMS = {
     "name": "tiny",
@@ -22,10 +23,10 @@ PARAMS = {
         "models": [{"unet": {"width": 4, "depth": 2}}],
         "losses": ["dice", "cross_entropy", "focal"],
         "epochs": 400,
-        "ema": 0.9,
+        "ema_decay": 0.9,
         "batch_size": 2,
         "checkpoint_minutes": 1e-6,
-        "search": {"scheduler": "halving", "min_epochs": 150, "reduction": 2},
+        "search": {"scheduler": "halving", "grace_period": 150, "reduction_factor": 2},
     },
 }
 KILLS = 20
@@ -33,25 +34,11 @@ KILLS = 20
 
 def project(folder):
     rng = np.random.default_rng(0)
-    (folder / "data/edges").mkdir(parents=True)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "data/label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_dataset_info(
-        folder / "data/label",
-        DatasetInfo(
-            classes=classes,
-            background=0,
-            side=32,
-            content_hash="c",
-            source="h",
-            source_hash="s",
-            source_revision="",
-            pixels={},
-            test_is_val=False,
-        ),
-    )
+    write_json(folder / "data/label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
     return folder
 
 

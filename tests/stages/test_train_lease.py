@@ -12,7 +12,7 @@ import pytest
 from segline.files.s3 import Bucket
 from segline.training import lease
 from segline.training.checkpoints import STOP
-from segline.training.lease import FOLLOWED, renewing
+from segline.training.lease import FOLLOWED, heartbeat
 
 EPOCHS = 2000
 LEASE_S = 2
@@ -23,7 +23,7 @@ PARAMS = {
 SEGLINE = f"""
 import sys
 from segline.cli import main
-lease.LOOK_S, lease.LOOKS = 0.1, {10 * LEASE_S}
+lease.LOOK_S, lease.MAX_UNCHANGED_LOOKS = 0.1, {10 * LEASE_S}
 sys.exit(main())
 """
 
@@ -38,7 +38,7 @@ def start(dataset_dir, store, tracking_uri, tmp_path):
     """A function that starts the driver; its environment has the place to look at and the bucket."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "SEGLINE_"))}
     given = {"SEGLINE_STORE": store, FOLLOWED: f"{store}/followed/one", "SEGLINE_CACHE": str(tmp_path / "cache")}
-    words = ["train", "--params", json.dumps(PARAMS), "--dataset", str(dataset_dir), "--edged", str(tmp_path / "edges")]
+    words = ["train", "--params", json.dumps(PARAMS), "--dataset", str(dataset_dir)]
     words += ["--out", str(tmp_path / "out"), "--tracking-uri", tracking_uri]
     command, pipe = [sys.executable, "-c", SEGLINE, *words], subprocess.PIPE
     with ExitStack() as stack:
@@ -62,8 +62,8 @@ def epochs(store):
 
 
 def test_a_training_goes_on_while_it_is_followed_and_then_saves_itself_and_ends(start, store, monkeypatch):
-    monkeypatch.setattr(lease, "RENEW_S", 0.1)
-    with renewing(f"{store}/followed/one"):
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
+    with heartbeat(f"{store}/followed/one"):
         process = start()
         while process.poll() is None and "history.csv" not in saved(store):
             time.sleep(0.1)

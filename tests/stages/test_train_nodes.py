@@ -20,16 +20,16 @@ import pytest
 from servers import running
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo, write_dataset_info
+from segline.artifacts.dataset import DatasetInfo
 from segline.classes import LabelClass
 from segline.config.loader import load
+from segline.files import s3 as storage
 from segline.files.atomic import write_json
-from segline.files.transfer import download, upload
 from segline.parallel import SETTINGS
-from segline.stages.train import Trial
-from segline.training.checkpoints import Mirror
+from segline.training.checkpoints import CheckpointStore
+from segline.training.run_trial import train_trial
 from segline.training.search import grid
-from segline.training.trial import train_trial
+from segline.training.trial import Trial, TrialInputs
 
 RAY = Path(sys.executable).with_name("ray")
 SEGLINE = "import sys; from segline.cli import main; sys.exit(main())"
@@ -60,27 +60,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """What label and edges wrote: noise in two classes, and no edge network."""
+    """A dataset of noise in two classes, as label writes it."""
     folder, rng = tmp_path_factory.mktemp("written"), np.random.default_rng(0)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_dataset_info(
-        folder / "label",
-        DatasetInfo(
-            classes=classes,
-            background=0,
-            side=32,
-            content_hash="c",
-            source="h",
-            source_hash="s",
-            source_revision="",
-            pixels={},
-            test_is_val=False,
-        ),
-    )
-    write_json(folder / "edges/edges.json", {"trained": False})
+    write_json(folder / "label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
     return folder
 
 
@@ -166,14 +152,19 @@ def files(folder):
 def train_here(dataset_dir, work):
     """The candidates of one machine, trained in this process."""
     settings = load(json.dumps({"name": "tiny", "train": TRAIN}))
-    for cell in grid.cells(settings.train, settings.seed):
-        for _ in train_trial(Trial(cell, dataset_dir, None, {}, work / cell.name, EPOCHS, Mirror(""))):
+    inputs, store = (
+        TrialInputs(dataset_dir=dataset_dir, prepared_dir=dataset_dir.parent / "prepared"),
+        CheckpointStore(""),
+    )
+    for config in grid.grid_configs(settings.train, settings.seed):
+        trial = Trial(config=config, inputs=inputs, folder=work / config.name, until=EPOCHS, store=store)
+        for _ in train_trial(trial):
             pass
 
 
 def words_for(store):
     return [
-        *("--dataset", f"{store}/label", "--edged", f"{store}/edges"),
+        *("--dataset", f"{store}/label"),
         *("--out", f"{store}/train", "--tracking-uri", "sqlite:///mlflow.db"),
     ]
 
@@ -185,8 +176,7 @@ def test_nodes_without_a_disk_in_common_train_what_one_machine_trains(
     address, disk = cluster
     name = bucket({})
     store = f"s3://{name}/run"
-    for folder in ("label", "edges"):
-        upload(written / folder, f"{store}/{folder}")
+    storage.upload(written / "label", f"{store}/label")
     there = environment | {"SEGLINE_CACHE": str(disk / "cache")}
     driver = there | {"RAY_ADDRESS": address}
     train_here(written / "label", tmp_path / "alone")
@@ -211,6 +201,6 @@ def test_nodes_without_a_disk_in_common_train_what_one_machine_trains(
         second = start(words_for(store), driver, tmp_path, checkpoints=f"{store}/checkpoints")
         assert "2 candidates" in finish(second)
     monkeypatch.setenv("SEGLINE_CACHE", str(tmp_path / "cache"))
-    found, expected = files(download(f"{store}/train")), files(tmp_path / "alone")
+    found, expected = files(storage.download(f"{store}/train")), files(tmp_path / "alone")
     assert sorted(name for name in found if "/" in name and not name.startswith("curves")) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []

@@ -11,12 +11,17 @@ from grids import board, runs, train
 from segline.artifacts.history import read_history
 from segline.config.spaces import Space
 from segline.errors import StageError, TrainingError
-from segline.training import trial as trials
+from segline.training import run_trial as trials
 from segline.training.search.optuna import propose
 
 
 def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(dataset_dir, tracking_uri):
-    search = {"spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]}, "samples": 3, "min_epochs": 1, "reduction": 3}
+    search = {
+        "spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]},
+        "num_samples": 3,
+        "grace_period": 1,
+        "reduction_factor": 3,
+    }
     out = train(dataset_dir, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
     found = board(out)
     epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
@@ -38,32 +43,32 @@ def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(data
 
 POPULATION = {
     "epochs": 6,
-    "ema": 0.9,
+    "ema_decay": 0.9,
     "search": {
         "spaces": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}, "weight_decay": [0.0, 0.01, 0.1]},
-        "samples": 4,
+        "num_samples": 4,
         "scheduler": "pbt",
-        "min_epochs": 2,
+        "perturbation_interval": 2,
     },
 }
 
 
-def check_heirs(out, tracking_uri):
+def check_children(out, tracking_uri):
     found = board(out)
     assert sorted(row["epochs"] for row in found.values()) == ["2", "4", "6", "6", "6", "6"]
     assert {row["status"] for row in found.values() if row["epochs"] != "6"} == {"eliminated"}
-    heirs = [name for name in found if "-heir" in name]
-    assert sorted(name[-1] for name in heirs) == ["1", "2"]
-    for heir in heirs:
-        told = json.loads((out / heir / "trial.json").read_text())
-        rung = 2 * int(heir[-1])
-        assert read_history(out / heir)[:rung] == read_history(out / told["parent"])[:rung]
-        assert told["learning_rate"] == pytest.approx(float(found[heir]["learning_rate"]), rel=1e-5)
-        assert runs(tracking_uri)[heir].data.params["parent"] == told["parent"]
+    children = [name for name in found if "-child" in name]
+    assert sorted(name[-1] for name in children) == ["1", "2"]
+    for child in children:
+        told = json.loads((out / child / "trial.json").read_text())
+        rung = 2 * int(child[-1])
+        assert read_history(out / child)[:rung] == read_history(out / told["parent"])[:rung]
+        assert told["learning_rate"] == pytest.approx(float(found[child]["learning_rate"]), rel=1e-5)
+        assert runs(tracking_uri)[child].data.params["parent"] == told["parent"]
     assert {run.info.status for run in runs(tracking_uri).values()} == {"FINISHED"}
     assert not list(out.rglob("last.pt"))
     assert sorted(path.name for path in (out / "search").iterdir()) == ["batch1-rung1.json", "batch1-rung2.json"]
-    assert {found[heir]["parent"] for heir in heirs} <= set(found)
+    assert {found[child]["parent"] for child in children} <= set(found)
 
 
 def weights_of(out):
@@ -75,7 +80,7 @@ def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
     dataset_dir, tracking_uri, monkeypatch, tmp_path, bucket
 ):
     out = train(dataset_dir, tracking_uri, **POPULATION)
-    check_heirs(out, tracking_uri)
+    check_children(out, tracking_uri)
     undisturbed = weights_of(out)
     shutil.rmtree(out)
     settings = POPULATION | {"checkpoints": f"s3://{bucket({})}/run"}
@@ -96,12 +101,12 @@ def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
 
 
 def test_pbt_replaces_a_trial_that_fails(dataset_dir, tracking_uri):
-    spaces = {"dice.weight": [1.0, 1.0, 1.0, 1e39], "clip": [1.0, 2.0]}
+    spaces = {"dice.weight": [1.0, 1.0, 1.0, 1e39], "max_grad_norm": [1.0, 2.0]}
     out = train(dataset_dir, tracking_uri, **POPULATION | {"search": POPULATION["search"] | {"spaces": spaces}})
     found = board(out)
     [failed] = [name for name, row in found.items() if row["status"] == "failed"]
     assert float(found[failed]["dice.weight"]) == 1e39
-    assert found[f"{failed}-heir1"]["status"] in ("finished", "eliminated")
+    assert found[f"{failed}-child1"]["status"] in ("finished", "eliminated")
     assert sum(row["status"] == "finished" for row in found.values()) == 4
 
 
@@ -112,7 +117,7 @@ def test_what_a_pod_has_trained_is_in_the_store_of_its_site(dataset_dir, trackin
     kept = [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=name)["Contents"]]
     assert any(key.startswith("ray/checkpoints/") and key.endswith("/unet-dice/model.json") for key in kept)
     shutil.rmtree(out)
-    monkeypatch.setattr("segline.stages.train._train_trial", None)
+    monkeypatch.setattr("segline.training.search.run._train_trial", None)
     assert board(train(dataset_dir, tracking_uri))["unet-dice"]["status"] == "finished"
 
 
@@ -120,9 +125,9 @@ OPTUNA = {
     "epochs": 2,
     "search": {
         "spaces": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}},
-        "samples": 5,
+        "num_samples": 5,
         "searcher": "optuna",
-        "at_once": 2,
+        "trials_per_round": 2,
     },
 }
 
@@ -130,14 +135,14 @@ OPTUNA = {
 def test_optuna_draws_by_the_results(dataset_dir, tracking_uri):
     found = board(train(dataset_dir, tracking_uri, **OPTUNA))
     assert set(found) == {f"unet-dice-draw{number}" for number in range(1, 6)}
-    drawn = {name: {"learning_rate": float(row["learning_rate"])} for name, row in found.items()}
+    sampled = {name: {"learning_rate": float(row["learning_rate"])} for name, row in found.items()}
     first = [
-        (drawn[f"unet-dice-draw{number}"], float(found[f"unet-dice-draw{number}"]["val_miou"])) for number in (1, 2)
+        (sampled[f"unet-dice-draw{number}"], float(found[f"unet-dice-draw{number}"]["val_miou"])) for number in (1, 2)
     ]
     spaces = {"learning_rate": Space(low=1e-5, high=1e-1, log=True)}
     [third, fourth] = propose(spaces, first, "7/unet-dice/2", 2)
-    assert drawn["unet-dice-draw3"]["learning_rate"] == pytest.approx(third["learning_rate"], rel=1e-4)
-    assert drawn["unet-dice-draw4"]["learning_rate"] == pytest.approx(fourth["learning_rate"], rel=1e-4)
+    assert sampled["unet-dice-draw3"]["learning_rate"] == pytest.approx(third["learning_rate"], rel=1e-4)
+    assert sampled["unet-dice-draw4"]["learning_rate"] == pytest.approx(fourth["learning_rate"], rel=1e-4)
 
 
 def fail_once(folder):
@@ -157,7 +162,7 @@ def drawn_in(folder):
 
 
 def test_what_was_proposed_stands_when_the_results_change_afterwards(dataset_dir, tracking_uri, monkeypatch, tmp_path):
-    monkeypatch.setattr("segline.stages.train._train_trial", fail_once(tmp_path))
+    monkeypatch.setattr("segline.training.search.run._train_trial", fail_once(tmp_path))
     with pytest.raises(TrainingError, match=r"^1 of 5 trials failed: unet-dice-draw2: no room"):
         train(dataset_dir, tracking_uri, **OPTUNA)
     before = drawn_in(tmp_path / "out.partial")

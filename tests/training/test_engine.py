@@ -13,22 +13,21 @@ from shard_files import write_split
 from torch import nn
 
 from segline.classes import IGNORED
-from segline.config.params import Edges
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.distances import DISTANCES, Truth
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
-from segline.losses.task import Task
+from segline.losses.semeda import Semeda
+from segline.losses.task import LabelBatches, Task
 from segline.models import MODELS
-from segline.training.edges import train_edges
 from segline.training.engine import BROKEN_BATCH, CHECKPOINT, WEIGHTS, Run, fit
 from segline.training.schedules import learning_rate
 
 CLASSES = 3
-STILL = Augment(flip=0.0, scale=0.0, shift=0.0, rotate=0.0, colour=0.0)
-MOVING = Augment(colour=0.0)
+STILL = Augment(flip=0.0, scale=0.0, translate=0.0, rotate=0.0, brightness_contrast=0.0)
+MOVING = Augment(brightness_contrast=0.0)
 SETTINGS = Train(epochs=4, batch_size=4, learning_rate=3e-3)
 CPU = torch.device("cpu")
 
@@ -49,11 +48,23 @@ def write_crops(folder, crops, seed):
 
 @pytest.fixture(scope="module")
 def edge_network(splits, tmp_path_factory):
-    """The network that semeda needs, hardly trained."""
-    file = tmp_path_factory.mktemp("edges") / "weights.safetensors"
-    settings = Edges(steps=100, batch_size=4, min_accuracy=1.0)
-    train_edges(*splits, CLASSES, settings, seed=1, file=file, progress=lambda steps: None)
-    return file
+    """The folder of the network that semeda needs, hardly trained."""
+    folder, (train, val) = tmp_path_factory.mktemp("edges"), splits
+    generator = np.random.default_rng(1)
+
+    def random_batches(size, count):
+        for _ in range(count):
+            yield torch.from_numpy(train.take(generator.choice(len(train), size, replace=False))[1])
+
+    batches = LabelBatches(
+        classes=CLASSES,
+        device=CPU,
+        train=random_batches,
+        val=lambda size: (torch.from_numpy(labels) for _, labels in val.batches(size)),
+    )
+    torch.manual_seed(1)
+    Semeda.prepare(batches, folder, edge_steps=100, edge_batch_size=4, edge_learning_rate=1e-2, edge_min_accuracy=1.0)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +79,7 @@ def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=No
     torch.manual_seed(seed)
     return Run(
         model=model or MODELS["unet"](CLASSES, width=4, depth=2),
-        loss=WeightedSum([(1.0, LOSSES[loss](Task(names=("dark", "grey", "light"), edge_network=edge_network)))]),
+        loss=WeightedSum([(1.0, LOSSES[loss](Task(names=("dark", "grey", "light"), prepared=edge_network)))]),
         train=splits[0],
         val=splits[1],
         classes=CLASSES,
@@ -137,23 +148,23 @@ def test_a_run_killed_before_the_checkpoint_repeats_the_epoch(splits, tmp_path, 
 
 
 def test_an_heir_goes_on_with_its_own_settings(splits, tmp_path):
-    parent = new_run(splits, settings=replace(SETTINGS, ema=0.0))
+    parent = new_run(splits, settings=replace(SETTINGS, ema_decay=0.0))
     assert len(list(fit(parent, tmp_path, until=2))) == 2
-    heir = new_run(splits, settings=replace(SETTINGS, ema=0.9, weight_decay=0.3, epsilon=1e-4))
+    heir = new_run(splits, settings=replace(SETTINGS, ema_decay=0.9, weight_decay=0.3, epsilon=1e-4))
     epochs = fit(heir, tmp_path)
     assert list(islice(epochs, 2)) == parent.history
-    assert same_weights(heir.judged.state_dict(), parent.model.state_dict())
+    assert same_weights(heir.ema_model.state_dict(), parent.model.state_dict())
     assert same_weights(heir.model.state_dict(), parent.model.state_dict())
-    [group] = heir.optimiser.param_groups
+    [group] = heir.optimizer.param_groups
     assert (group["weight_decay"], group["eps"]) == (0.3, 1e-4)
     assert len(list(epochs)) == SETTINGS.epochs - 2
 
 
 def test_every_step_has_the_rate_of_the_schedule(splits, tmp_path):
-    settings = replace(SETTINGS, epochs=5, warmup=0.3, learning_rate=0.02, schedule="poly", precision="fp32")
+    settings = replace(SETTINGS, epochs=5, warmup_fraction=0.3, learning_rate=0.02, schedule="poly", precision="fp32")
     run = new_run(splits, settings=settings, model=nn.Conv2d(3, CLASSES, 1))
     rates = []
-    run.optimiser.register_step_pre_hook(lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"]))
+    run.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     history = list(fit(run, tmp_path))
     expected = [learning_rate(settings, step, 10) for step in range(10)]
     assert rates == pytest.approx(expected)
@@ -167,7 +178,7 @@ def plain_training(splits, settings, seed):
     images, labels = splits[0].take(range(6))
     inputs = torch.from_numpy(((images / 255 - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     target = torch.from_numpy(labels).long()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings.weight_decay)
     rising, steps = 1, 2 * settings.epochs
     rates = [1.0] + [0.5 * (1 + math.cos(math.pi * done / (steps - rising))) for done in range(steps - rising)]
     losses = []
@@ -175,17 +186,17 @@ def plain_training(splits, settings, seed):
         order = np.random.default_rng([seed, epoch + 1]).permutation(6)
         losses.append(0.0)
         for batch, chosen in enumerate((order[:4], order[4:])):
-            optimiser.param_groups[0]["lr"] = settings.learning_rate * rates[2 * epoch + batch]
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * rates[2 * epoch + batch]
             loss = nn.functional.cross_entropy(model(inputs[chosen]), target[chosen], ignore_index=IGNORED)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses[-1] += loss.item() * len(chosen) / 6
     return model.state_dict(), losses
 
 
 def test_training_is_that_of_a_plain_loop(splits, tmp_path):
-    settings = replace(SETTINGS, epochs=3, precision="fp32", augment=STILL, warmup=0.1)
+    settings = replace(SETTINGS, epochs=3, precision="fp32", augment=STILL, warmup_fraction=0.1)
     run = new_run(splits, settings=settings)
     history = list(fit(run, tmp_path))
     weights, losses = plain_training(splits, settings, seed=7)
@@ -242,7 +253,15 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_batch(splits, tmp
         assert len(labels) == 2
 
 
-EVERYTHING = replace(SETTINGS, batch_size=2, accumulate=2, ema=0.9, clip=0.5, epochs=3, augment=Augment(elastic=2.0))
+EVERYTHING = replace(
+    SETTINGS,
+    batch_size=2,
+    gradient_accumulation_steps=2,
+    ema_decay=0.9,
+    max_grad_norm=0.5,
+    epochs=3,
+    augment=Augment(elastic=2.0),
+)
 
 
 class Dropping(nn.Module):
@@ -286,7 +305,7 @@ def test_stopped_after_any_step_it_saves_itself_and_ends_with_the_same_bits(spli
 def test_a_checkpoint_is_written_amid_an_epoch_when_it_is_due(splits, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        "segline.training.engine._save", lambda run, folder, is_best=False: saved.append(run.place.step)
+        "segline.training.engine._save", lambda run, folder, is_best=False: saved.append(run.epoch_state.step)
     )
     list(fit(new_run(splits, settings=replace(SETTINGS, epochs=1, batch_size=2, checkpoint_minutes=1e-9)), tmp_path))
     assert saved == [1, 2, 3, 0]
@@ -299,7 +318,9 @@ def test_accumulated_batches_are_one_large_batch(splits, tmp_path):
     for name, size, accumulate in (("one", 4, 1), ("two", 2, 2)):
         torch.manual_seed(0)
         run = new_run(
-            splits, settings=replace(settings, batch_size=size, accumulate=accumulate), model=nn.Conv2d(3, CLASSES, 3)
+            splits,
+            settings=replace(settings, batch_size=size, gradient_accumulation_steps=accumulate),
+            model=nn.Conv2d(3, CLASSES, 3),
         )
         run.model.padding = (1, 1)
         history = list(fit(run, tmp_path / name))
@@ -310,11 +331,11 @@ def test_accumulated_batches_are_one_large_batch(splits, tmp_path):
 
 
 def test_the_gradient_is_clipped_to_its_norm(splits, tmp_path):
-    run = new_run(splits, settings=replace(SETTINGS, epochs=1, clip=1e-3))
+    run = new_run(splits, settings=replace(SETTINGS, epochs=1, max_grad_norm=1e-3))
     norms = []
-    run.optimiser.register_step_pre_hook(
-        lambda optimiser, *_: norms.append(
-            math.sqrt(sum(float(p.grad.square().sum()) for p in optimiser.param_groups[0]["params"]))
+    run.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: norms.append(
+            math.sqrt(sum(float(p.grad.square().sum()) for p in optimizer.param_groups[0]["params"]))
         )
     )
     list(fit(run, tmp_path))
@@ -322,7 +343,7 @@ def test_the_gradient_is_clipped_to_its_norm(splits, tmp_path):
 
 
 def test_averaged_weights_are_a_moving_average_and_are_what_is_judged_and_kept(splits, tmp_path):
-    run = new_run(splits, settings=replace(SETTINGS, epochs=1, ema=0.5), model=nn.Conv2d(3, CLASSES, 1))
+    run = new_run(splits, settings=replace(SETTINGS, epochs=1, ema_decay=0.5), model=nn.Conv2d(3, CLASSES, 1))
     expected, steps = {name: value.clone() for name, value in run.model.state_dict().items()}, iter(range(10))
 
     def average(*_):
@@ -330,7 +351,7 @@ def test_averaged_weights_are_a_moving_average_and_are_what_is_judged_and_kept(s
         for name, value in run.model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value
 
-    run.optimiser.register_step_post_hook(average)
+    run.optimizer.register_step_post_hook(average)
     list(fit(run, tmp_path))
     kept = load_file(tmp_path / WEIGHTS)
     for name, value in expected.items():
@@ -341,7 +362,7 @@ def test_averaged_weights_are_a_moving_average_and_are_what_is_judged_and_kept(s
 def test_steps_end_a_run_amid_an_epoch(splits, tmp_path):
     run = new_run(splits, settings=replace(SETTINGS, epochs=4, batch_size=2, max_steps=4))
     taken = []
-    run.optimiser.register_step_pre_hook(lambda *_: taken.append(1))
+    run.optimizer.register_step_pre_hook(lambda *_: taken.append(1))
     history = list(fit(run, tmp_path))
     assert (len(taken), len(history)) == (4, 2)
     assert history[-1].learning_rate == pytest.approx(learning_rate(run.settings, 3, 4))
@@ -350,13 +371,13 @@ def test_steps_end_a_run_amid_an_epoch(splits, tmp_path):
 def test_patience_ends_a_run(splits, tmp_path, monkeypatch):
     scores = iter([0.2, 0.5, 0.4, 0.5, 0.9, 0.9])
     monkeypatch.setattr("segline.training.engine._validate", lambda run: (1.0, next(scores), 0.5))
-    run = new_run(splits, settings=replace(SETTINGS, epochs=6, patience=2))
+    run = new_run(splits, settings=replace(SETTINGS, epochs=6, early_stopping_patience=2))
     assert [record.val_miou for record in fit(run, tmp_path)] == [0.2, 0.5, 0.4, 0.5]
 
 
 def test_minutes_end_a_run_amid_its_epoch(splits, tmp_path):
     run, taken = new_run(splits, settings=replace(SETTINGS, max_minutes=1e-6, epochs=9)), []
-    run.optimiser.register_step_pre_hook(lambda *_: taken.append(1))
+    run.optimizer.register_step_pre_hook(lambda *_: taken.append(1))
     [record] = fit(run, tmp_path)
     assert len(taken) == 1 < run.steps_per_epoch
     whole = new_run(splits, settings=replace(SETTINGS, max_steps=1))

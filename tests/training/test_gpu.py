@@ -16,7 +16,7 @@ __all__ = ["edge_network", "splits"]  # fixtures
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda", 0)
-TWO_EPOCHS = replace(SETTINGS, epochs=2, ema=0.9, clip=1.0, accumulate=2)
+TWO_EPOCHS = replace(SETTINGS, epochs=2, ema_decay=0.9, max_grad_norm=1.0, gradient_accumulation_steps=2)
 
 
 @pytest.fixture(autouse=True)

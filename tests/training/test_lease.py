@@ -8,21 +8,21 @@ from servers import Refuse
 
 from segline.files.s3 import Bucket
 from segline.training import lease
-from segline.training.lease import renewing, watching
+from segline.training.lease import heartbeat, watchdog
 
 AWAY = Refuse(403, "AccessDenied")
 
 
 @pytest.fixture
 def place(bucket, monkeypatch):
-    for name, value in {"RENEW_S": 0.02, "LOOK_S": 0.02, "LOOKS": 25}.items():
+    for name, value in {"HEARTBEAT_S": 0.02, "LOOK_S": 0.02, "MAX_UNCHANGED_LOOKS": 25}.items():
         monkeypatch.setattr(lease, name, value)
     return f"s3://{bucket({})}/work/0123/followed/segline-train-one"
 
 
 def stamp(place):
     folder, _, name = place.rpartition("/")
-    return Bucket(folder).etag(name)
+    return Bucket(folder).stamp(name)
 
 
 def wait_for(is_so):
@@ -34,13 +34,13 @@ def wait_for(is_so):
 
 def test_every_renewal_is_another_content_and_in_the_end_the_object_goes(place):
     seen = set()
-    with renewing(place):
+    with heartbeat(place):
         wait_for(lambda: seen.add(stamp(place)) or len(seen) > 5)
     wait_for(lambda: not stamp(place))
 
 
 def test_a_renewal_that_fails_is_tried_again(place, s3):
-    with renewing(place):
+    with heartbeat(place):
         wait_for(lambda: stamp(place))
         s3.faults = [AWAY] * 10
         wait_for(lambda: not s3.faults)
@@ -52,39 +52,39 @@ def test_a_renewal_that_fails_is_tried_again(place, s3):
 def test_what_nobody_renews_lapses_once_after_all_looks(place, bucket, s3, capsys, objects):
     bucket(objects, place.split("/")[2])
     lapsed = []
-    with watching(place, lambda: lapsed.append(len(s3.asked))):
+    with watchdog(place, lambda: lapsed.append(len(s3.asked))):
         wait_for(lambda: lapsed)
         time.sleep(0.2)
-    assert lapsed == [1 + lease.LOOKS]
+    assert lapsed == [1 + lease.MAX_UNCHANGED_LOOKS]
     [line] = capsys.readouterr().out.splitlines()
-    assert line == "train: nobody has followed this for 0 minutes; it saves itself and ends"
+    assert line == "train: nobody has followed this training for 0 minutes; it saves itself and ends"
 
 
 def test_what_is_renewed_does_not_lapse_until_that_ends(place):
     lapsed = threading.Event()
-    with watching(place, lapsed.set):
-        with renewing(place):
-            assert not lapsed.wait(6 * lease.LOOKS * lease.LOOK_S)
+    with watchdog(place, lapsed.set):
+        with heartbeat(place):
+            assert not lapsed.wait(6 * lease.MAX_UNCHANGED_LOOKS * lease.LOOK_S)
         assert lapsed.wait(30)
 
 
 def test_while_the_bucket_is_away_nothing_lapses(place, s3):
     lapsed = threading.Event()
-    with watching(place, lapsed.set):
+    with watchdog(place, lapsed.set):
         wait_for(lambda: len(s3.asked) > 2)
-        s3.faults = [AWAY] * (2 * lease.LOOKS)
+        s3.faults = [AWAY] * (2 * lease.MAX_UNCHANGED_LOOKS)
         wait_for(lambda: not s3.faults)
         assert not lapsed.is_set()
         assert lapsed.wait(30)
-    assert len(s3.asked) == 1 + 3 * lease.LOOKS
+    assert len(s3.asked) == 1 + 3 * lease.MAX_UNCHANGED_LOOKS
 
 
 def test_a_training_that_has_ended_or_is_not_of_a_cluster_is_not_watched(place, s3):
     lapsed = threading.Event()
-    with watching(place, lapsed.set):
+    with watchdog(place, lapsed.set):
         wait_for(lambda: s3.asked)
     time.sleep(0.1)
     s3.asked = []
-    with watching("", lapsed.set):
-        assert not lapsed.wait(3 * lease.LOOKS * lease.LOOK_S)
+    with watchdog("", lapsed.set):
+        assert not lapsed.wait(3 * lease.MAX_UNCHANGED_LOOKS * lease.LOOK_S)
     assert s3.asked == []

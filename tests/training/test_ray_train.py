@@ -23,30 +23,30 @@ import torch.multiprocessing as mp
 from shard_files import write_split
 from torch import nn
 
-from segline.artifacts.dataset import DatasetInfo, write_dataset_info
+from segline.artifacts.dataset import DatasetInfo
 from segline.artifacts.history import read_history
 from segline.classes import LabelClass
 from segline.config.components import ComponentSpec
 from segline.config.sections import Augment, Train
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
+from segline.files.atomic import write_json
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
 from segline.parallel import SETTINGS, ray_session
-from segline.stages.train import Trial
 from segline.training import ddp as workers
-from segline.training.checkpoints import STOP, Mirror
+from segline.training.checkpoints import STOP, CheckpointStore
 from segline.training.engine import Run, fit
-from segline.training.ray_train import MOST_LOSSES, _raise_unless_lost
+from segline.training.ray_train import MAX_LOSSES, _raise_unless_lost
 from segline.training.ray_tune import Asha, Watch, _room, run_trials
-from segline.training.search.grid import TrialConfig
+from segline.training.trial import Trial, TrialConfig, TrialInputs
 
 NAMES = ("dark", "grey", "light")
 TRAIN, VAL, BATCH = 11, 5, 4  # the last batch of an epoch has 3 images
 CURVES = ("train_loss", "val_loss", "val_miou")
 # A zoom, a shift or a rotation brings ignored pixels in, not equally many for each process.
-AUGMENT = Augment(scale=0.0, shift=0.0, rotate=0.0, flip_vertical=0.5, saturation=0.2, hue=0.1)
+AUGMENT = Augment(scale=0.0, translate=0.0, rotate=0.0, flip_vertical=0.5, saturation=0.2, hue=0.1)
 SETTINGS_OF_TRIAL = {"epochs": 30, "batch_size": BATCH, "learning_rate": 0.02, "precision": "fp32", "augment": AUGMENT}
 
 
@@ -64,20 +64,7 @@ def dataset_dir(tmp_path_factory):
     write_crops(folder / "train", TRAIN, seed=0)
     write_crops(folder / "val", VAL, seed=1)
     classes = tuple(LabelClass(name, (level, level, level)) for level, name in enumerate(NAMES))
-    write_dataset_info(
-        folder,
-        DatasetInfo(
-            classes=classes,
-            background=None,
-            side=32,
-            content_hash="c",
-            source="here",
-            source_hash="s",
-            source_revision="",
-            pixels={},
-            test_is_val=False,
-        ),
-    )
+    write_json(folder / "dataset.json", DatasetInfo(classes, None, 32, "c", "here", "s", "", {}, False).to_dict())
     return folder
 
 
@@ -98,7 +85,7 @@ def plain_network():
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 7, 8, 16])
 def test_the_mean_of_the_weighted_means_is_that_of_the_whole_batch(monkeypatch, count, images):
     values = np.random.default_rng(images).random(images)
-    monkeypatch.setattr(workers, "count", lambda: count)
+    monkeypatch.setattr(workers, "world_size", lambda: count)
     means, seen = [], []
     for rank in range(count):
         monkeypatch.setattr(workers, "rank", lambda rank=rank: rank)
@@ -137,14 +124,16 @@ def new_run(dataset_dir, model):
         train=Split(dataset_dir / "train"),
         val=Split(dataset_dir / "val"),
         classes=3,
-        settings=Train(**SETTINGS_OF_TRIAL | {"epochs": 3, "accumulate": 2, "batch_size": 2, "ema": 0.9}),
+        settings=Train(
+            **SETTINGS_OF_TRIAL | {"epochs": 3, "gradient_accumulation_steps": 2, "batch_size": 2, "ema_decay": 0.9}
+        ),
         seed=7,
         device=torch.device("cpu"),
     )
 
 
 def weights(run):
-    return torch.cat([value.double().ravel() for value in run.judged.state_dict().values()])
+    return torch.cat([value.double().ravel() for value in run.ema_model.state_dict().values()])
 
 
 def train_undisturbed_and_stopped(rank, dataset_dir, out):
@@ -218,8 +207,15 @@ def cluster():
 
 def new_trial(dataset_dir, folder, name="trial", *, until=0, **changed):
     settings = Train(**SETTINGS_OF_TRIAL | changed)
-    cell = TrialConfig(name, ComponentSpec(name="plain"), (ComponentSpec(name="cross_entropy"),), settings, 7)
-    return Trial(cell, dataset_dir, None, {}, folder / name, until or settings.epochs, Mirror(""))
+    model, loss = ComponentSpec(name="plain"), (ComponentSpec(name="cross_entropy"),)
+    config = TrialConfig(name=name, model=model, loss=loss, settings=settings, seed=7)
+    return Trial(
+        config=config,
+        inputs=TrialInputs(dataset_dir=dataset_dir, prepared_dir=dataset_dir.parent / "prepared"),
+        folder=folder / name,
+        until=until or settings.epochs,
+        store=CheckpointStore(""),
+    )
 
 
 def noting(network):
@@ -230,7 +226,7 @@ def noting(network):
 
         from segline.models import MODELS
         from segline.training import ddp as workers
-        from segline.training.trial import train_trial
+        from segline.training.run_trial import train_trial
 
         MODELS["plain"] = network
         node = ray.get_runtime_context().get_node_id()
@@ -326,12 +322,12 @@ def test_workers_that_die_again_and_again_are_told_in_one_line(cluster):
     died = WorkerGroupError("", {0: RuntimeError("Connection closed by peer"), 1: ActorDiedError()})
     bug = WorkerGroupError("", {0: RuntimeError("shape"), 1: RuntimeError("shape")})
     for error in (died, bug):
-        for losses in range(1, 1 + MOST_LOSSES):
+        for losses in range(1, 1 + MAX_LOSSES):
             _raise_unless_lost(trial, error, losses)
     with pytest.raises(TrainingError, match=r"^t: a worker died 4 times without finishing an epoch \(.*continues.*$"):
-        _raise_unless_lost(trial, died, 1 + MOST_LOSSES)
+        _raise_unless_lost(trial, died, 1 + MAX_LOSSES)
     with pytest.raises(WorkerGroupError):
-        _raise_unless_lost(trial, bug, 1 + MOST_LOSSES)
+        _raise_unless_lost(trial, bug, 1 + MAX_LOSSES)
     with pytest.raises(StoppedError):
         _raise_unless_lost(trial, WorkerGroupError("", {0: RuntimeError("closed"), 1: StoppedError("saved")}), 1)
 
@@ -352,7 +348,7 @@ def test_asha_stops_the_worse_trials_and_the_next_one_has_their_workers(cluster,
     trials = [
         new_trial(dataset_dir, tmp_path, f"rate{rate}", epochs=8, learning_rate=rate) for rate in (2e-2, 1e-5, 1e-6)
     ]
-    found, failed = train(trials, workers=2, asha=Asha("val_miou", first=2, last=8, reduction=2))
+    found, failed = train(trials, workers=2, asha=Asha("val_miou", first=2, last=8, reduction_factor=2))
     assert failed == []
     assert [len(curves) for curves in found.values()] == [8, 2, 2]
     assert_all_is_free()
@@ -379,7 +375,6 @@ def test_told_to_stop_all_workers_save_themselves_and_the_next_run_continues(clu
 
 @pytest.mark.slow
 def test_the_command_line_joins_the_cluster(cluster, dataset_dir, tmp_path):
-    (tmp_path / "data/edges").mkdir(parents=True)
     (tmp_path / "data/label").symlink_to(dataset_dir)
     settings = {"models": ["downup"], "losses": ["dice"], "epochs": 2}
     segline = "import sys; from segline.cli import main; sys.exit(main())"

@@ -76,11 +76,13 @@ def test_more_cores_than_there_are_is_an_error_and_nothing_runs(there):
 
 def test_asha_stops_the_worse_trials_at_its_rungs_and_lets_go_of_their_resources(there):
     """Five grids in one process, one trial at a time; the best comes first, so that its rung is known to the others."""
-    import ray  # reads its settings when it is imported: `connected` has set them by now
+    import ray  # reads its settings when it is imported: `ray_session` has set them by now
 
     for _ in range(5):
         trials = [trial(f"t{score}", epochs=8, score=float(score)) for score in (9, 8, 7, 3, 2, 1)]
-        epochs, _, failed = run(trials, cpus=int(there["CPU"]), asha=Asha("val_miou", first=2, last=8, reduction=2))
+        epochs, _, failed = run(
+            trials, cpus=int(there["CPU"]), asha=Asha("val_miou", grace_period=2, max_t=8, reduction_factor=2)
+        )
         assert failed == []
         assert len(epochs["t9"]) == 8
         assert all(len(epochs[f"t{score}"]) == 2 for score in (3, 2, 1))

@@ -46,6 +46,12 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
         _replace_folder(work, out)
 
 
+def unfinished_fingerprint(out: Path) -> str:
+    """Return the fingerprint of a run that was begun to write ``out`` and was not finished; empty without one."""
+    mark = out.with_name(f"{out.name}.partial") / MARK
+    return mark.read_text() if mark.is_file() else ""
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_file(path, lambda temporary: temporary.write_text(text))

@@ -1,7 +1,11 @@
-"""What a loss may know of the data that it is built for."""
+"""The facts about the data that a loss is built with, and the preparation step that a loss may have."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -9,11 +13,43 @@ class Task:
     """The classes of the data.
 
     Attributes:
-        names: of the classes, in the order of their ids.
-        background: the id of the class that is not foreground, or None.
-        edge_network: the weights that the stage edges wrote, or None where it trained no network.
+        names: The names of the classes, in the order of their ids.
+        background: The id of the class that is not foreground, or None.
+        prepared: The folder that the preparation step of the loss filled, or None if the loss has no such step.
     """
 
     names: tuple[str, ...]
     background: int | None = None
-    edge_network: Path | None = None
+    prepared: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelBatches:
+    """The label maps that a preparation step is given, as batches of class ids (b, h, w), 255 = ignored.
+
+    Attributes:
+        classes: The number of classes.
+        device: The device of the batches.
+        train: A function of a batch size and a number of batches that yields random batches of the training split.
+        val: A function of a batch size that yields the validation split once.
+    """
+
+    classes: int
+    device: torch.device
+    train: Callable[[int, int], Iterator[Tensor]]
+    val: Callable[[int], Iterator[Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """The result of a preparation step.
+
+    Attributes:
+        files: The names of the files that it wrote into its folder.
+        scores: Its metrics by name.
+        message: The result in words.
+    """
+
+    files: tuple[str, ...]
+    scores: dict[str, float]
+    message: str

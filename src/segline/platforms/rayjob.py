@@ -31,7 +31,7 @@ from segline.platforms.rayjob_spec import (
     read_template,
 )
 from segline.progress import log
-from segline.training.lease import renewing
+from segline.training.lease import heartbeat
 
 POLL_S = 3.0
 """The pause between two looks at the RayJob and its log."""
@@ -47,15 +47,12 @@ SHOWN_LINES = 3
 """The number of lines of the log in an error, where the command has none of its own."""
 
 
-def train(
-    params: Params, *, dataset_dir: Path, edged_dir: Path, tracking_uri: str, out: Path, run: str, **_: bool
-) -> None:
+def train(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, run: str, **_: bool) -> None:
     """Train on a Ray cluster that is made for it, and write what :func:`segline.stages.train.run` would write.
 
     Args:
         params: All parameters.
         dataset_dir: The output of label.
-        edged_dir: The output of edges.
         tracking_uri: The address of MLflow.
         out: The folder to write.
         run: The id of the Kubeflow run; without one the name of the RayJob follows from the data and parameters.
@@ -76,9 +73,8 @@ def train(
         template, params, name=name, run=run, training_url=training_url, image=image, tracking_uri=tracking_uri
     )
     api = RayJobApi.from_environment()
-    with _stopping_by_sigterm(), renewing(heartbeat_url(training_url, name)):
-        for part, folder in {"dataset": dataset_dir, "edged": edged_dir}.items():
-            _upload(folder, f"{training_url}/{part}")
+    with _stopping_by_sigterm(), heartbeat(heartbeat_url(training_url, name)):
+        _upload(dataset_dir, f"{training_url}/dataset")
         _create_or_adopt(api, job)
         try:
             failure = _follow(api, name)

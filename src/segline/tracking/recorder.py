@@ -85,6 +85,8 @@ class Recorder:
         self._experiment = experiment
         self._parent = parent
         self._patience_s = patience_s
+        self.scores: dict[str, float] = {}
+        """The metrics of the grid's own run, which are written when the block ends."""
         self._open: set[str] = set()
         self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread = Thread(target=self._work, name="recorder", daemon=True)
@@ -139,7 +141,9 @@ class Recorder:
         status = status_after(error)
         for name in sorted(self._open):
             self.close(name, status if error else "FAILED")
-        self._queue.put(partial(self._take_run, _Run(name=GRID, id=self._parent, end=_End(status))))
+        records = {1.0: {**self.scores, "epoch": 1.0}} if self.scores else {}
+        grid = _Run(name=GRID, id=self._parent, records=records, end=_End(status))
+        self._queue.put(partial(self._take_run, grid))
         self._queue.put(self._leave)
         try:
             self._thread.join()

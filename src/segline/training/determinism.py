@@ -1,4 +1,4 @@
-"""The same seed, the same bits: what PyTorch has to be told for that."""
+"""The settings of PyTorch by which the same seed gives the same bits."""
 
 import os
 
@@ -6,7 +6,7 @@ import torch
 
 
 def set_deterministic(seed: int) -> None:
-    """Seed this process, and let it choose deterministic algorithms alone."""
+    """Seed this process, and allow only deterministic algorithms."""
     # A product of matrices is deterministic on a GPU only in workspaces of a set size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""The leaderboard of a grid, made of what its trials left on disk."""
+"""The leaderboard of a grid, made from the files that its trials left."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ BOARD = "leaderboard.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as the leaderboard has it: its name, how it ended, its folder, what was drawn, and whose heir it is."""
+    """A row of the leaderboard: the trial's name, its status, its folder, its sampled values, and a child's parent."""
 
     name: str
     status: str
     folder: Path
-    drawn: dict[str, Any]
+    sampled: dict[str, Any]
     parent: str = ""
 
 
@@ -45,5 +45,5 @@ def _line(row: Row, history: Any) -> dict[str, Any]:
         "val_miou": best["val_miou"] if len(history) else float("nan"),
         "val_pixel_accuracy": best["val_pixel_accuracy"] if len(history) else float("nan"),
         **({"parent": row.parent} if row.parent else {}),
-        **row.drawn,
+        **row.sampled,
     }

@@ -1,8 +1,8 @@
 """A trial on several workers: a Ray Train ``TorchTrainer``, which the trial's own process starts, watches and ends.
 
-Ray Train places the workers, all or none, and joins their processes; :mod:`segline.training.ddp` is what the
-engine sees of that. The losses are those of one process with the same batches where a loss is a mean over images that
-count alike: not with ignored pixels, nor where it looks at a whole batch at once.
+Ray Train places the workers, all or none, and connects their processes; the engine sees them through
+:mod:`segline.training.ddp`. The losses equal those of one process with the same batches where a loss is a mean over
+images that count alike: not with ignored pixels, nor where it looks at a whole batch at once.
 """
 
 import asyncio
@@ -16,48 +16,50 @@ from typing import Any
 
 from segline.errors import SeglineError, TrainingError
 from segline.parallel import SETTINGS
+from segline.training.trial import Trial
 
-MOST_LOSSES = 3
-"""Times in a row that workers may be lost before an epoch is done."""
+MAX_LOSSES = 3
+"""The number of times in a row that workers may be lost before an epoch is done."""
 PATIENCE_S = 1.0
-"""For a record, before a look at whether the trainer has ended."""
+"""The seconds to wait for a record before a look at whether the trainer has ended."""
 
-# Ray Train reads it in the process that makes the trainer: how often it looks at its workers; it would every 2 s.
+# Ray Train reads this in the process that makes the trainer: the seconds between looks at its workers, by default 2.
 TRAIN_SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
-Trial = Any
 Record = dict[str, Any]
 Records = Generator[Record, None, None]
 
 
-def train_together(run: Callable[[Trial], Records], trial: Trial, *, workers: int, cpus: int, gpus: float) -> Records:
+def train_distributed(
+    run: Callable[[Trial], Records], trial: Trial, *, workers: int, cpus: int, gpus: float
+) -> Records:
     """Run a trial on several workers, yielding its records as one worker would.
 
-    The workers wait after a record until the next one is asked for, and are gone when this iterator has ended or is
-    closed. When one of them is lost, all begin again as soon as Ray has room for them; ``run`` then has to go on from
-    what it saved.
+    The workers wait after a record until the next one is asked for, and have ended when this iterator has ended or is
+    closed. When one of them is lost, all begin again as soon as Ray has room for them; ``run`` must then continue from
+    its checkpoint.
 
     Args:
-        run: called in every worker, all in step; the first one's records are those that count. They have an
-            ``epoch``; those of epochs that were told already are left out.
-        trial: what ``run`` is called with; it has a ``name``.
-        workers: how many.
-        cpus: cores of each.
-        gpus: GPUs of each, which may be a share of one.
+        run: A function that every worker calls, all in step; the records of rank 0 count. A record has an ``epoch``;
+            those of epochs that were yielded already are left out.
+        trial: The trial.
+        workers: The number of workers.
+        cpus: The cores of each worker.
+        gpus: The GPUs of each worker, which may be a fraction of one.
 
     Raises:
-        SeglineError: what ``run`` raised in some worker.
-        TrainingError: workers were lost again and again.
+        SeglineError: ``run`` raised it in some worker.
+        TrainingError: Workers were lost again and again.
     """
     from ray.train import TrainingFailedError
 
-    losses, told = 0, 0
+    losses, last = 0, 0
     while True:
         try:
             with closing(_attempt(run, trial, workers, {"CPU": cpus, "GPU": gpus})) as records:
                 for record in records:
-                    if record["epoch"] > told:
-                        losses, told = 0, record["epoch"]
+                    if record["epoch"] > last:
+                        losses, last = 0, record["epoch"]
                         yield record
                 return
         except TrainingFailedError as error:
@@ -66,7 +68,7 @@ def train_together(run: Callable[[Trial], Records], trial: Trial, *, workers: in
 
 
 def _attempt(run: Callable[[Trial], Records], trial: Trial, workers: int, share: dict[str, float]) -> Records:
-    """The records of a trainer, which has ended when this iterator has, however it ends."""
+    """Yield the records of a trainer, which has ended when this iterator has, however it ends."""
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -83,7 +85,7 @@ def _attempt(run: Callable[[Trial], Records], trial: Trial, workers: int, share:
         )
         ended = thread.submit(trainer.fit)
         try:
-            while (record := ray.get(relay.ask.remote(PATIENCE_S))) or not ended.done():
+            while (record := ray.get(relay.get.remote(PATIENCE_S))) or not ended.done():
                 if record:
                     yield record
         finally:
@@ -92,35 +94,35 @@ def _attempt(run: Callable[[Trial], Records], trial: Trial, workers: int, share:
 
 
 def _work(run: Callable[[Trial], Records], trial: Trial, relay: Any) -> None:
-    """What each worker does."""
+    """Train in a worker: rank 0 sends its records, and all stop when nobody asks for more."""
     import ray
 
-    from segline.training import ddp as workers
+    from segline.training import ddp
 
     for record in run(trial):
-        goes_on = workers.rank() > 0 or ray.get(relay.tell.remote(record))
-        if any(workers.all_reduce_max([not goes_on])):
+        goes_on = ddp.rank() > 0 or ray.get(relay.put.remote(record))
+        if any(ddp.all_reduce_max([not goes_on])):
             return
 
 
 class _Relay:
-    """An actor where the first worker leaves its records, and learns whether to go on."""
+    """An actor to which rank 0 hands its records, and from which it learns whether to go on."""
 
     def __init__(self) -> None:
         self.records: asyncio.Queue[tuple[Record, asyncio.Event]] = asyncio.Queue()
         self.answered = asyncio.Event()
         self.is_open = True
 
-    async def tell(self, record: Record) -> bool:
-        """Leave a record; returns whether to go on, once the next one is asked for."""
+    async def put(self, record: Record) -> bool:
+        """Hand over a record; return whether to go on, once the next one is asked for."""
         answered = asyncio.Event()
         self.records.put_nowait((record, answered))
         if self.is_open:
             await answered.wait()
         return self.is_open
 
-    async def ask(self, patience: float) -> Record | None:
-        """The next record, or none within some seconds."""
+    async def get(self, patience: float) -> Record | None:
+        """Return the next record, or None after ``patience`` seconds."""
         self.answered.set()
         try:
             record, self.answered = await asyncio.wait_for(self.records.get(), patience)
@@ -129,7 +131,7 @@ class _Relay:
         return record
 
     async def close(self) -> None:
-        """Nobody goes on."""
+        """Tell the workers to end."""
         self.is_open = False
         self.answered.set()
         while not self.records.empty():
@@ -137,7 +139,7 @@ class _Relay:
 
 
 def _new_relay() -> Any:
-    """On this node: when that is lost, so is the trial's own process."""
+    """Start a relay on this node: when the node is lost, so is the trial's own process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -146,12 +148,12 @@ def _new_relay() -> Any:
 
 
 def _raise_unless_lost(trial: Trial, error: Exception, losses: int) -> None:
-    """An error of the training is told as it is and not tried again; lost workers are, a few times."""
+    """Raise an error of the training as it is; lost workers are tried again a few times."""
     failures: list[Exception] = list(getattr(error, "worker_failures", {}).values())
     known = next((failure for failure in failures if isinstance(failure, SeglineError)), None)
     if known:
         raise known from None
-    if losses <= MOST_LOSSES:
+    if losses <= MAX_LOSSES:
         return
     # The others fail too when one dies, with an error of torch.
     dead = next((failure for failure in failures if type(failure).__module__.startswith("ray.")), None)

@@ -11,43 +11,42 @@ from typing import Any
 
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.parallel import AUTOSCALING
-from segline.training.ray_train import Record, Records, train_together
+from segline.training.ray_train import Record, Records, train_distributed
+from segline.training.trial import Trial
 
-# How a trial's error ends, as Ray tells it.
+# The prefix of an error's last line in Ray's report.
 ERROR_PREFIX = re.compile(rf"\b{re.escape(SeglineError.__module__)}\.\w+: ")
 
 PATIENCE_S = 8.0
-"""For trials that were told to save themselves: a spot node is gone ten seconds or more after it says so."""
+"""The seconds that trials have to save themselves: a spot node is gone ten seconds or more after its notice."""
 
 HEAD = "node:__internal_head__"
-"""What Ray calls the node that its cluster does not outlive."""
+"""Ray's resource of the head node, which its cluster does not outlive."""
 
 LOST = "its process was killed, perhaps for want of memory; lower train.batch_size, or run fewer trials at once"
 
-MOST_WAITING = 8
-"""Trials of several workers at once in a cluster that grows: the process of each, which waits, is on the head."""
-
-Trial = Any
+MAX_WAITING_TRIALS = 8
+"""The trials of several workers that run at once in a cluster that grows; each has a waiting process on the head."""
 
 
 @dataclass(frozen=True)
 class Asha:
-    """Asynchronous successive halving (Li et al. 2020): at each rung one trial in ``reduction`` goes on at once."""
+    """Asynchronous successive halving (Li et al. 2020): at each rung one in ``reduction_factor`` goes on at once."""
 
     metric: str
-    first: int
-    last: int
+    grace_period: int
+    max_t: int
     reduction_factor: int
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What the driver does as the trials go on.
+    """The callbacks of the driver.
 
     Attributes:
-        on_record: called with each record of a trial as it comes.
-        on_end: called with a trial that has run to its end or was stopped by the scheduler.
-        is_stopping: whether the trials were told to save themselves and end; no other is begun then.
+        on_record: A function that is called with each record of a trial.
+        on_end: A function that is called with a trial that has run to its end or that the scheduler stopped.
+        is_stopping: A function that says whether the trials were told to save themselves and end; none begins then.
     """
 
     on_record: Callable[[Record], None]
@@ -67,23 +66,24 @@ def run_trials(
 ) -> list[tuple[Trial, str]]:
     """Run every trial, each in a process of its own, on the Ray that this process is connected to.
 
-    A trial of several workers takes nothing itself: its workers are placed together, when all have room.
+    A trial of several workers takes no resources itself: its workers are placed together, when all have room.
 
     Args:
-        trials: what ``run`` is called with.
-        run: a generator that yields a record after each epoch; it has to be importable where the trials run.
-        workers: of a trial.
-        cpus: cores of a worker.
-        gpus: GPUs of a worker, which may be a share of one.
-        watch: what is called in this process.
-        asha: stops the worse trials at its rungs; without it all run to their end.
+        trials: The trials.
+        run: A generator function that trains a trial and yields a record after each epoch; it must be importable where
+            the trials run.
+        workers: The number of workers of a trial.
+        cpus: The cores of a worker.
+        gpus: The GPUs of a worker, which may be a fraction of one.
+        watch: The callbacks in this process.
+        asha: The scheduler that stops the worse trials at its rungs; without it all run to their end.
 
     Returns:
-        The trials that failed, each with its reason in one line; the others have been run to their end.
+        The trials that failed, each with its reason in one line; the others have run to their end.
 
     Raises:
-        TrainingError: a trial wants more than there is, in a cluster that does not grow.
-        StoppedError: the trials were told to stop, and have, or did not in time.
+        TrainingError: A trial wants more resources than the cluster has, and it does not grow.
+        StoppedError: The trials were told to stop, and have, or did not in time.
     """
     import ray
     from ray import tune
@@ -92,22 +92,24 @@ def run_trials(
     grows = bool(os.environ.get(AUTOSCALING))
     if not grows:
         _refuse_too_large(ray.cluster_resources(), room, workers, cpus, gpus)
-    alone = workers == 1
-    start = run if alone else partial(train_together, run, workers=workers, cpus=cpus, gpus=gpus)
+    machine_lock = workers == 1
+    start = run if machine_lock else partial(train_distributed, run, workers=workers, cpus=cpus, gpus=gpus)
     with tempfile.TemporaryDirectory(prefix="segline-tune-") as storage:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(start), {"cpu": cpus, "gpu": gpus} if alone else {"cpu": 0, HEAD: 0.001}),
+            tune.with_resources(
+                _trainable(start), {"cpu": cpus, "gpu": gpus} if machine_lock else {"cpu": 0, HEAD: 0.001}
+            ),
             param_space={"trial": tune.grid_search(list(trials))},
             tune_config=tune.TuneConfig(
                 # A process that is kept for the next trial keeps its workers.
-                reuse_actors=alone,
+                reuse_actors=machine_lock,
                 scheduler=_scheduler(asha),
-                max_concurrent_trials=None if alone else MOST_WAITING if grows else room // workers,
+                max_concurrent_trials=None if machine_lock else MAX_WAITING_TRIALS if grows else room // workers,
             ),
             run_config=tune.RunConfig(
                 storage_path=storage,
                 verbose=0,
-                callbacks=[_watching(watch)],
+                callbacks=[_callback(watch)],
                 # The trials save themselves.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -123,14 +125,14 @@ def _scheduler(asha: Asha | None) -> Any:
         time_attr="epoch",
         metric=asha.metric,
         mode="max",
-        grace_period=asha.first,
-        max_t=asha.last,
+        grace_period=asha.grace_period,
+        max_t=asha.max_t,
         reduction_factor=asha.reduction_factor,
     )
 
 
 def _failures(results: Any, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
-    """The trials that users can mend; anything else is our own fault and keeps its traceback."""
+    """Return the failures that users can mend; anything else is our own bug and keeps its traceback."""
     from ray.exceptions import RayActorError
 
     failed = []
@@ -151,23 +153,23 @@ def _failures(results: Any, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
 
 
 def _room(nodes: Sequence[dict[str, Any]], cpus: int, gpus: float) -> int:
-    """How many workers the nodes have room for: each has to fit on one node."""
-    found = 0
+    """Return how many workers the nodes have room for; each must fit on one node."""
+    workers = 0
     for node in nodes:
-        there = node["Resources"] if node["Alive"] else {}
-        fitting = [there.get("CPU", 0) // cpus]
+        resources = node["Resources"] if node["Alive"] else {}
+        fitting = [resources.get("CPU", 0) // cpus]
         if gpus:
-            # A share is of one GPU; 1 // 0.1 is 9.
-            has = there.get("GPU", 0)
+            # A fraction is of one GPU; 1 // 0.1 is 9.
+            has = resources.get("GPU", 0)
             fitting.append(has // gpus if gpus >= 1 else has * int(1 / gpus + 1e-9))
-        found += int(min(fitting))
-    return found
+        workers += int(min(fitting))
+    return workers
 
 
-def _refuse_too_large(there: dict[str, float], room: int, workers: int, cpus: int, gpus: float) -> None:
-    """A trial that has no room would wait for ever."""
+def _refuse_too_large(resources: dict[str, float], room: int, workers: int, cpus: int, gpus: float) -> None:
+    """Refuse a trial that has no room anywhere: it would wait for ever."""
     for what, share in (("CPU", cpus), ("GPU", gpus)):
-        wanted, has = workers * share, there.get(what, 0)
+        wanted, has = workers * share, resources.get(what, 0)
         if has < wanted:
             raise TrainingError(
                 f"train.{what.lower()}s_per_worker: a trial wants {wanted:g}, but Ray has {has:g}; lower it"
@@ -184,7 +186,7 @@ def _trainable(start: Callable[[Trial], Records]) -> Any:
     from ray.tune.result import RESULT_DUPLICATE
 
     class Training(tune.Trainable):
-        """A record a step. Tune waits until a class has cleaned up, which it does not for a function."""
+        """A trial as Tune runs it, a record per step. Tune waits for the cleanup of a class, not of a function."""
 
         def setup(self, config: dict[str, Trial]) -> None:
             self.records = start(config["trial"])
@@ -203,15 +205,15 @@ def _trainable(start: Callable[[Trial], Records]) -> Any:
     return Training
 
 
-def _watching(watch: Watch) -> Any:
+def _callback(watch: Watch) -> Any:
     from ray import tune
 
-    class Watching(tune.Callback):
-        """Hands everything on; Tune pickles its callbacks with their class, and what a display holds cannot be."""
+    class Callback(tune.Callback):
+        """Call the driver's functions. Tune pickles its callbacks, and the content of a display cannot be pickled."""
 
         def __init__(self, watch: Watch) -> None:
             self.watch = watch
-            self.since = 0.0
+            self.stopping_since = 0.0
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
@@ -227,8 +229,11 @@ def _watching(watch: Watch) -> Any:
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             if not self.watch.is_stopping():
                 return
-            self.since = self.since or time.monotonic()
-            if not any(trial.status == "RUNNING" for trial in trials) or time.monotonic() - self.since > PATIENCE_S:
+            self.stopping_since = self.stopping_since or time.monotonic()
+            if (
+                not any(trial.status == "RUNNING" for trial in trials)
+                or time.monotonic() - self.stopping_since > PATIENCE_S
+            ):
                 raise StoppedError("stopped and saved; the same command continues")
 
-    return Watching(watch)
+    return Callback(watch)

@@ -1,4 +1,4 @@
-"""What a search has decided, on disk and in the bucket: a search that goes on decides nothing anew."""
+"""The decisions of a search, on disk and in the bucket: a continued search decides nothing anew."""
 
 import json
 from collections.abc import Callable
@@ -7,36 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from segline.files.atomic import write_json
-from segline.training.checkpoints import Mirror
+from segline.training.checkpoints import CheckpointStore
 
 FOLDER = "search"
-"""Beside the folders of the trials."""
+"""The folder of the decisions, beside the folders of the trials."""
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """Those of a grid, a file each that is written once, such as ``search/batch1-rung2.json``."""
+    """The decisions of a grid, each a file that is written once, such as ``search/batch1-rung2.json``."""
 
     work: Path
-    mirror: Mirror
+    store: CheckpointStore
 
     def once(self, name: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was decided under a name; if nothing was, decide it now."""
-        found = self.find(name)
-        if found is None:
+        """Return the decision of this name; decide now if there is none."""
+        decision = self.find(name)
+        if decision is None:
             path = self._path(name)
             path.parent.mkdir(exist_ok=True)
             write_json(path, decide())
-            self.mirror.put(path.parent, (path.name,))
-            found = self.find(name)
-        assert found is not None
-        return found
+            self.store.upload(path.parent, (path.name,))
+            decision = self.find(name)
+        assert decision is not None
+        return decision
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """What was decided under a name, if anything was."""
+        """Return the decision of this name, or None."""
         path = self._path(name)
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-        return found
+        decision: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return decision
 
     def _path(self, name: str) -> Path:
         return self.work / FOLDER / f"{name}.json"

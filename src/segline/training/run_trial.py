@@ -1,0 +1,248 @@
+"""The training of a trial in its own process: it yields a record per epoch and leaves a bundle with its history."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segline.artifacts.bundle import FILE, Bundle, Member
+from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
+from segline.config.components import ComponentSpec
+from segline.config.sections import Train
+from segline.data.shards import Split, open_split
+from segline.errors import SeglineError, StoppedError, TrainingError
+from segline.files.atomic import write_json
+from segline.files.hashing import file_hash
+from segline.losses import LOSSES
+from segline.models import MODELS
+from segline.parallel import tune_malloc
+from segline.training import ddp, engine
+from segline.training.checkpoints import STOP
+from segline.training.components import all_options, make_loss, make_model, preparation_name
+from segline.training.determinism import set_deterministic
+from segline.training.trial import Cost, Trial, TrialInputs
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""The texts of PyTorch's allocators, of a CPU and of a GPU."""
+STOP_POLL_S = 1.0
+"""The seconds between two looks for the file that tells trials to stop."""
+
+
+def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
+    """Train a trial and yield a record per epoch; the bundle's description is written last.
+
+    A record has the ``trial``'s name, ``epoch`` and ``val_miou``, and the ``metrics`` for MLflow. All workers of a
+    trial call this function, and rank 0 writes.
+    """
+    trial.inputs.origins.fetch()
+    trial.store.sync_on_start(trial.folder, rank=ddp.rank(), barrier=ddp.barrier if ddp.world_size() > 1 else None)
+    for name in filter(None, map(preparation_name, trial.config.loss)):
+        trial.store.fetch(trial.folder.parent, f"{trial.inputs.prepared_dir.name}/{name}")
+    # A worker may have been lost after the candidate was complete.
+    if not trial.is_finished:
+        with trial.store.watch_stop() as stop_requested:
+            yield from _train(trial, stop_requested)
+
+
+def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    info = _prepare_process(trial)
+    history: list[dict[str, float]] = []
+    with _naming(trial), _explaining_memory(trial.config.settings):
+        run = make_run(trial, info)
+        stop_here = _file_watch(trial.folder.parent / STOP)
+        run.stop = lambda: stop_requested() or stop_here()
+        if ddp.rank() == 0:
+            write_params(trial.folder, _mlflow_params(trial))
+            trial.store.upload(trial.folder, (TRIAL,))
+        began = time.monotonic()
+        try:
+            for epoch in engine.fit(run, trial.folder, until=trial.until):
+                history.append(asdict(epoch))
+                seconds, began = time.monotonic() - began, time.monotonic()
+                is_new = len(history) == len(run.history)
+                if is_new:
+                    _save_epoch(trial, info, history, is_last=engine.is_finished(run))
+                metrics = {**asdict(epoch), **(_system_metrics(run, seconds) if is_new else {})}
+                yield {"trial": trial.name, "epoch": epoch.epoch, "val_miou": epoch.val_miou, "metrics": metrics}
+        except StoppedError:
+            _upload(trial)
+            raise
+
+
+def make_run(trial: Trial, info: DatasetInfo) -> engine.Run:
+    """Return the engine's run of a trial, with a new model."""
+    config = trial.config
+    return engine.Run(
+        model=make_model(config.model, info, trial.inputs.encoders),
+        loss=make_loss(config.loss, info, trial.inputs.prepared_dir),
+        train=open_split(trial.inputs.dataset_dir, "train"),
+        val=open_split(trial.inputs.dataset_dir, "val"),
+        classes=len(info.classes),
+        settings=config.settings,
+        seed=config.seed,
+        device=_device(config.settings),
+    )
+
+
+def measure_cost(trial: Trial) -> Cost:
+    """Measure the cost of a trial from a few steps on real crops after one to warm up."""
+    trial.inputs.origins.fetch()
+    info = _prepare_process(trial)
+    with _naming(trial), _explaining_memory(trial.config.settings):
+        run = make_run(trial, info)
+        seconds = engine.estimate_epoch_seconds(run)
+    memory = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else _peak_memory()
+    return Cost(seconds, memory, sum(parameter.numel() for parameter in run.model.parameters()))
+
+
+def preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
+    """Make each model and loss once before the first trial begins, as some faults show only then.
+
+    A loss with a preparation step is made after it.
+
+    Raises:
+        TrainingError: All faults, such as an unknown encoder, weights that do not fit, an unknown class name.
+    """
+    faults = []
+    train = open_split(inputs.dataset_dir, "train")
+    checks: list[Callable[[], object]] = [
+        partial(make_model, model, info, inputs.encoders) for model in settings.models if _may_fail(model)
+    ]
+    checks += [partial(_try_loss, terms, info, inputs.prepared_dir, train) for terms in settings.losses]
+    for check in checks:
+        try:
+            check()
+        except SeglineError as error:
+            faults.append(str(error))
+    if faults:
+        raise TrainingError("; ".join(faults))
+
+
+def _prepare_process(trial: Trial) -> DatasetInfo:
+    torch.set_num_threads(trial.config.settings.cpus_per_worker)
+    set_deterministic(trial.config.seed)
+    tune_malloc()
+    return read_dataset_info(trial.inputs.dataset_dir)
+
+
+def _save_epoch(trial: Trial, info: DatasetInfo, history: list[dict[str, float]], *, is_last: bool) -> None:
+    """Write the history beside the checkpoint of an epoch, and after the last one the candidate's description."""
+    if ddp.rank():
+        return
+    write_history(trial.folder, history)
+    if is_last:
+        _write_candidate(trial, info)
+    _upload(trial)
+
+
+def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
+    member = Member(trial.name, trial.config.model.name, trial.config.model.options, engine.WEIGHTS)
+    (trial.folder / engine.CHECKPOINT).unlink()
+    write_json(trial.folder / FILE, asdict(Bundle(info.classes, info.background, (member,))))
+
+
+def _upload(trial: Trial) -> None:
+    """Copy the saved files to the bucket, if there is one; the description of a complete candidate comes last."""
+    if ddp.rank() == 0:
+        trial.store.upload(trial.folder, (TRIAL, engine.WEIGHTS, engine.CHECKPOINT, HISTORY, FILE))
+
+
+def _peak_memory() -> int:
+    """Return the peak memory of this process in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _system_metrics(run: engine.Run, seconds: float) -> dict[str, float]:
+    """Return what an epoch took: seconds, images of both splits per second, and peak memory."""
+    metrics = {
+        "system/epoch_seconds": seconds,
+        "system/images_per_second": (len(run.train) + len(run.val)) / seconds,
+        "system/memory_gb": _peak_memory() / 1e9,
+    }
+    if run.device.type == "cuda":
+        metrics["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return metrics
+
+
+@contextmanager
+def _explaining_memory(settings: Train) -> Iterator[None]:
+    """Turn a lack of memory into an error with the batch size to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in OUT_OF_MEMORY):
+            raise
+        half, accumulated = max(1, settings.batch_size // 2), 2 * settings.gradient_accumulation_steps
+        advice = f"try train.batch_size: {half} with train.gradient_accumulation_steps: {accumulated}"
+        if settings.batch_size == 1:
+            advice = "try a smaller label.crop or model"
+        raise TrainingError(f"out of memory at train.batch_size {settings.batch_size}; {advice}") from None
+
+
+@contextmanager
+def _naming(trial: Trial) -> Iterator[None]:
+    """Name the trial in an error, also in that of a file that cannot be written."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"{trial.name}: {error}") from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise TrainingError(f"{trial.name}: {error.filename}: {error.strerror}") from None
+
+
+def _try_loss(terms: tuple[ComponentSpec, ...], info: DatasetInfo, prepared_dir: Path, train: Split) -> None:
+    """Make a loss without the terms that need a preparation, and read the distance maps that it needs."""
+    loss = make_loss([term for term in terms if not preparation_name(term)], info, prepared_dir)
+    train.take_distances(loss.distances, [0])
+
+
+def _may_fail(model: ComponentSpec) -> bool:
+    """Return whether a model depends on more than its options: on weights, or on another library's encoders."""
+    return model.name.startswith("smp/") or bool(model.options.get("pretrained"))
+
+
+def _file_watch(file: Path) -> Callable[[], bool]:
+    """Return a function that says whether the file exists and asks the file system at most once a second."""
+    looked, exists = -STOP_POLL_S, False
+
+    def look() -> bool:
+        nonlocal looked, exists
+        if time.monotonic() - looked > STOP_POLL_S:
+            looked, exists = time.monotonic(), file.exists()
+        return exists
+
+    return look
+
+
+def _device(settings: Train) -> torch.device:
+    # With its number: another thread, such as the one that reads ahead, uses the first GPU unless told.
+    is_gpu = settings.gpus_per_worker and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
+
+
+def _mlflow_params(trial: Trial) -> dict[str, Any]:
+    """Return the parameters of a trial that MLflow shows."""
+    config, settings = trial.config, asdict(trial.config.settings)
+    params = {"model": config.model.name, "loss": " + ".join(term.name for term in config.loss), "seed": config.seed}
+    params |= {"parent": config.parent} if config.parent else {}
+    model_options = all_options(MODELS[config.model.name], config.model)
+    params |= {f"model.{key}": value for key, value in model_options.items()}
+    for term in config.loss:
+        options = {**all_options(LOSSES[term.name], term), "weight": term.weight}
+        params |= {f"loss.{term.name}.{key}": value for key, value in options.items()}
+    file = trial.inputs.encoders.get(str(config.model.options.get("pretrained")))
+    params |= {"model.pretrained_sha256": file_hash(file)} if file else {}
+    bf16 = engine.runs_in_bf16(config.settings.precision, _device(config.settings))
+    params["precision"] = "bf16" if bf16 else "fp32"
+    return params | {
+        key: value for key, value in settings.items() if key not in ("models", "losses", "precision", "search")
+    }

@@ -32,6 +32,7 @@ from rich.table import Table
 from scipy.stats import t as student
 from street_shards import make_shards
 
+from segline.artifacts.candidates import WEIGHTS
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
@@ -47,7 +48,7 @@ from segline.progress import log
 from segline.training.checkpoints import CheckpointStore
 from segline.training.components import preparation_name
 from segline.training.determinism import set_deterministic
-from segline.training.engine import WEIGHTS, Run, fit
+from segline.training.engine import Run, fit
 from segline.training.prepare import prepare_losses
 from segline.training.trial import TrialInputs
 

@@ -72,7 +72,7 @@ def train(scheduler: str, dataset_dir: Path, folder: Path, arguments: argparse.N
     words = ["--dataset", str(dataset_dir), "--out", str(out)]
     if segline(["train", "--params", params, *words, "--tracking-uri", f"sqlite:///{out.parent}/mlflow.db"]):
         raise SystemExit(f"the grid with scheduler {scheduler} failed")
-    return pd.read_csv(out / "leaderboard.csv"), time.monotonic() - began
+    return pd.read_csv(out / "trials.csv"), time.monotonic() - began
 
 
 def show(boards: dict[str, tuple[pd.DataFrame, float]], dataset_dir: Path) -> None:

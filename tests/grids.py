@@ -36,7 +36,7 @@ def train(dataset_dir, tracking_uri, **settings):
 
 
 def board(out):
-    with (out / "leaderboard.csv").open() as stream:
+    with (out / "trials.csv").open() as stream:
         return {row["trial"]: row for row in csv.DictReader(stream)}
 
 

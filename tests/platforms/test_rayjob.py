@@ -34,7 +34,7 @@ from segline.platforms.kubernetes import PERMISSIONS
 from segline.platforms.rayjob_spec import rayjob_name
 from segline.training import lease
 
-CANDIDATES = {"unet-dice/model.json": "{}", "unet-dice/weights.safetensors": "w", "leaderboard.csv": "a,b\n"}
+CANDIDATES = {"unet-dice/model.json": "{}", "unet-dice/weights.safetensors": "w", "trials.csv": "a,b\n"}
 
 
 @pytest.fixture(scope="module")

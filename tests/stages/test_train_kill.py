@@ -107,7 +107,7 @@ def outcome(folder):
         run.info.run_name: sorted(m.step for m in client.get_metric_history(run.info.run_id, "val_miou"))
         for run in runs
     }
-    return weights, histories, (out / "leaderboard.csv").read_text(), epochs, {run.info.status for run in runs}
+    return weights, histories, (out / "trials.csv").read_text(), epochs, {run.info.status for run in runs}
 
 
 @pytest.mark.slow

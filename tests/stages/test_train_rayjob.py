@@ -206,7 +206,7 @@ def start(written, out, params, environment, *words):
 
 def outcome(folder):
     """What tells two grids apart."""
-    kept = ("weights.safetensors", "history.csv", "model.json", "leaderboard.csv")
+    kept = ("weights.safetensors", "history.csv", "model.json", "trials.csv")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.name in kept}
 
 

@@ -37,7 +37,7 @@ def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(data
     )
     assert not list(out.rglob("last.pt"))
     assert {run.info.status for run in runs(tracking_uri).values()} == {"FINISHED"}
-    for name in ("leaderboard.png", "curves.png"):
+    for name in ("trials.png", "curves.png"):
         assert (out / name).stat().st_size > 10_000
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from shard_files import write_split
 from torch import nn
 
+from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
 from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
@@ -22,7 +23,7 @@ from segline.losses import LOSSES, WeightedSum
 from segline.losses.semeda import Semeda
 from segline.losses.task import LabelBatches, Task
 from segline.models import MODELS
-from segline.training.engine import BROKEN_BATCH, CHECKPOINT, WEIGHTS, Run, fit
+from segline.training.engine import BROKEN_BATCH, Run, fit
 from segline.training.schedules import learning_rate
 
 CLASSES = 3

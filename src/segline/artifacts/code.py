@@ -28,9 +28,11 @@ LEFT_OUT = {
 
 LEFT_OUT_OF = {
     "candidates": {
-        "segline.reporting": "A plot is drawn anew by the next training, and is not worth one.",
+        "segline.reporting": "A plot is drawn again by the next training, and is not worth one.",
         "segline.training.checkpoints": "It copies files.",
+        "segline.training.leaderboard": "It shows what the trials wrote.",
         "segline.training.lease": "It stops a training that nobody follows, and a stopped training continues.",
+        "segline.training.search.plan": "It prints what a training would cost.",
     },
 }
 """The modules and packages that a single artifact does not depend on although its stage imports them."""

@@ -107,6 +107,7 @@ def _search(
         with ray_session(), store.stop_on_sigterm(work), followed:
             run_search(state)
         _conclude(state)
+        CANDIDATES.write_mark(work)
         return [trial.name for trial in state.trials.values() if trial.is_finished]
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from segline.artifacts.bundle import FILE as BUNDLE
+from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
 from segline.artifacts.history import HISTORY, TRIAL, count_epochs, read_history
 from segline.errors import SourceError
 from segline.files.atomic import MARK, write_text
@@ -26,8 +28,6 @@ STOP = "stop"
 
 No trial's name begins like that.
 """
-CHECKPOINT, WEIGHTS, BUNDLE = "last.pt", "weights.safetensors", "model.json"
-"""The names that :mod:`segline.training.engine` and :mod:`segline.inference.bundle`, which import torch, write."""
 PREPARATION = "preparation.json"
 """The file that makes the folder of a loss's preparation complete."""
 POLL_S = 3.0

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
 from segline.config.sections import Train
 from segline.data.augment import augment, generate_parameters, normalize, to_device, to_unit
 from segline.data.shards import Split
@@ -31,8 +32,6 @@ from segline.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from segline.training import ddp
 from segline.training.schedules import learning_rate
 
-CHECKPOINT = "last.pt"
-WEIGHTS = "weights.safetensors"
 BROKEN_BATCH = "broken-batch.npz"
 
 

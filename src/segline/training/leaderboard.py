@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segline.artifacts.candidates import CURVES_PLOT, TRIALS, TRIALS_PLOT
 from segline.artifacts.history import read_history
-
-BOARD = "leaderboard.csv"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Row:
 
 
 def write_leaderboard(out: Path, rows: Sequence[Row]) -> None:
-    """Write ``leaderboard.csv`` and ``.png``, the best validation mIoU first, and ``curves.png`` of all trials."""
+    """Write ``trials.csv`` and ``trials.png``, the best validation mIoU first, and ``curves.png`` of all trials."""
     import pandas as pd
 
     from segline.reporting.figures import draw_curves, draw_leaderboard
@@ -30,9 +29,9 @@ def write_leaderboard(out: Path, rows: Sequence[Row]) -> None:
     histories = {row.name: pd.DataFrame(read_history(row.folder)) for row in rows}
     lines = [_line(row, histories[row.name]) for row in rows]
     board = pd.DataFrame(lines).sort_values(["val_miou", "trial"], ascending=[False, True], ignore_index=True)
-    board.to_csv(out / BOARD, index=False, float_format="%.6g")
-    draw_leaderboard(board, out / "leaderboard.png")
-    draw_curves({name: history for name, history in histories.items() if len(history)}, out / "curves.png")
+    board.to_csv(out / TRIALS, index=False, float_format="%.6g")
+    draw_leaderboard(board, out / TRIALS_PLOT)
+    draw_curves({name: history for name, history in histories.items() if len(history)}, out / CURVES_PLOT)
 
 
 def _line(row: Row, history: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from segline.artifacts.bundle import FILE, Bundle, Member
+from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
 from segline.config.components import ComponentSpec
@@ -143,15 +144,15 @@ def _save_epoch(trial: Trial, info: DatasetInfo, history: list[dict[str, float]]
 
 
 def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
-    member = Member(trial.name, trial.config.model.name, trial.config.model.options, engine.WEIGHTS)
-    (trial.folder / engine.CHECKPOINT).unlink()
+    member = Member(trial.name, trial.config.model.name, trial.config.model.options, WEIGHTS)
+    (trial.folder / CHECKPOINT).unlink()
     write_json(trial.folder / FILE, asdict(Bundle(info.classes, info.background, (member,))))
 
 
 def _upload(trial: Trial) -> None:
     """Copy the saved files to the bucket, if there is one; the description of a complete candidate comes last."""
     if ddp.rank() == 0:
-        trial.store.upload(trial.folder, (TRIAL, engine.WEIGHTS, engine.CHECKPOINT, HISTORY, FILE))
+        trial.store.upload(trial.folder, (TRIAL, WEIGHTS, CHECKPOINT, HISTORY, FILE))
 
 
 def _peak_memory() -> int:

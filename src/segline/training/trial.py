@@ -5,15 +5,14 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from segline.artifacts.bundle import FILE as BUNDLE
+from segline.artifacts.candidates import CHECKPOINT, ELIMINATED, WEIGHTS
 from segline.artifacts.history import read_history
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.files.atomic import write_text
 from segline.progress import TrialProgress
-from segline.training.checkpoints import BUNDLE, CHECKPOINT, WEIGHTS, CheckpointStore, Origins
-
-ELIMINATED = "eliminated"
-"""The file in the folder of a trial that the scheduler has stopped."""
+from segline.training.checkpoints import CheckpointStore, Origins
 
 
 @dataclass(frozen=True, kw_only=True)

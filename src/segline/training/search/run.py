@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
 from segline.artifacts.history import HISTORY
 from segline.errors import StoppedError
-from segline.training.checkpoints import CHECKPOINT, WEIGHTS
 from segline.training.ray_train import Records
 from segline.training.ray_tune import LOST, Asha, Watch, run_trials
 from segline.training.search import decisions, grid, schedulers

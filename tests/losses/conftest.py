@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_cases import dataset_dir, random_target
+from loss_cases import case_of, random_target
 from safetensors.torch import save_file
 
 from segline.losses.edge_network import EdgeNetwork
@@ -44,6 +44,6 @@ def make_case(make_task):
 
     def make(background=0, seed=0, classes=4, **options):
         target = random_target(classes=classes, seed=seed, **options)
-        return dataset_dir(target, make_task(classes, background), seed=seed + 100)
+        return case_of(target, make_task(classes, background), seed=seed + 100)
 
     return make

@@ -59,7 +59,7 @@ def ids_of(raw):
 
 def sample(image, raw, exclusions=None, seed=0, key="k", **settings):
     memory = Memory(i=encoded(image), l=encoded(raw))
-    sampler = Sampler(memory, LAYOUT, LEGEND, Label(**settings), exclusions or Exclusions(), seed)
+    sampler = Sampler(memory, LAYOUT, LEGEND, Label(**settings), exclusions or Exclusions(), seed=seed)
     return sampler.crops(ROW | {"key": key})
 
 

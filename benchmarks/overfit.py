@@ -101,15 +101,7 @@ def main() -> None:
     network = edge_network(dataset_dir, folder, len(names)) if "semeda" in (arguments.only or LOSSES) else None
     task = Task(names=names, background=0, edge_network=network)
     table = Table(title=f"two batches of {BATCH} crops of {side} px, {len(names)} classes, {device}")
-    for heading in (
-        "",
-        "parameters",
-        "steps",
-        "seconds",
-        "training accuracy",
-        "predicted",
-        "on its grid",
-    ):
+    for heading in ("", "parameters", "steps", "seconds", "training accuracy", "predicted", "on its grid"):
         table.add_column(heading, justify="left" if not heading else "right")
     wanted = [(model, model, "cross_entropy") for model in MODELS if not model.startswith("smp/")]
     wanted += [(loss, "unet_resnet34", loss) for loss in LOSSES]

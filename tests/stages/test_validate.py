@@ -390,12 +390,12 @@ def test_the_sheet_is_there_without_bad_pairs_and_holds_no_more_than_it_can(root
 
 
 def test_a_label_map_is_shown_in_its_classes_colours():
-    legend = LAYOUTS["wad"]().legend("")
-    shown = colorize(np.array([[0, CAR], [7, 255]], np.uint16), legend)
-    assert shown.tolist() == [[[0, 0, 0], list(legend.classes[1].color)], [list(UNKNOWN_COLOR), [0, 0, 0]]]
-    void = LAYOUTS["camvid"]().legend("")
+    label_spec = LAYOUTS["wad"]().label_spec("")
+    shown = colorize(np.array([[0, CAR], [7, 255]], np.uint16), label_spec)
+    assert shown.tolist() == [[[0, 0, 0], list(label_spec.classes[1].color)], [list(UNKNOWN_COLOR), [0, 0, 0]]]
+    void = LAYOUTS["camvid"]().label_spec("")
     assert colorize(np.full((1, 1), 11, np.uint8), void).tolist() == [[list(IGNORED_COLOR)]]
-    assert max(colorize(np.zeros((3000, 2000), np.uint16), legend).shape) < 1000
+    assert max(colorize(np.zeros((3000, 2000), np.uint16), label_spec).shape) < 1000
 
 
 # The stage.

@@ -42,7 +42,7 @@ class Origin:
         source: The source as the user gave it.
         layout: The layout's name in ``LAYOUTS``.
         options: The layout's options, as JSON text.
-        legend: The text of the layout's legend file; empty for a layout that has none.
+        legend: The text of the layout's file of classes; empty for a layout that has none.
         root: Where the rows' paths start: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside
             the manifest, where files are kept that cannot be read in place.
         revision: The data's revision in version control (``git:...``, ``dvc:...``); empty when they are in none.

@@ -19,7 +19,7 @@ def layout_of(origin: Origin) -> Layout:
 @cache
 def label_spec_of(origin: Origin) -> LabelSpec:
     """Return the meaning of the label values of an origin."""
-    return layout_of(origin).legend(origin.legend)
+    return layout_of(origin).label_spec(origin.legend)
 
 
 def open_tree(root: str, manifest_dir: Path) -> Tree:

@@ -41,7 +41,7 @@ def _ingest(settings: Ingest, seed: int, out: Path) -> None:
     opened = open_source(settings, seed, out / FILES)
     layout = LAYOUTS[settings.layout.name](**settings.layout.options)
     origin = _origin(settings, layout, opened)
-    _check_legend(layout, origin, opened.tree)
+    _check_classes(layout, origin, opened.tree)
     pairs = layout.find(opened.tree)
     _refuse_twins(pairs, opened.tree)
     checksums = _checksums(pairs, layout, opened.tree, out)
@@ -59,27 +59,27 @@ def _ingest(settings: Ingest, seed: int, out: Path) -> None:
 
 
 def _origin(settings: Ingest, layout: Layout, opened: ResolvedSource) -> Origin:
-    legend = ""
-    if layout.legend_file:
-        if layout.legend_file not in opened.tree.files:
-            raise DataError(f"{opened.tree.where}: no {layout.legend_file}; write it, it names the classes")
+    classes = ""
+    if layout.classes_file:
+        if layout.classes_file not in opened.tree.files:
+            raise DataError(f"{opened.tree.where}: no {layout.classes_file}; write it, it names the classes")
         try:
-            legend = opened.tree.read(layout.legend_file).decode()
+            classes = opened.tree.read(layout.classes_file).decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{opened.tree.where}: {layout.legend_file} cannot be read ({error})") from None
+            raise DataError(f"{opened.tree.where}: {layout.classes_file} cannot be read ({error})") from None
     return Origin(
         source=settings.source,
         layout=settings.layout.name,
         options=json.dumps(settings.layout.options, sort_keys=True),
-        legend=legend,
+        legend=classes,
         root=opened.root,
         revision=opened.revision,
     )
 
 
-def _check_legend(layout: Layout, origin: Origin, tree: Tree) -> None:
+def _check_classes(layout: Layout, origin: Origin, tree: Tree) -> None:
     try:
-        layout.legend(origin.legend)
+        layout.label_spec(origin.legend)
     except DataError as error:
         raise DataError(f"{tree.where}: {error}") from None
 

@@ -42,7 +42,7 @@ class Shard:
     number: int
     manifest: Manifest
     tree: Tree
-    legend: LabelSpec
+    label_spec: LabelSpec
     settings: Label
     exclusions: Exclusions
     seed: int
@@ -66,11 +66,11 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
     excluded = _read_exclusions(exclusions, manifest)
     manifest, statistics = _leave_out(manifest, statistics, excluded)
     name = manifest.origin.layout
-    legend = merge(label_spec_of(manifest.origin), settings.class_maps.get(name, {}), f"label.class_maps.{name}")
-    amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), label_spec_of(manifest.origin), legend)
+    label_spec = merge(label_spec_of(manifest.origin), settings.class_maps.get(name, {}), f"label.class_maps.{name}")
+    amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), label_spec_of(manifest.origin), label_spec)
     splits = assign(manifest.rows, amounts, settings.split, params.seed)
     whole = Shard(
-        out, 0, manifest, open_tree(manifest.origin.root, manifest_dir), legend, settings, excluded, params.seed
+        out, 0, manifest, open_tree(manifest.origin.root, manifest_dir), label_spec, settings, excluded, params.seed
     )
     with DATASET.writing(out, depends_on=_content_key(whole)) as work:
         shards = _plan(whole, splits, statistics, work)
@@ -89,10 +89,10 @@ def make_shard(shard: Shard) -> int:
     paths = [row[part] for row in rows for part in ("label", "image")]
     with prefetch(checked(shard.tree, shard.manifest), paths) as tree:
         layout = layout_of(shard.manifest.origin)
-        sampler = Sampler(tree, layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
+        sampler = Sampler(tree, layout, shard.label_spec, shard.settings, shard.exclusions, shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
         distances: dict[str, int] = {
-            name: channels(name, len(shard.legend.classes)) for name in shard.settings.distances
+            name: channels(name, len(shard.label_spec.classes)) for name in shard.settings.distances
         }
         write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, distances=distances)
     return len(rows)
@@ -119,8 +119,8 @@ def _leave_out(manifest: Manifest, statistics: pd.DataFrame, excluded: Exclusion
 def _content_key(whole: Shard) -> str:
     """Return what the shards depend on beside the code. Any number of workers makes the same bytes."""
     settings = as_json(replace(whole.settings, workers=1))
-    legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.lut.tobytes()).hexdigest()
-    return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed}"
+    classes = hashlib.sha256(repr(whole.label_spec.classes).encode() + whole.label_spec.lut.tobytes()).hexdigest()
+    return f"{whole.manifest.content_hash} {classes} {whole.exclusions.hash} {settings} seed {whole.seed}"
 
 
 def _plan(whole: Shard, splits: dict[str, list[int]], statistics: pd.DataFrame, work: Path) -> dict[str, list[Shard]]:
@@ -160,14 +160,14 @@ def _describe(
     digests = "".join(f"{split} {joined[split][1]}\n" for split in SPLITS)
     origin = whole.manifest.origin
     return DatasetInfo(
-        classes=whole.legend.classes,
-        background=whole.legend.background,
+        classes=whole.label_spec.classes,
+        background=whole.label_spec.background,
         side=whole.settings.crop,
         content_hash=hashlib.sha256(digests.encode()).hexdigest(),
         source=origin.source,
         source_hash=whole.manifest.content_hash,
         source_revision=origin.revision,
-        pixels={split: [int(count) for count in joined[split][0][: len(whole.legend.classes)]] for split in SPLITS},
+        pixels={split: [int(count) for count in joined[split][0][: len(whole.label_spec.classes)]] for split in SPLITS},
         test_is_val=splits["test"] == splits["val"],
     )
 

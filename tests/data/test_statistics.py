@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from segline.artifacts.manifest import COLUMNS, Manifest, Origin
-from segline.artifacts.validation import read_statistics, write_statistics
+from segline.artifacts.validation import STATISTICS_COLUMNS, read_statistics, write_statistics
 from segline.classes import IGNORED, LabelClass
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
@@ -239,7 +239,7 @@ def test_a_run_that_is_killed_continues_but_looks_again_where_a_file_was_bad(dat
 def test_no_pairs_are_a_table_without_rows(data, tmp_path):
     manifest, tree = data
     table = measure(replace(manifest, rows=manifest.rows.iloc[:0]), tree, pieces=tmp_path / "pieces")
-    assert (len(table), list(table)) == (0, list(statistics.COLUMNS))
+    assert (len(table), list(table)) == (0, list(STATISTICS_COLUMNS))
     rows = pd.concat([manifest.rows.iloc[:0], table.drop(columns="key")], axis=1)
     assert len(find_duplicates(rows, distance=4)) == 0
 
@@ -273,7 +273,7 @@ def test_statistics_are_read_as_they_were_written(data, tmp_path):
 def test_missing_statistics_are_named(tmp_path, content):
     if content is not None:
         (tmp_path / "statistics.parquet").write_bytes(content)
-    with pytest.raises(StageError, match=r"statistics\.parquet is missing or broken; run the stage"):
+    with pytest.raises(StageError, match=r"statistics\.parquet is missing or broken; run `segline validate` again"):
         read_statistics(tmp_path)
 
 

@@ -89,15 +89,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or write_frames(Path(folder), arguments.frames)
         frames = read_frames(data, arguments.frames)
-    legend = LAYOUTS["wad"]().legend("")
-    table = np.where(legend.lut == UNKNOWN, IGNORED, legend.lut).astype(np.uint8)
-    differences = [compare(frame, table, legend.background) for frame in frames]
+    label_spec = LAYOUTS["wad"]().label_spec("")
+    table = np.where(label_spec.lut == UNKNOWN, IGNORED, label_spec.lut).astype(np.uint8)
+    differences = [compare(frame, table, label_spec.background) for frame in frames]
     decoders, missing = load_decoders()
-    times = measure(decoders | label_works(frames, table, legend), frames, arguments.repeats)
+    times = measure(decoders | label_works(frames, table, label_spec), frames, arguments.repeats)
     fastest = sum(min((times[name] for name in decoders if name[0] == kind), key=np.sum) for kind in KINDS)
     show_decoders({name: times[name] for name in decoders}, missing)
     show_work({name: times[name] for name in times if name not in decoders}, fastest)
-    tops = ", ".join(str(label_frame(frame, Foreground(table, legend.background), table).corner[0]) for frame in frames)
+    tops = ", ".join(
+        str(label_frame(frame, Foreground(table, label_spec.background), table).corner[0]) for frame in frames
+    )
     print(f"the crops' first rows are {tops} of {SIZE[0]}; the JPEG is decoded from the top to a crop's last row")
     print(
         f"largest difference of a crop's pixels from Pillow's: {max(differences)} of 255; corners and class ids agree"
@@ -206,8 +208,8 @@ def compare(frame: Frame, table: np.ndarray, background: int) -> int:
     return difference
 
 
-def label_works(frames: list[Frame], table: np.ndarray, legend: LabelSpec) -> dict[str, Work]:
-    foreground = Foreground(table, legend.background)
+def label_works(frames: list[Frame], table: np.ndarray, label_spec: LabelSpec) -> dict[str, Work]:
+    foreground = Foreground(table, label_spec.background)
     raws = {frame: decode_label(frame.png) for frame in frames}
     masks = {frame: foreground(raw) for frame, raw in raws.items()}
     boxes = {frame: Box(*max_foreground_corner(mask, CROP), CROP, CROP) for frame, mask in masks.items()}
@@ -219,14 +221,14 @@ def label_works(frames: list[Frame], table: np.ndarray, legend: LabelSpec) -> di
         "  foreground": lambda frame: foreground(raws[frame]),
         "  fullest window": lambda frame: max_foreground_corner(masks[frame], CROP),
         "  JPEG down to the crop": lambda frame: decode_image(frame.jpeg, box=boxes[frame]),
-        PLAIN: lambda frame: label_plainly(frame, table, legend.background),
+        PLAIN: lambda frame: label_plainly(frame, table, label_spec.background),
         "validate": lambda frame: (
             sum_up(frame),
             of_image(decode_image(frame.jpeg, reduce=reduce)),
-            of_label(decode_label(frame.png), legend),
+            of_label(decode_label(frame.png), label_spec),
         ),
         f"  JPEG at 1/{reduce}": lambda frame: decode_image(frame.jpeg, reduce=reduce),
-        "  label map's statistics": lambda frame: of_label(raws[frame], legend),
+        "  label map's statistics": lambda frame: of_label(raws[frame], label_spec),
     }
 
 

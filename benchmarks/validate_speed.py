@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="segline-validate-") as folder:
         tree, manifest = draw(Path(folder), arguments.pairs, arguments.height, arguments.width)
         pairs = manifest.rows.to_dict("records")
-        layout, legend = layout_of(manifest.origin), label_spec_of(manifest.origin)
+        layout, label_spec = layout_of(manifest.origin), label_spec_of(manifest.origin)
 
         def decode(pair: dict) -> None:
             decode_image(tree.read(pair["image"]))
@@ -50,7 +50,7 @@ def main() -> None:
 
         costs = {
             "pure decoding": cost(decode, pairs, arguments.threads),
-            "validation's pass": cost(lambda pair: examine(pair, layout, legend, tree), pairs, arguments.threads),
+            "validation's pass": cost(lambda pair: examine(pair, layout, label_spec, tree), pairs, arguments.threads),
         }
     show(costs, f"{arguments.pairs} pairs of {arguments.height} x {arguments.width} px, {arguments.threads} threads")
 

@@ -41,15 +41,16 @@ def module_file(name):
 
 
 def parameters_of(stage):
-    """The dotted parameters that a stage's module reads."""
+    """The dotted parameters that a stage's module reads, from a variable or an attribute ``params``."""
     found = set()
     for node in ast.walk(ast.parse(module_file(f"segline.stages.{stage}").read_text())):
         words = []
         while isinstance(node, ast.Attribute):
             words.append(node.attr)
             node = node.value
-        if words and isinstance(node, ast.Name) and node.id == "params":
-            found.add(".".join(reversed(words)))
+        chain = [node.id, *reversed(words)] if isinstance(node, ast.Name) else []
+        if "params" in chain[:-1]:
+            found.add(".".join(chain[chain.index("params") + 1 :]))
     # Of `params.train.epochs` the walk also meets `params.train`, which says less.
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 

@@ -1,7 +1,7 @@
 """The one door: ``segline <stage>`` for every stage of the line, the same words on a laptop and on Kubeflow.
 
-Paths are arguments; parameters come from ``params.yaml`` or its JSON text. A stage's module is imported only
-when it runs, so that ``segline --help`` stays fast and the data stages need no torch.
+Paths are arguments; parameters come from ``params.yaml`` or its JSON text. A stage's module is imported only when it
+runs, so that ``segline --help`` stays fast and the data stages need no torch.
 """
 
 import argparse
@@ -10,20 +10,17 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from segline import __version__
-from segline.config import tables
 from segline.config.commands import add_commands
-from segline.config.components import ComponentSpec
-from segline.config.fields import describe
+from segline.config.explain import explain
 from segline.config.loader import load
-from segline.config.params import Params
 from segline.config.renamed import argument_error
 from segline.errors import ParamsError, SeglineError, StageError
 
@@ -36,9 +33,9 @@ class Stage:
         help: The stage's line in the help.
         artifact: The name of the artifact that it leaves, which is the word for its folder (``--dataset``).
         inputs: The names of the artifacts that it reads.
-        tracked: Whether it talks to MLflow.
+        tracked: Whether it uses MLflow.
         excludes: Whether it takes a list of exclusions.
-        planned: Whether it can only plan its work.
+        planned: Whether it has the option to print a plan and do nothing else.
     """
 
     help: str
@@ -96,8 +93,8 @@ SHOWN = ("evaluation", "ensemble", "promotion")
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (see :mod:`segline.errors`)."""
-    _end_with_dvc()
+    """Run one command, and return its exit code (see :mod:`segline.errors`)."""
+    _exit_with_dvc()
     signal.signal(signal.SIGTERM, _interrupt)
     if refusal := argument_error(sys.argv[1:] if words is None else words):
         print(refusal, file=sys.stderr)
@@ -121,8 +118,8 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def _end_with_dvc() -> None:
-    """A stage must not go on writing after the `dvc repro` that started it was killed."""
+def _exit_with_dvc() -> None:
+    """Have the kernel kill this process with the `dvc repro` that started it, so that no stage goes on writing."""
     if "DVC_STAGE" in os.environ and sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
@@ -146,13 +143,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_input(summary, name)
     summary.set_defaults(run=_run_summary)
     add_commands(commands)
-    outcome = commands.add_parser("outcome", help="what a Kubeflow run came to: clean up, tag its runs, tell a webhook")
+    outcome = commands.add_parser(
+        "outcome", help="conclude a Kubeflow run: tag its MLflow runs, call a webhook, clean up"
+    )
     outcome.add_argument(
         "--run",
         dest="pipeline_run",
         metavar="ID",
         default=os.environ.get("SEGLINE_RUN", ""),
-        help="of the Kubeflow run (default: $SEGLINE_RUN)",
+        help="id of the Kubeflow run (default: $SEGLINE_RUN)",
     )
     outcome.add_argument("--status", metavar="JSON", required=True, help="the final status that Kubeflow gives")
     _add_tracking(outcome)
@@ -173,7 +172,7 @@ def _add_input(parser: argparse.ArgumentParser, name: str) -> None:
     writer = WRITERS[name]
     parser.add_argument(
         f"--{name}",
-        type=_place,
+        type=_path_or_address,
         metavar="DIR",
         default=FOLDERS[writer],
         help=f"folder that `segline {writer}` wrote (default: {FOLDERS[writer]}), or s3://bucket/prefix",
@@ -185,7 +184,7 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         name,
         help=stage.help,
         description=f"{stage.help[0].upper()}{stage.help[1:]}.",
-        epilog=_explain(name),
+        epilog=explain(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -200,14 +199,14 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a parameter in place of what --params says, such as train.epochs=40; may be given often",
+        help="a parameter that replaces its value in --params, such as train.epochs=40; may be repeated",
     )
     parser.add_argument("--executor-input", metavar="JSON", default="", help=argparse.SUPPRESS)  # by Kubeflow alone
     for folder in stage.inputs:
         _add_input(parser, folder)
     parser.add_argument(
         "--out",
-        type=_place,
+        type=_path_or_address,
         metavar="DIR",
         default=FOLDERS[name],
         help=f"folder to write (default: {FOLDERS[name]}), or s3://bucket/prefix",
@@ -229,31 +228,31 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
             help="only print the trials, their memory and the time they would take, from a few steps of each kind",
         )
         parser.add_argument(
-            "--run", dest="pipeline_run", metavar="ID", default="", help="of the Kubeflow run that this is part of"
+            "--run", dest="pipeline_run", metavar="ID", default="", help="id of the Kubeflow run that this is part of"
         )
     parser.set_defaults(run=_run_stage)
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     stage = STAGES[arguments.command]
-    loaded = load(arguments.params, arguments.overrides)
-    places = {name: getattr(arguments, name) for name in stage.inputs}
-    _spare(places, arguments.out)
-    folders = _fetched(places)
+    params = load(arguments.params, arguments.overrides)
+    inputs = {name: getattr(arguments, name) for name in stage.inputs}
+    _check_out(arguments.out, inputs)
+    folders = _fetch(inputs)
     _require(folders)
     out = _local_out(arguments.out)
-    more = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
-    more |= {"exclusions": _exclusions(arguments, out)} if stage.excludes else {}
-    more |= {"plan_only": arguments.plan} if stage.planned else {}
-    _runner(arguments)(loaded, **_arguments(folders), **more, out=out)
-    if isinstance(arguments.out, str) and not more.get("plan_only"):
+    options = {"tracking_uri": arguments.tracking_uri} if stage.tracked else {}
+    options |= {"exclusions": _fetch_exclusions(arguments.exclusions, out)} if stage.excludes else {}
+    options |= {"plan_only": arguments.plan} if stage.planned else {}
+    _stage_function(arguments)(params, **_keyword_arguments(folders), **options, out=out)
+    if isinstance(arguments.out, str) and not options.get("plan_only"):
         import_module("segline.files.transfer").upload(out, arguments.out)
     if arguments.executor_input:
         import_module("segline.platforms.kubeflow").report(arguments.command, out, arguments.executor_input)
 
 
-def _runner(arguments: argparse.Namespace) -> Callable[..., None]:
-    """The stage; or, for training with the template of a RayJob, what runs it on a Ray cluster of its own."""
+def _stage_function(arguments: argparse.Namespace) -> Callable[..., None]:
+    """Return the stage's function; for training with the template of a RayJob, one that starts a Ray cluster for it."""
     is_training = STAGES[arguments.command].planned
     if is_training and arguments.pipeline_run:
         os.environ["SEGLINE_RUN"] = arguments.pipeline_run
@@ -263,39 +262,38 @@ def _runner(arguments: argparse.Namespace) -> Callable[..., None]:
     return run
 
 
-def _place(word: str) -> Path | str:
-    """A folder of this machine, or the address of one in a bucket."""
+def _path_or_address(word: str) -> Path | str:
+    """Return a folder's path on this machine, or its address in a bucket."""
     return word if word.startswith("s3://") else Path(word)
 
 
-def _fetched(places: dict[str, Path | str]) -> dict[str, Path]:
-    """The folders on this machine; those that lie in a bucket are copied here."""
+def _fetch(inputs: Mapping[str, Path | str]) -> dict[str, Path]:
+    """Return the paths of the inputs on this machine; inputs that lie in a bucket are downloaded."""
     return {
-        name: import_module("segline.files.transfer").download(place) if isinstance(place, str) else place
-        for name, place in places.items()
+        name: import_module("segline.files.transfer").download(folder) if isinstance(folder, str) else folder
+        for name, folder in inputs.items()
     }
 
 
-def _arguments(folders: dict[str, Path]) -> dict[str, Path]:
-    """Name the folders as the stages' functions do."""
+def _keyword_arguments(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the folders by the names that the stages' functions give them."""
     return {f"{name}_dir": folder for name, folder in folders.items()}
 
 
 def _local_out(out: Path | str) -> Path:
-    """Where to write what goes to a bucket afterwards; the same command finds it there again, and continues."""
+    """Return the folder to write; one for a bucket is always the same, so that the same command continues in it."""
     if isinstance(out, Path):
         return out
     name = hashlib.sha256(out.encode()).hexdigest()[:16]
     return Path(import_module("segline.files.cache").cache_dir(), "out", name)
 
 
-def _exclusions(arguments: argparse.Namespace, out: Path) -> Path | None:
-    """The file, copied here if it lies in a bucket."""
-    place: str = arguments.exclusions
-    if not place.startswith("s3://"):
-        return Path(place) if place else None
+def _fetch_exclusions(address: str, out: Path) -> Path | None:
+    """Return the file's path, where a file in a bucket is downloaded; None for no file."""
+    if not address.startswith("s3://"):
+        return Path(address) if address else None
     local_file = import_module("segline.files.transfer").local_file
-    return Path(local_file(place, out.with_name(f"{out.name}.exclusions")))
+    return Path(local_file(address, out.with_name(f"{out.name}.exclusions")))
 
 
 def _run_outcome(arguments: argparse.Namespace) -> None:
@@ -305,66 +303,25 @@ def _run_outcome(arguments: argparse.Namespace) -> None:
 
 
 def _run_summary(arguments: argparse.Namespace) -> None:
-    folders = _fetched({name: getattr(arguments, name) for name in SHOWN})
+    folders = _fetch({name: getattr(arguments, name) for name in SHOWN})
     _require(folders)
-    import_module("segline.reporting.report").print_summary(**_arguments(folders))
+    import_module("segline.reporting.report").print_summary(**_keyword_arguments(folders))
 
 
-def _require(folders: dict[str, Path]) -> None:
+def _require(folders: Mapping[str, Path]) -> None:
     for name, folder in folders.items():
         if not folder.is_dir():
-            raise StageError(f"--{name} {folder} is not there; run `segline {WRITERS[name]}` or `dvc repro` first")
+            raise StageError(f"--{name} {folder} does not exist; run `segline {WRITERS[name]}` or `dvc repro` first")
 
 
-def _spare(places: dict[str, Path | str], out: Path | str) -> None:
-    for name, place in places.items():
-        if _lies_in(place, out):
-            raise StageError(f"--out {out} would replace --{name} {place}; give another folder")
+def _check_out(out: Path | str, inputs: Mapping[str, Path | str]) -> None:
+    """Refuse an output folder that holds an input."""
+    for name, folder in inputs.items():
+        if _is_within(folder, out):
+            raise StageError(f"--out {out} would replace --{name} {folder}; give another folder")
 
 
-def _lies_in(place: Path | str, out: Path | str) -> bool:
-    if isinstance(place, str) and isinstance(out, str):
-        return f"{place.rstrip('/')}/".startswith(f"{out.rstrip('/')}/")
-    return isinstance(place, Path) and isinstance(out, Path) and place.resolve().is_relative_to(out.resolve())
-
-
-# The tables that a stage's parameters choose from.
-OFFERED = {"ingest": {"data.layouts": "layout"}, "train": {"models": "models", "losses": "losses"}}
-
-
-def _explain(stage: str) -> str:
-    """The stage's parameters, one line each: key, default, unit, meaning and range."""
-    lines = [f"parameters, with their defaults (section `{stage}` of params.yaml):"]
-    for table, key in OFFERED.get(stage, {}).items():
-        lines += _offer(table, getattr(getattr(Params(), stage), key), key)
-    for key, default, annotation in _leaves(getattr(Params(), stage)):
-        unit, expected, meaning = describe(annotation)
-        shown = f"{key}: {default} {unit}".rstrip()
-        lines.append(f"  {shown:<32} {meaning} ({expected})")
-    return "\n".join(lines)
-
-
-def _offer(table: str, chosen: Any, key: str) -> Iterator[str]:
-    """What a table holds, and the options of each entry."""
-    cells = (
-        [choice if isinstance(choice, tuple) else (choice,) for choice in chosen] if isinstance(chosen, tuple) else []
-    )
-    default = f"[{', '.join(' + '.join(map(str, cell)) for cell in cells)}]" if cells else str(chosen)
-    yield f"  {key}: {default}; known are"
-    for name, options in tables.options(table).items():
-        yield f"    {name}"
-        for option, annotation in options.items():
-            _, expected, meaning = describe(annotation)
-            yield f"      {option:<26} {meaning} ({expected})"
-
-
-def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    hints = get_type_hints(type(section), include_extras=True)
-    for entry in fields(section):
-        value = getattr(section, entry.name)
-        if isinstance(value, ComponentSpec):
-            continue
-        if is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{entry.name}.")
-        elif not isinstance(value, tuple):
-            yield f"{prefix}{entry.name}", value, hints[entry.name]
+def _is_within(folder: Path | str, parent: Path | str) -> bool:
+    if isinstance(folder, str) and isinstance(parent, str):
+        return f"{folder.rstrip('/')}/".startswith(f"{parent.rstrip('/')}/")
+    return isinstance(folder, Path) and isinstance(parent, Path) and folder.resolve().is_relative_to(parent.resolve())

@@ -46,7 +46,7 @@ def test_what_is_written_is_read_again(manifest, tmp_path):
     pd.testing.assert_frame_equal(read.rows, manifest.rows)
     assert read.origin == manifest.origin
     assert read.content_hash == manifest.content_hash
-    assert label_spec_of(read.origin).names == LAYOUTS["wad"]().legend("").names
+    assert label_spec_of(read.origin).names == LAYOUTS["wad"]().label_spec("").names
 
 
 def test_two_writes_are_the_same_bytes_and_further_columns_are_left_out(manifest, tmp_path):

@@ -49,7 +49,7 @@ def test_the_distance_maps_of_a_loss_are_those_of_its_class():
     assert {name for name in LOSSES if tables.distances(name)} == {"boundary", "distance_map", "touching_border"}
 
 
-def test_the_classes_of_a_layout_are_those_of_its_legend():
+def test_the_classes_of_a_layout_are_those_of_its_label_spec():
     for name, layout in LAYOUTS.items():
         known = tables.class_names(name)
-        assert known == (() if layout().legend_file else layout().legend("").names), name
+        assert known == (() if layout().classes_file else layout().label_spec("").names), name

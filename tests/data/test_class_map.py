@@ -8,7 +8,7 @@ from segline.data.class_map import merge, merge_counts
 from segline.data.layouts import LAYOUTS, UNKNOWN
 from segline.errors import DataError
 
-WAD = LAYOUTS["wad"]().legend("")
+WAD = LAYOUTS["wad"]().label_spec("")
 WANTED = {"person": ["person"], "wheels": ["car", "bicycle"], "rest": ["background", "bus"]}
 
 
@@ -27,7 +27,7 @@ def test_without_the_background_there_is_none():
     assert merge(WAD, {"person": ["person"]}, "here").background is None
 
 
-def test_no_map_keeps_the_legend():
+def test_no_map_keeps_the_label_spec():
     assert merge(WAD, {}, "here") is WAD
 
 

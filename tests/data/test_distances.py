@@ -176,9 +176,9 @@ def test_a_float16_holds_the_value_for_nothing():
 
 def test_the_layout_of_instances_keeps_them_in_its_raw_values():
     """WAD's raw value is class x 1000 + instance; the class map makes them one class."""
-    legend = LAYOUTS["wad"]().legend("")
+    label_spec = LAYOUTS["wad"]().label_spec("")
     raw = np.array([[33_001, 33_002, 0]], np.uint16)
-    labels = legend.lut[raw]
+    labels = label_spec.lut[raw]
     assert labels.tolist() == [[1, 1, 0]]
-    given = Truth(labels, raw, len(legend.classes), legend.background)
+    given = Truth(labels, raw, len(label_spec.classes), label_spec.background)
     assert DISTANCES["touching"](given).tolist() == [[[0.5, 0.5, 2]]]

@@ -137,8 +137,8 @@ def written(root, contents):
     return Folder(root)
 
 
-def legend(kind, **options):
-    return LAYOUTS[kind](**options).legend(CLASSES_YAML if kind == "folders" else "")
+def label_spec(kind, **options):
+    return LAYOUTS[kind](**options).label_spec(CLASSES_YAML if kind == "folders" else "")
 
 
 def find(kind, contents, **options):
@@ -161,14 +161,14 @@ def test_every_layout_has_an_example():
 @EVERY
 class TestEveryLayout:
     def test_the_table_knows_every_class_and_no_other(self, kind):
-        known = legend(kind)
+        known = label_spec(kind)
         ids = set(range(len(known.classes)))
         assert known.lut.shape == (2**16,)
         assert known.lut.dtype == np.uint8
         assert ids <= set(known.lut.tolist()) <= ids | {IGNORED, UNKNOWN}
 
     def test_names_and_colours_tell_the_classes_apart(self, kind):
-        known = legend(kind)
+        known = label_spec(kind)
         assert len(set(known.names)) == len({entry.color for entry in known.classes}) == len(known.classes)
         assert known.background is None or known.background in range(len(known.classes))
 
@@ -233,7 +233,7 @@ class TestEveryLayout:
         assert image.dtype == np.uint8
         assert image.shape == (*label.shape, 3)
         assert label.dtype in (np.uint8, np.uint16)
-        assert UNKNOWN not in legend(kind).lut[label]
+        assert UNKNOWN not in label_spec(kind).lut[label]
 
     def test_every_file_of_a_label_is_named(self, kind):
         contents = EXAMPLES[kind].files("a_1")
@@ -317,7 +317,7 @@ WAD_RIDER = 37
 WAD_BACKGROUND = (0, 1, 17, 49, 50, 65, 66, 67, 81, 82, 83, 84, 85, 86, 97, 98, 99, 100, 113, 255)
 
 
-WAD_NAMES = legend("wad").names
+WAD_NAMES = label_spec("wad").names
 
 
 def wad_class(raw):
@@ -332,13 +332,13 @@ def wad_class(raw):
 
 def test_every_wad_value_has_the_class_of_its_thousands():
     of_riders = {WAD_RIDER, WAD_RIDER + 128, *range(1000 * WAD_RIDER, 1000 * WAD_RIDER + 1000)}
-    table = legend("wad").lut
+    table = label_spec("wad").lut
     assert [raw for raw in range(2**16) if raw not in of_riders and table[raw] != wad_class(raw)] == []
 
 
 @pytest.mark.parametrize("number", [*WAD_MOVABLE, WAD_RIDER])
 def test_every_movable_thing_of_wad_is_known_alone_and_as_a_group(number):
-    values = legend("wad").lut[[number * 1000, number * 1000 + 1, number * 1000 + 999, number, number + 128]]
+    values = label_spec("wad").lut[[number * 1000, number * 1000 + 1, number * 1000 + 999, number, number + 128]]
     assert len(set(values)) == 1
     assert values[0] != UNKNOWN
 
@@ -393,7 +393,7 @@ def test_camvid_refuses_a_line_that_is_no_pair(line, named):
 
 
 def test_every_camvid_value_is_its_class_and_11_is_void():
-    table = legend("camvid").lut
+    table = label_spec("camvid").lut
     for raw in range(2**16):
         assert table[raw] == (raw if raw < 11 else IGNORED if raw == 11 else UNKNOWN), raw
 
@@ -439,7 +439,7 @@ def test_cityscapes_keeps_the_official_split_groups_by_city_and_leaves_dummies_o
 
 @pytest.mark.parametrize("labels", ["labelIds", "instanceIds"])
 def test_every_cityscapes_id_is_its_class_alone_and_with_instances(labels):
-    names, table = legend("cityscapes").names, legend("cityscapes", labels=labels).lut
+    names, table = label_spec("cityscapes").names, label_spec("cityscapes", labels=labels).lut
     class_of = dict.fromkeys(range(34), IGNORED) | {raw: names.index(name) for name, raw in CITYSCAPES_IDS.items()}
     expected = class_of | {1000 * raw + n: class_of[raw] for raw in range(24, 34) for n in (0, 1, 37, 999)}
     assert {raw: table[raw] for raw in expected} == expected
@@ -448,7 +448,7 @@ def test_every_cityscapes_id_is_its_class_alone_and_with_instances(labels):
 
 
 def test_every_training_id_of_cityscapes_is_its_class():
-    table = legend("cityscapes", labels="labelTrainIds").lut
+    table = label_spec("cityscapes", labels="labelTrainIds").lut
     assert table[:19].tolist() == list(range(19))
     assert set(table[19:255].tolist()) == {UNKNOWN}
     assert table[255] == IGNORED
@@ -462,7 +462,7 @@ def test_real_cityscapes_ids_and_instances_are_the_official_training_ids():
         layout = LAYOUTS["cityscapes"](labels=labels)
         pairs = layout.find(tree)
         assert [pair.split for pair in pairs] == ["train", "train", "val"]
-        maps[labels] = [layout.legend("").lut[layout.read_label(tree, pair.label, -1)] for pair in pairs]
+        maps[labels] = [layout.label_spec("").lut[layout.read_label(tree, pair.label, -1)] for pair in pairs]
     for by_id, by_instance in zip(*maps.values(), strict=True):
         np.testing.assert_array_equal(by_id, by_instance)
     trained = LAYOUTS["cityscapes"](labels="labelTrainIds")
@@ -474,7 +474,7 @@ def test_real_cityscapes_ids_and_instances_are_the_official_training_ids():
         # The two files were drawn apart: at borders, 77 px differ.
         assert np.bincount(raw[ids == value]).argmax() == maps["labelIds"][-1][ids == value][0]
     assert (raw != maps["labelIds"][-1]).sum() == 77
-    np.testing.assert_array_equal(raw, trained.legend("").lut[trained.read_label(tree, official[0], -1)])
+    np.testing.assert_array_equal(raw, trained.label_spec("").lut[trained.read_label(tree, official[0], -1)])
 
 
 # VOC
@@ -529,12 +529,12 @@ def test_real_voc_labels_are_values_and_their_palette_holds_our_colours():
     for pair in pairs:
         with Image.open(tree.root / pair.label) as image:
             palette, coloured = image.getpalette(), np.asarray(image.convert("RGB"))
-        assert [entry.color for entry in layout.legend("").classes] == [
+        assert [entry.color for entry in layout.label_spec("").classes] == [
             tuple(palette[3 * index : 3 * index + 3]) for index in range(21)
         ]
-        ids = layout.legend("").lut[layout.read_label(tree, pair.label, -1)]
+        ids = layout.label_spec("").lut[layout.read_label(tree, pair.label, -1)]
         assert set(np.unique(ids).tolist()) <= {*range(21), IGNORED}
-        shown = np.array([entry.color for entry in layout.legend("").classes])[np.where(ids == IGNORED, 0, ids)]
+        shown = np.array([entry.color for entry in layout.label_spec("").classes])[np.where(ids == IGNORED, 0, ids)]
         np.testing.assert_array_equal(shown[ids != IGNORED], coloured[ids != IGNORED])
 
 
@@ -546,7 +546,7 @@ ADE_ROWS |= {88: "streetlight", 97: "escalator", 103: "van", 126: "pot", 140: "f
 
 
 def test_every_ade20k_value_is_its_row_and_0_is_ignored():
-    known = legend("ade20k")
+    known = label_spec("ade20k")
     assert len(known.classes) == 150
     assert known.lut[0] == IGNORED
     assert known.lut[1:151].tolist() == list(range(150))
@@ -567,7 +567,7 @@ def test_ade20k_keeps_the_official_split():
 @needs("formats/ade20k")
 def test_real_ade20k_shows_what_its_pictures_show():
     tree, layout = Folder(REAL / "formats" / "ade20k"), LAYOUTS["ade20k"]()
-    pairs, known = layout.find(tree), layout.legend("")
+    pairs, known = layout.find(tree), layout.label_spec("")
     seen = [
         {known.names[i] for i in np.unique(known.lut[layout.read_label(tree, pair.label, -1)]) if i != IGNORED}
         for pair in pairs
@@ -613,7 +613,7 @@ def test_real_lyft_labels_are_its_13_values():
     for pair in pairs:
         label = layout.read_label(tree, pair.label, -1)
         np.testing.assert_array_equal(label, np.asarray(Image.open(tree.root / pair.label))[:, :, 0])
-        assert set(np.unique(layout.legend("").lut[label]).tolist()) == set(range(13))
+        assert set(np.unique(layout.label_spec("").lut[label]).tolist()) == set(range(13))
 
 
 # HELEN
@@ -921,7 +921,7 @@ def test_folders_read_the_classes_as_they_are_written(color, ignore):
     background: background
     {ignore}: [255, 200-203]
     """
-    known = LAYOUTS["folders"]().legend(text)
+    known = LAYOUTS["folders"]().label_spec(text)
     assert known.names == ("background", "car", "lane", "person", "dirt")
     assert known.background == 0
     assert known.classes[0].color == (0, 0, 0)
@@ -933,14 +933,14 @@ def test_folders_read_the_classes_as_they_are_written(color, ignore):
 
 
 def test_without_a_background_every_class_counts_and_none_is_black():
-    known = LAYOUTS["folders"]().legend("classes: {a: 1, b: 0}")
+    known = LAYOUTS["folders"]().label_spec("classes: {a: 1, b: 0}")
     assert known.background is None
     assert (0, 0, 0) not in {entry.color for entry in known.classes}
 
 
 def test_the_most_classes_have_colours_of_their_own():
     taken = "".join(f"  t{n}: {{values: {n}, colour: [{n * 2}, 0, 128]}}\n" for n in range(100))
-    known = LAYOUTS["folders"]().legend("classes:\n" + taken + "".join(f"  n{n}: {n}\n" for n in range(100, 254)))
+    known = LAYOUTS["folders"]().label_spec("classes:\n" + taken + "".join(f"  n{n}: {n}\n" for n in range(100, 254)))
     assert len({entry.color for entry in known.classes}) == 254
     assert known.lut[253] == 253
 
@@ -993,7 +993,7 @@ def test_the_most_classes_have_colours_of_their_own():
 )
 def test_a_fault_in_the_classes_is_one_line_that_names_it(text, named):
     with pytest.raises(DataError) as caught:
-        LAYOUTS["folders"]().legend(text)
+        LAYOUTS["folders"]().label_spec(text)
     assert str(caught.value).startswith("classes.yaml: ")
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -1004,7 +1004,7 @@ def test_a_fault_in_the_classes_is_one_line_that_names_it(text, named):
 def test_masks_may_be_pictures_in_the_colors_of_the_classes(colors, ignore):
     text = f"classes: {{road: [128, 64, 128], car: [[0, 0, 142], [0, 0, 143]]}}\n{ignore}: [0, 0, 0]"
     layout = LAYOUTS["folders"](**{colors: True})
-    known = layout.legend(text)
+    known = layout.label_spec(text)
     assert [entry.color for entry in known.classes] == [(128, 64, 128), (0, 0, 142)]
     mask = np.array(
         [[[128, 64, 128], [0, 0, 142], [0, 0, 143]], [[0, 0, 0], [128, 64, 127], [255, 255, 255]]], np.uint8
@@ -1026,7 +1026,7 @@ def test_masks_may_be_pictures_in_the_colors_of_the_classes(colors, ignore):
 )
 def test_a_fault_in_the_colours_is_one_line_that_names_it(text, named):
     with pytest.raises(DataError) as caught:
-        LAYOUTS["folders"](colors=True).legend(text)
+        LAYOUTS["folders"](colors=True).label_spec(text)
     assert str(caught.value).startswith("classes.yaml: ")
     assert "colors: true" not in str(caught.value)
     assert named in str(caught.value)
@@ -1054,7 +1054,7 @@ def test_the_real_camvid_is_found_whole():
         assert image.shape == (360, 480, 3)
         assert label.shape == (360, 480)
         assert label.max() <= 11
-        assert UNKNOWN not in layout.legend("").lut[label]
+        assert UNKNOWN not in layout.label_spec("").lut[label]
 
 
 def test_no_other_layout_pays_for_nibabel():

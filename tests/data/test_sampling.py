@@ -17,7 +17,7 @@ from segline.errors import DataError
 from segline.files.trees import File
 
 LAYOUT = LAYOUTS["wad"]()
-LEGEND = LAYOUT.legend("")
+LABEL_SPEC = LAYOUT.label_spec("")
 ROW = {"key": "k", "group": "g", "image": "i", "label": "l", "slice_index": -1}
 
 
@@ -59,7 +59,7 @@ def ids_of(raw):
 
 def sample(image, raw, exclusions=None, seed=0, key="k", **settings):
     memory = Memory(i=encoded(image), l=encoded(raw))
-    sampler = Sampler(memory, LAYOUT, LEGEND, Label(**settings), exclusions or Exclusions(), seed=seed)
+    sampler = Sampler(memory, LAYOUT, LABEL_SPEC, Label(**settings), exclusions or Exclusions(), seed=seed)
     return sampler.crops(ROW | {"key": key})
 
 
@@ -172,7 +172,7 @@ def crowd(seed):
 def check_distances(crop, raw):
     """The maps are those of the crop's own class ids and of the raw values that they come from."""
     assert list(crop.distances) == KINDS
-    truth = Truth(crop.label, raw, len(LEGEND.classes), LEGEND.background)
+    truth = Truth(crop.label, raw, len(LABEL_SPEC.classes), LABEL_SPEC.background)
     for name in KINDS:
         np.testing.assert_array_equal(crop.distances[name], DISTANCES[name](truth))
 
@@ -222,7 +222,7 @@ def test_a_file_that_is_gone_is_one_line(missing):
         **{name: data for name, data in {"i": encoded(image), "l": encoded(raw)}.items() if name != missing}
     )
     with pytest.raises(DataError, match="memory: pair k cannot be read any more"):
-        Sampler(memory, LAYOUT, LEGEND, Label(crop=16)).crops(ROW)
+        Sampler(memory, LAYOUT, LABEL_SPEC, Label(crop=16)).crops(ROW)
 
 
 def test_an_image_that_became_smaller_than_its_label_is_one_line():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from segline.artifacts.manifest import COLUMNS, Manifest, Origin
-from segline.artifacts.validation import read_statistics, write_statistics
+from segline.artifacts.validation import STATISTICS_COLUMNS, read_statistics, write_statistics
 from segline.classes import IGNORED, LabelClass
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS, UNKNOWN, LabelSpec
@@ -32,7 +32,7 @@ from segline.errors import StageError
 from segline.files.trees import Folder
 
 CLASSES = tuple(LabelClass(name, (0, 0, 0)) for name in ("ground", "car", "person"))
-LEGEND = LabelSpec(CLASSES, 0, build_lut([(0, 0), (7, 1), (40_000, 2), (9, 1), (255, IGNORED)]))
+LABEL_SPEC = LabelSpec(CLASSES, 0, build_lut([(0, 0), (7, 1), (40_000, 2), (9, 1), (255, IGNORED)]))
 
 
 def noise(seed=0, size=(40, 48)):
@@ -145,12 +145,12 @@ def test_an_image_is_reduced_as_far_as_the_fixed_size_allows(shortest, expected)
 def test_pixels_are_counted_one_by_one(kind, values, runs):
     large = (*values, 40_000, 41_000) if kind == np.uint16 else values
     raw = np.repeat(np.random.default_rng(0).choice(np.array(large, kind), (20, 30 // runs)), runs, axis=1)
-    found = of_label(raw, LEGEND)
-    classes = Counter(int(LEGEND.lut[value]) for value in raw.ravel().tolist())
+    found = of_label(raw, LABEL_SPEC)
+    classes = Counter(int(LABEL_SPEC.lut[value]) for value in raw.ravel().tolist())
     assert found["class_pixels"] == [classes[number] for number in range(3)]
     assert found["labelled_pixels"] == sum(found["class_pixels"])
     assert found["ignored_pixels"] == classes[IGNORED]
-    unknown = sorted({value for value in raw.ravel().tolist() if LEGEND.lut[value] == UNKNOWN})
+    unknown = sorted({value for value in raw.ravel().tolist() if LABEL_SPEC.lut[value] == UNKNOWN})
     assert found["unknown_values"] == ", ".join(map(str, unknown))
     assert (found["label_height"], found["label_width"]) == raw.shape
     labelled = found["labelled_pixels"]
@@ -158,11 +158,11 @@ def test_pixels_are_counted_one_by_one(kind, values, runs):
 
 
 def test_without_background_every_class_is_foreground():
-    assert of_label(np.array([[0, 7]]), replace(LEGEND, background=None))["foreground_share"] == 1
+    assert of_label(np.array([[0, 7]]), replace(LABEL_SPEC, background=None))["foreground_share"] == 1
 
 
 def test_only_the_first_unknown_values_are_listed():
-    assert of_label(np.arange(100, 110)[None], LEGEND)["unknown_values"] == "100, 101, 102, 103, 104 and 5 more"
+    assert of_label(np.arange(100, 110)[None], LABEL_SPEC)["unknown_values"] == "100, 101, 102, 103, 104 and 5 more"
 
 
 def manifest_of(root):
@@ -239,7 +239,7 @@ def test_a_run_that_is_killed_continues_but_looks_again_where_a_file_was_bad(dat
 def test_no_pairs_are_a_table_without_rows(data, tmp_path):
     manifest, tree = data
     table = measure(replace(manifest, rows=manifest.rows.iloc[:0]), tree, pieces=tmp_path / "pieces")
-    assert (len(table), list(table)) == (0, list(statistics.COLUMNS))
+    assert (len(table), list(table)) == (0, list(STATISTICS_COLUMNS))
     rows = pd.concat([manifest.rows.iloc[:0], table.drop(columns="key")], axis=1)
     assert len(find_duplicates(rows, distance=4)) == 0
 
@@ -255,7 +255,7 @@ def test_a_layout_that_reads_for_itself_needs_no_header(data, tmp_path):
         read_image=read,
         read_label=lambda tree, path, slice_index: np.full((30, 20), slice_index),
     )
-    row = statistics.examine({"key": "a", "image": "v", "label": "w", "slice_index": 7}, layout, LEGEND, tree)
+    row = statistics.examine({"key": "a", "image": "v", "label": "w", "slice_index": 7}, layout, LABEL_SPEC, tree)
     assert (row["height"], row["width"], row["mode"], row["class_pixels"]) == (30, 20, "", [0, 600, 0])
     assert row["phash"] == of_image(noise(7, (30, 20)))["phash"]
 
@@ -273,7 +273,7 @@ def test_statistics_are_read_as_they_were_written(data, tmp_path):
 def test_missing_statistics_are_named(tmp_path, content):
     if content is not None:
         (tmp_path / "statistics.parquet").write_bytes(content)
-    with pytest.raises(StageError, match=r"statistics\.parquet is missing or broken; run the stage"):
+    with pytest.raises(StageError, match=r"statistics\.parquet is missing or broken; run `segline validate` again"):
         read_statistics(tmp_path)
 
 

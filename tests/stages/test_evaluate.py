@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from test_promote import CLASSES, cutting
 
 from segline.artifacts.bundle import Bundle, Member, join_bundles
-from segline.artifacts.candidates import CANDIDATES
+from segline.artifacts.candidates import CANDIDATES, HISTORY
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
-from segline.artifacts.history import HISTORY
 from segline.config.params import Params
 from segline.config.sections import Audit, Evaluate
 from segline.data.augment import STD

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 from grids import board, runs, train
 
-from segline.artifacts.history import read_history
+from segline.artifacts.candidates import read_history
 from segline.config.spaces import Space
 from segline.errors import StageError, TrainingError
 from segline.training import run_trial as trials

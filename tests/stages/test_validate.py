@@ -28,8 +28,9 @@ from segline.config.sections import Ingest, RuleSeverities
 from segline.config.sections import Validate as Settings
 from segline.data import statistics
 from segline.data.layouts import LAYOUTS
-from segline.data.validation import drift, expectations
+from segline.data.validation import drift, expectations, quarantine_sheet
 from segline.data.validation.contact_sheet import IGNORED_COLOR, UNKNOWN_COLOR, colorize
+from segline.data.validation.rules import rules
 from segline.errors import DataError, ParamsError, StageError, TrackingError
 from segline.files.atomic import write_text
 from segline.stages import ingest, validate
@@ -274,7 +275,7 @@ KINDS = {
         as_bytes(label_map(values=(CAR, CAR)), "PNG"),
         "quarantine",
         "label_conflict",
-        f"image: the same image as {NAMES[1]} but another label map; keep the right pair, remove the other",
+        f"image: the same image as {NAMES[1]} with another label map; keep the right pair, remove the other",
     ),
     "seen-before": Bad(
         as_bytes(noise(2), "JPEG", quality=95),
@@ -353,6 +354,7 @@ def test_nothing_is_left_half_written(broken):
     assert {path.name for path in out.parent.iterdir() if path.is_dir()} == {"ingest", "validate", "wad"}
     assert sorted(path.name for path in out.iterdir()) == [
         ".segline",
+        "artifact.json",
         "docs",
         "manifest.parquet",
         "quarantine.csv",
@@ -376,11 +378,11 @@ def test_the_sheet_is_there_without_bad_pairs_and_holds_no_more_than_it_can(root
         empty = sheet.height
     for number in range(6):
         label_of(root, number).write_bytes(b"")
-    monkeypatch.setattr(validate, "TILES", 4)
+    monkeypatch.setattr(quarantine_sheet, "MAX_THUMBNAILS", 4)
     headings = []
-    write = validate.write_sheet
+    write = quarantine_sheet.write_sheet
     monkeypatch.setattr(
-        validate,
+        quarantine_sheet,
         "write_sheet",
         lambda path, tiles, heading: (headings.append(heading), write(path, tiles, heading=heading)),
     )
@@ -390,12 +392,12 @@ def test_the_sheet_is_there_without_bad_pairs_and_holds_no_more_than_it_can(root
 
 
 def test_a_label_map_is_shown_in_its_classes_colours():
-    legend = LAYOUTS["wad"]().legend("")
-    shown = colorize(np.array([[0, CAR], [7, 255]], np.uint16), legend)
-    assert shown.tolist() == [[[0, 0, 0], list(legend.classes[1].color)], [list(UNKNOWN_COLOR), [0, 0, 0]]]
-    void = LAYOUTS["camvid"]().legend("")
+    label_spec = LAYOUTS["wad"]().label_spec("")
+    shown = colorize(np.array([[0, CAR], [7, 255]], np.uint16), label_spec)
+    assert shown.tolist() == [[[0, 0, 0], list(label_spec.classes[1].color)], [list(UNKNOWN_COLOR), [0, 0, 0]]]
+    void = LAYOUTS["camvid"]().label_spec("")
     assert colorize(np.full((1, 1), 11, np.uint8), void).tolist() == [[list(IGNORED_COLOR)]]
-    assert max(colorize(np.zeros((3000, 2000), np.uint16), legend).shape) < 1000
+    assert max(colorize(np.zeros((3000, 2000), np.uint16), label_spec).shape) < 1000
 
 
 # The stage.
@@ -755,14 +757,14 @@ def test_the_docs_hold_every_expectation_and_need_no_other_file(root):
     save_label(label_of(root, 0), values=(7,))
     out = run(root)
     page = (out / "docs" / "index.html").read_text()
-    for rule in validate.rules(Settings()):
+    for rule in rules(Settings()):
         assert f"{rule.severity}: {rule.name}" in page
     assert NAMES[0] in page
     assert not re.search(r"https?://|<script|<link|<img", page)
 
 
 def test_every_severity_has_a_rule():
-    slugs = [rule.slug for rule in validate.rules(Settings())]
+    slugs = [rule.slug for rule in rules(Settings())]
     assert len(set(slugs)) == len(slugs)
     assert set(RuleSeverities.__dataclass_fields__) - {"drift"} <= set(slugs)
 

@@ -23,8 +23,8 @@ import torch.multiprocessing as mp
 from shard_files import write_split
 from torch import nn
 
+from segline.artifacts.candidates import read_history
 from segline.artifacts.dataset import DatasetInfo
-from segline.artifacts.history import read_history
 from segline.classes import LabelClass
 from segline.config.components import ComponentSpec
 from segline.config.sections import Augment, Train

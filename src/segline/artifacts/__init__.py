@@ -1,6 +1,6 @@
-"""What each stage leaves behind: one module per stage.
+"""The artifacts, which the stages write: one module per stage.
 
-An artifact's module is the only place that knows the names of the stage's files, the number of their format, how they
-are written, read back and checked, which facts about them Kubeflow, MLflow and the report show, and which code they
-depend on. :mod:`segline.artifacts.table` lists the modules by stage.
+Only an artifact's module knows the names of the stage's files, the number of their format, how they are written, read
+and checked, which metadata and metrics Kubeflow shows, and which code the content depends on.
+:mod:`segline.artifacts.table` lists the modules by stage.
 """

@@ -1,4 +1,4 @@
-"""What all artifacts share: the mark of their format, their facts, and one message for a file that cannot be read."""
+"""The common part of all artifacts: the mark of their format, their metadata, and the message for a broken file."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,25 +14,26 @@ from segline.files import atomic
 MARK = "artifact.json"
 """The file in every artifact that holds the number of its format."""
 
-Facts = dict[str, Any]
+Record = dict[str, Any]
+"""A mapping of plain values, as JSON holds it."""
 
 
-def no_facts(folder: Path) -> Facts:
-    """Return nothing, for an artifact without metadata or metrics."""
+def no_record(folder: Path) -> Record:
+    """Return an empty record, for an artifact without metadata or metrics."""
     return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """The folder that a stage leaves behind.
+    """The folder that a stage writes.
 
     Attributes:
         name: The artifact's name, which is also its word on the command line (``--dataset``).
         stage: The stage that writes it.
         format: The number of the files' format. An artifact with another number is refused.
         code: The modules and packages of ``src`` that the content depends on.
-        facts: The function that returns the artifact's metadata, given its folder.
-        scores: The function that returns the artifact's metrics, given its folder.
+        metadata: The function that returns the artifact's metadata, given its folder.
+        metrics: The function that returns the artifact's metrics, given its folder.
         page: The HTML page for people, below the folder; empty for none.
     """
 
@@ -40,8 +41,8 @@ class Artifact:
     stage: str
     format: int
     code: tuple[str, ...]
-    facts: Callable[[Path], Facts] = no_facts
-    scores: Callable[[Path], Facts] = no_facts
+    metadata: Callable[[Path], Record] = no_record
+    metrics: Callable[[Path], Record] = no_record
     page: str = ""
 
     @contextmanager
@@ -50,8 +51,8 @@ class Artifact:
 
         Args:
             out: The folder to make or to replace.
-            depends_on: What the content depends on beside code and format. With it, the pieces that an unfinished run
-                of the same kind left are kept; without it the folder starts empty.
+            depends_on: A text of all that the content depends on beside code and format. With it, the files of an
+                unfinished run with the same text, code and format are kept; without it the folder starts empty.
 
         Raises:
             StageError: Another process is writing ``out``, or ``out`` holds files that no stage wrote.
@@ -61,7 +62,7 @@ class Artifact:
             self.write_mark(work)
 
     def fingerprint(self, depends_on: str) -> str:
-        """Return a text that differs whenever the content may: by what is given, the code or the format."""
+        """Return a text that changes with ``depends_on``, the code and the format."""
         return f"{depends_on} format {self.format} code {code_hash(self.code)}"
 
     def write_mark(self, folder: Path) -> None:
@@ -84,7 +85,7 @@ class Artifact:
 
     @contextmanager
     def reading(self, path: Path) -> Iterator[None]:
-        """Turn what goes wrong while a file is read into one line that says how to get the file again.
+        """Turn an error while a file is read into one line that says how to write the file again.
 
         Raises:
             StageError: The file is missing or broken.
@@ -94,7 +95,7 @@ class Artifact:
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             raise StageError(f"{path} is missing or broken; run `segline {self.stage}` again") from None
 
-    def read_json(self, path: Path) -> Facts:
+    def read_json(self, path: Path) -> Record:
         """Return the mapping that a JSON file holds.
 
         Raises:

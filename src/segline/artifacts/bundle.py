@@ -1,4 +1,4 @@
-"""A bundle: a folder that holds all that a prediction needs, as train and ensemble leave it and MLflow keeps it.
+"""The bundle: a folder with all that a prediction needs, which train and ensemble write and MLflow keeps.
 
 ``model.json`` names the classes and the members; each member is an architecture, its options and a ``.safetensors``
 file. One member is a single model, several are an ensemble whose probabilities are averaged.
@@ -22,7 +22,14 @@ FILE = "model.json"
 
 @dataclass(frozen=True)
 class Member:
-    """An architecture with its options and weights; ``weights`` is relative to the bundle."""
+    """A model of a bundle.
+
+    Attributes:
+        candidate: The name of the candidate that the model comes from.
+        model: The architecture's name in ``MODELS``.
+        options: The architecture's options.
+        weights: The file of the weights, relative to the bundle.
+    """
 
     candidate: str
     model: str
@@ -32,7 +39,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The classes in the order of their ids, and the members."""
+    """The description of a bundle.
+
+    Attributes:
+        classes: The classes, in the order of their ids.
+        background: The id that is not foreground, or None.
+        members: The models, whose probabilities are averaged.
+    """
 
     classes: tuple[LabelClass, ...]
     background: int | None
@@ -40,12 +53,12 @@ class Bundle:
 
 
 def write_description(folder: Path, bundle: Bundle) -> None:
-    """Write ``model.json``; the weights lie in the folder already."""
+    """Write ``model.json``; the weights are in the folder already."""
     write_json(folder / FILE, asdict(bundle) | {"classes": [entry.to_dict() for entry in bundle.classes]})
 
 
 def join_bundles(folder: Path, parts: Sequence[tuple[Path, Bundle]]) -> Bundle:
-    """Join bundles, each in its folder, into one that has all their members."""
+    """Write a bundle of all members of other bundles, which are given with their folders."""
     folder.mkdir(parents=True)
     members = []
     for source, bundle in parts:

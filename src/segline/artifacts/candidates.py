@@ -1,19 +1,29 @@
-"""The candidates, which train leaves: a folder for each trial with its bundle and history, and a table of trials."""
+"""The candidates, which train writes: a folder for each trial with its bundle and history, and a table of trials."""
 
+import csv
+import json
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from segline.artifacts import bundle
-from segline.artifacts.artifact import Artifact, Facts
+from segline.artifacts.artifact import Artifact, Record
 from segline.errors import StageError
+from segline.files.atomic import write_json, write_text
 
 TRIALS = "trials.csv"
 """The table of all trials, the best validation mIoU first."""
 TRIALS_PLOT = "trials.png"
 CURVES_PLOT = "curves.png"
+HISTORY = "history.csv"
+"""The file of a trial with a row of metrics for each epoch."""
+TRIAL = "trial.json"
+"""The file of a trial with its parameters, as MLflow shows them."""
 WEIGHTS = "weights.safetensors"
 """The file of a trial with the weights of its best epoch."""
 CHECKPOINT = "last.pt"
-"""The file of a trial with all that is needed to continue; it is removed when the candidate is whole."""
+"""The file of a trial with all that is needed to continue; it is deleted when the candidate is complete."""
 ELIMINATED = "eliminated"
 """The file in the folder of a trial that the scheduler stopped."""
 
@@ -31,7 +41,41 @@ def candidate_folders(folder: Path) -> list[Path]:
     return folders
 
 
-def _facts(folder: Path) -> Facts:
+def write_history(folder: Path, epochs: Sequence[dict[str, float]]) -> None:
+    """Write the metrics of a trial, a row for each epoch."""
+    text = StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(epochs[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(epochs)
+    write_text(folder / HISTORY, text.getvalue())
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of a trial for each epoch so far."""
+    path = folder / HISTORY
+    if not path.is_file():
+        return []
+    with path.open(newline="") as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def count_epochs(text: str) -> int:
+    """Return the number of epochs in the text of a history."""
+    return max(0, len(text.splitlines()) - 1)
+
+
+def write_trial_params(folder: Path, params: dict[str, Any]) -> None:
+    """Write the parameters of a trial."""
+    write_json(folder / TRIAL, params)
+
+
+def read_trial_params(folder: Path) -> dict[str, Any]:
+    """Return the parameters of a trial."""
+    content: dict[str, Any] = json.loads((folder / TRIAL).read_text())
+    return content
+
+
+def _metadata(folder: Path) -> Record:
     """Return the names of the candidates."""
     return {"candidates": ", ".join(path.name for path in candidate_folders(folder))}
 
@@ -44,7 +88,6 @@ CANDIDATES = Artifact(
         "segline.artifacts.bundle",
         "segline.artifacts.candidates",
         "segline.artifacts.dataset",
-        "segline.artifacts.history",
         "segline.classes",
         "segline.data.augment",
         "segline.data.shards",
@@ -70,5 +113,5 @@ CANDIDATES = Artifact(
         "segline.training.search.state",
         "segline.training.trial",
     ),
-    facts=_facts,
+    metadata=_metadata,
 )

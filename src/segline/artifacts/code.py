@@ -1,8 +1,8 @@
-"""Which code an artifact depends on, and a hash of it.
+"""The code that artifacts depend on, and a hash of it.
 
-Every artifact's module declares ``CODE``, the modules and packages of ``src`` that its content depends on. DVC's
+Every artifact declares ``code``, the modules and packages of ``src`` that its content depends on. DVC's
 dependencies and the fingerprints that decide whether unfinished work is continued both come from there. A test
-compares each declaration with the imports of the stage: what a stage imports is either declared or in ``LEFT_OUT``.
+compares each declaration with the imports of the stage: each import is either declared or in ``LEFT_OUT``.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ LEFT_OUT = {
     "segline": "It holds the version, which changes with every release.",
     "segline.artifacts.artifact": "It marks formats and words errors.",
     "segline.artifacts.code": "It hashes code; the hashes are compared, not stored.",
-    "segline.cli": "It only passes paths and parameters on.",
+    "segline.cli": "It only passes on paths and parameters.",
     "segline.config": "Its values reach a stage as parameters, which DVC and the fingerprints compare themselves.",
     "segline.errors": "An error leaves no artifact.",
     "segline.files": "It moves bytes; checksums tell whether they are the right ones.",
     "segline.parallel": "It decides where work runs, and every piece of work has the same bytes everywhere.",
-    "segline.progress": "It only shows.",
-    "segline.tracking": "It tells MLflow about artifacts and changes none.",
+    "segline.progress": "It only displays.",
+    "segline.tracking": "It logs artifacts to MLflow and changes none.",
 }
 """The modules and packages that no artifact depends on, each with the reason."""
 
 LEFT_OUT_OF = {
     "candidates": {
-        "segline.reporting": "A plot is drawn again by the next training, and is not worth one.",
+        "segline.reporting": "A changed plot does not justify a new training.",
         "segline.training.checkpoints": "It copies files.",
-        "segline.training.leaderboard": "It shows what the trials wrote.",
-        "segline.training.lease": "It stops a training that nobody follows, and a stopped training continues.",
+        "segline.training.leaderboard": "It displays what the trials wrote.",
+        "segline.training.lease": "It stops a training without an observer, and a stopped training continues.",
         "segline.training.search.plan": "It prints what a training would cost.",
     },
 }

@@ -1,4 +1,4 @@
-"""The data set, which label leaves: classes, and for each split shards of crops with their checksums."""
+"""The data set, which label writes: classes, and for each split shards of crops with their checksums."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segline.artifacts.artifact import Artifact, Facts
+from segline.artifacts.artifact import Artifact, Record
 from segline.classes import LabelClass
 from segline.errors import StageError
 from segline.files.atomic import write_json
@@ -18,12 +18,12 @@ INDEX = "index.csv"
 SUMS = "sums.json"
 """The file of a split with the SHA-256 of each of its shards."""
 IMAGES, LABELS = "images", "labels"
-"""The kinds of shard files that every split has; distance maps are further kinds."""
+"""The kinds of shard files of every split; distance maps are further kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """The facts about a labelled data set.
+    """The description of a labelled data set.
 
     Attributes:
         classes: The classes, in the order of their ids.
@@ -86,7 +86,7 @@ def shard_file(split: Path, kind: str, number: int) -> Path:
 
 
 def part_file(split: Path, number: int) -> Path:
-    """Return the path of the file that says that a shard is whole, until all shards of the split are."""
+    """Return the path of the file that marks a complete shard until all shards of the split are complete."""
     return split / f"part-{number:05d}.json"
 
 
@@ -96,10 +96,10 @@ def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], N
     Args:
         dataset_dir: The folder of label.
         splits: The names of the splits.
-        progress: The function to call with the bytes of each shard that is whole.
+        progress: The function to call with the bytes of each intact shard.
 
     Raises:
-        StageError: A shard is not what label wrote.
+        StageError: A shard is missing or has other content than label wrote.
     """
     for folder in (dataset_dir / name for name in splits):
         with DATASET.reading(folder / SUMS):
@@ -119,7 +119,7 @@ def shard_bytes(dataset_dir: Path, splits: Iterable[str]) -> int:
     return sum(path.stat().st_size for name in splits for path in (dataset_dir / name).glob("*.npy"))
 
 
-def _facts(folder: Path) -> Facts:
+def _metadata(folder: Path) -> Record:
     """Return the classes, the hashes and the origin of the data set."""
     info = read_dataset_info(folder)
     names = ("content_hash", "source", "source_hash", "source_revision", "side", "test_is_val")
@@ -148,5 +148,5 @@ DATASET = Artifact(
         "segline.data.splits",
         "segline.stages.label",
     ),
-    facts=_facts,
+    metadata=_metadata,
 )

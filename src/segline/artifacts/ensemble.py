@@ -1,18 +1,24 @@
-"""The ensemble, which ensemble leaves: the bundle of the chosen candidates and its metrics on the test split."""
+"""The ensemble, which ensemble writes: the bundle of the chosen candidates and its metrics on the test split."""
 
 from pathlib import Path
 
-from segline.artifacts.artifact import Artifact, Facts
+from segline.artifacts.artifact import Artifact, Record
 from segline.errors import StageError
+from segline.files.atomic import write_json
 
 MODEL = "model"
 """The folder of the bundle."""
 METRICS = "metrics.json"
 TEST_COUNTS = "test_counts.npz"
-KEYS = ("members", "test", "dataset", "test_is_val", "test_images")
+REQUIRED = ("members", "test", "dataset", "test_is_val", "test_images")
 
 
-def read_metrics(folder: Path) -> Facts:
+def write_metrics(folder: Path, metrics: Record) -> None:
+    """Write the members and their test metrics."""
+    write_json(folder / METRICS, metrics)
+
+
+def read_metrics(folder: Path) -> Record:
     """Read the members and their test metrics.
 
     Raises:
@@ -20,18 +26,18 @@ def read_metrics(folder: Path) -> Facts:
     """
     ENSEMBLE.check_format(folder)
     metrics = ENSEMBLE.read_json(folder / METRICS)
-    if not set(KEYS) <= metrics.keys():
+    if not set(REQUIRED) <= metrics.keys():
         raise StageError(f"{folder / METRICS} is missing or broken; run `segline ensemble` again")
     return metrics
 
 
-def _facts(folder: Path) -> Facts:
+def _metadata(folder: Path) -> Record:
     """Return the members and the hash of the data set."""
     metrics = read_metrics(folder)
     return {"members": ", ".join(metrics["members"]), "dataset": metrics["dataset"]}
 
 
-def _scores(folder: Path) -> Facts:
+def _metrics(folder: Path) -> Record:
     """Return the test metrics."""
     return {f"test_{name}": value for name, value in read_metrics(folder)["test"].items()}
 
@@ -54,6 +60,6 @@ ENSEMBLE = Artifact(
         "segline.models",
         "segline.stages.ensemble",
     ),
-    facts=_facts,
-    scores=_scores,
+    metadata=_metadata,
+    metrics=_metrics,
 )

@@ -1,11 +1,11 @@
-"""The evaluation, which evaluate leaves: metrics and pictures of every candidate, and a list of missing labels."""
+"""The evaluation, which evaluate writes: metrics and pictures of every candidate, and a list of missing labels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segline.artifacts.artifact import Artifact, Facts
-from segline.files.atomic import write_file
+from segline.artifacts.artifact import Artifact, Record
+from segline.files.atomic import write_file, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +19,18 @@ CURVES = "curves"
 CURVES_PLOT = "curves.png"
 PICTURES = "pictures"
 MISSING_LABELS = "missing_labels.csv"
-"""The objects that probably have no label, the surest first."""
+"""The list of objects that probably lack a label, most confident first."""
 MISSING_LABELS_PICTURES = "missing_labels"
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Record]) -> None:
+    """Write the metrics of every candidate on the validation split."""
+    write_json(folder / METRICS, dict(metrics))
+
+
+def write_leaderboard(folder: Path, board: "pd.DataFrame") -> None:
+    """Write the leaderboard: one row per candidate, the best validation mIoU first."""
+    board.to_csv(folder / LEADERBOARD, index=False, float_format="%.6f")
 
 
 def read_leaderboard(folder: Path) -> "pd.DataFrame":
@@ -66,8 +76,13 @@ def read_counts(path: Path, artifact: Artifact) -> "NDArray[np.int64]":
         return np.asarray(content["counts"])
 
 
+def write_missing_labels(folder: Path, table: "pd.DataFrame") -> None:
+    """Write the list of missing labels."""
+    table.to_csv(folder / MISSING_LABELS, index=False, float_format="%.4f")
+
+
 def count_missing_labels(folder: Path) -> int:
-    """Return how many objects the list of missing labels has.
+    """Return the number of objects in the list of missing labels.
 
     Raises:
         StageError: The file is missing or broken.
@@ -84,14 +99,14 @@ def pictures(folder: Path) -> Iterator[Path]:
 
 
 def missing_label_pictures(folder: Path) -> Iterator[Path]:
-    """Yield the pictures of the missing labels, the surest first."""
+    """Yield the pictures of the missing labels, most confident first."""
     yield from sorted((folder / MISSING_LABELS_PICTURES).glob("*.png"))
 
 
-def _scores(folder: Path) -> Facts:
+def _metrics(folder: Path) -> Record:
     """Return the validation mIoU of every candidate."""
-    metrics = EVALUATION.read_json(folder / METRICS)
-    return {f"{name}_val_miou": record["miou"] for name, record in metrics.items()}
+    by_candidate = EVALUATION.read_json(folder / METRICS)
+    return {f"{name}_val_miou": metrics["miou"] for name, metrics in by_candidate.items()}
 
 
 EVALUATION = Artifact(
@@ -103,7 +118,6 @@ EVALUATION = Artifact(
         "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.artifacts.evaluation",
-        "segline.artifacts.history",
         "segline.classes",
         "segline.data.augment",
         "segline.data.boxes",
@@ -116,5 +130,5 @@ EVALUATION = Artifact(
         "segline.reporting.figures",
         "segline.stages.evaluate",
     ),
-    scores=_scores,
+    metrics=_metrics,
 )

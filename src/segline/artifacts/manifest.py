@@ -1,4 +1,4 @@
-"""The manifest, which ingest leaves: one row per pair of image and label map, with checksums and their origin."""
+"""The manifest, which ingest writes: one row per pair of image and label map, with checksums and their origin."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segline.artifacts.artifact import Artifact, Facts
+from segline.artifacts.artifact import Artifact, Record
 from segline.config import tables
 from segline.errors import StageError
 from segline.files.atomic import write_file
@@ -36,15 +36,15 @@ IDENTITY = ["key", "slice_index", "group", "split", "image_hash", "label_hash"]
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a manifest's rows come from.
+    """The origin of a manifest's rows.
 
     Attributes:
         source: The source as the user gave it.
         layout: The layout's name in ``LAYOUTS``.
         options: The layout's options, as JSON text.
-        legend: The text of the layout's legend file; empty for a layout that has none.
-        root: Where the rows' paths start: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside
-            the manifest, where files are kept that cannot be read in place.
+        legend: The text of the layout's file of classes; empty for a layout that has none.
+        root: The root of the rows' paths: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside the
+            manifest, which keeps files that cannot be read in place.
         revision: The data's revision in version control (``git:...``, ``dvc:...``); empty when they are in none.
     """
 
@@ -79,8 +79,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(manifest.rows[list(COLUMNS)], preserve_index=False)
-    facts = {f"segline.{key}": value for key, value in asdict(manifest.origin).items()}
-    table = table.replace_schema_metadata(facts | {"segline.format": str(MANIFEST.format)})
+    origin = {f"segline.{key}": value for key, value in asdict(manifest.origin).items()}
+    table = table.replace_schema_metadata(origin | {"segline.format": str(MANIFEST.format)})
     write_file(folder / FILE, lambda temporary: pq.write_table(table, temporary))
 
 
@@ -110,8 +110,8 @@ def _refuse_other_format(path: Path, metadata: Mapping[str, str]) -> None:
         raise StageError(f"{path} has format {number}, expected {MANIFEST.format}; run `segline ingest` again")
 
 
-def _facts(folder: Path) -> Facts:
-    """Return how many pairs there are and where they come from."""
+def _metadata(folder: Path) -> Record:
+    """Return the content hash, the number of pairs and their origin."""
     manifest = read_manifest(folder)
     origin = manifest.origin
     return {
@@ -137,5 +137,5 @@ MANIFEST = Artifact(
         "segline.stages.ingest",
         "streets",
     ),
-    facts=_facts,
+    metadata=_metadata,
 )

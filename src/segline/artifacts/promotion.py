@@ -1,9 +1,10 @@
-"""The promotion, which promote leaves: the decision and the report."""
+"""The promotion, which promote writes: the decision and the report."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from segline.artifacts.artifact import Artifact, Facts
+from segline.artifacts.artifact import Artifact, Record
+from segline.files.atomic import write_json
 
 DECISION = "decision.json"
 REPORT = "report.html"
@@ -11,7 +12,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What was decided about a version, and why.
+    """The decision about a version, with its reason.
 
     Attributes:
         promoted: Whether the version became champion.
@@ -23,8 +24,8 @@ class Decision:
         lower_bound: The lower end of the one-sided interval of the gain in mIoU.
         dataset: The content hash of the data set.
         settings: The hash of the parameters and the code that the decision depends on.
-        seen_by_champion: The test images that the champion was trained on, which happens when the split is made anew;
-            it has an advantage then.
+        seen_by_champion: The number of test images that the champion was trained on, which gives it an advantage. It
+            is not 0 when the split has changed since.
     """
 
     promoted: bool
@@ -39,7 +40,12 @@ class Decision:
     seen_by_champion: int = 0
 
 
-def read_decision(folder: Path) -> Facts:
+def write_decision(folder: Path, decision: Record) -> None:
+    """Write the decision with the name of the model and the address of MLflow."""
+    write_json(folder / DECISION, decision)
+
+
+def read_decision(folder: Path) -> Record:
     """Read the decision.
 
     Raises:
@@ -49,13 +55,13 @@ def read_decision(folder: Path) -> Facts:
     return PROMOTION.read_json(folder / DECISION)
 
 
-def _facts(folder: Path) -> Facts:
-    """Return all that was decided."""
+def _metadata(folder: Path) -> Record:
+    """Return the decision without missing values."""
     return {name: value for name, value in read_decision(folder).items() if value is not None}
 
 
-def _scores(folder: Path) -> Facts:
-    """Return the numbers of the decision."""
+def _metrics(folder: Path) -> Record:
+    """Return the decision, whose numbers are metrics."""
     return read_decision(folder)
 
 
@@ -81,7 +87,7 @@ PROMOTION = Artifact(
         "segline.reporting.report",
         "segline.stages.promote",
     ),
-    facts=_facts,
-    scores=_scores,
+    metadata=_metadata,
+    metrics=_metrics,
     page=REPORT,
 )

@@ -1,4 +1,4 @@
-"""``ARTIFACTS``: the artifact that each stage leaves, in the order of the stages."""
+"""``ARTIFACTS``: the artifact that each stage writes, in the order of the stages."""
 
 from segline.artifacts.artifact import Artifact
 from segline.artifacts.candidates import CANDIDATES

@@ -1,10 +1,10 @@
-"""The validation, which validate leaves: the pairs that passed, their statistics, and a report on all pairs."""
+"""The validation, which validate writes: the pairs that passed, their statistics, and a report on all pairs."""
 
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segline.artifacts.artifact import Artifact, Facts
+from segline.artifacts.artifact import Artifact, Record
 from segline.files.atomic import write_file, write_json, write_text
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ RECORD = "validation.json"
 QUARANTINE = "quarantine.csv"
 QUARANTINE_SHEET = "quarantine.jpg"
 STATISTICS = "statistics.parquet"
-"""The statistics of pairs. Label keeps those of the training pairs, and promote keeps them with a version."""
+"""The statistics of pairs. Label keeps the rows of the training pairs, and promote keeps these with a version."""
 PIECES = "pieces"
-"""The folder in which an unfinished run keeps what it has measured."""
+"""The folder in which an unfinished run keeps the statistics of the pairs that it has measured."""
 # Numbers are missing when a file is, so their types allow missing values.
 STATISTICS_COLUMNS = {
     "key": "str",
@@ -63,7 +63,7 @@ COLUMNS_OF_0_1 = {"blur": "sharpness", "looks": "phash"}
 """The names that version 0.1 gave to two of the columns; such files are kept with a champion."""
 
 
-def write_report(folder: Path, *, page: str, record: Facts, quarantine: "pd.DataFrame") -> None:
+def write_report(folder: Path, *, page: str, record: Record, quarantine: "pd.DataFrame") -> None:
     """Write the report on all pairs: the Data Docs page, ``validation.json`` and ``quarantine.csv``."""
     write_text(folder / PAGE, page)
     write_text(folder / QUARANTINE, quarantine.to_csv(index=False, lineterminator="\n"))
@@ -91,7 +91,7 @@ def read_statistics(folder: Path) -> "pd.DataFrame":
         return table[list(STATISTICS_COLUMNS)]
 
 
-def _facts(folder: Path) -> Facts:
+def _metadata(folder: Path) -> Record:
     """Return the plain values of ``validation.json``."""
     record = VALIDATION.read_json(folder / RECORD)
     return {name: value for name, value in record.items() if isinstance(value, str | int | float | bool)}
@@ -113,6 +113,6 @@ VALIDATION = Artifact(
         "segline.data.validation",
         "segline.stages.validate",
     ),
-    facts=_facts,
+    metadata=_metadata,
     page=PAGE,
 )

@@ -1,4 +1,4 @@
-"""The pairs of a manifest as they are read: by their layout, with its classes, and only if they have not changed."""
+"""Access to the pairs of a manifest: their layout, their classes, and their files if these have not changed."""
 
 import json
 from functools import cache
@@ -19,11 +19,11 @@ def layout_of(origin: Origin) -> Layout:
 @cache
 def label_spec_of(origin: Origin) -> LabelSpec:
     """Return the meaning of the label values of an origin."""
-    return layout_of(origin).legend(origin.legend)
+    return layout_of(origin).label_spec(origin.legend)
 
 
 def open_tree(root: str, manifest_dir: Path) -> Tree:
-    """Return the files that a manifest speaks of.
+    """Return the tree with the files of a manifest.
 
     Args:
         root: The root of the manifest's origin.
@@ -35,9 +35,9 @@ def open_tree(root: str, manifest_dir: Path) -> Tree:
 
 
 def checked(tree: Tree, manifest: Manifest) -> Tree:
-    """Return a tree that gives the files of these rows only as they were when they were ingested.
+    """Return a tree that refuses files of the manifest that have changed since they were ingested.
 
-    A label of several files has one checksum for all of them, so those files are given as they are.
+    A label map of several files has one checksum for all of them, so these files are not checked.
     """
     layout = layout_of(manifest.origin)
     sums = dict(zip(manifest.rows["image"], manifest.rows["image_hash"], strict=True))

@@ -39,7 +39,7 @@ class Sampler:
     Attributes:
         tree: The tree with the files.
         layout: The layout that reads the files.
-        legend: The classes to learn.
+        label_spec: The classes to learn.
         settings: The parameters of label.
         exclusions: The regions to ignore.
         seed: The seed of random crops; those of a pair depend on it and on the pair's key alone.
@@ -47,7 +47,7 @@ class Sampler:
 
     tree: Tree
     layout: Layout
-    legend: LabelSpec
+    label_spec: LabelSpec
     settings: Label
     exclusions: Exclusions = field(default_factory=Exclusions)
     _: KW_ONLY
@@ -117,7 +117,7 @@ class Sampler:
         """Return the distance maps of a finished crop, given a function that returns its raw values."""
         if not self.settings.distances:
             return {}
-        truth = Truth(ids, values(), len(self.legend.classes), self.legend.background)
+        truth = Truth(ids, values(), len(self.label_spec.classes), self.label_spec.background)
         return {name: DISTANCES[name](truth) for name in self.settings.distances}
 
     def _ids(self, raw: NDArray[np.integer], key: str, corner: Corner) -> NDArray[np.uint8]:
@@ -129,11 +129,11 @@ class Sampler:
     @cached_property
     def _lut(self) -> NDArray[np.uint8]:
         """The lookup table from raw value to class id; values that the layout does not know are ignored."""
-        return np.where(self.legend.lut == UNKNOWN, IGNORED, self.legend.lut).astype(np.uint8)
+        return np.where(self.label_spec.lut == UNKNOWN, IGNORED, self.label_spec.lut).astype(np.uint8)
 
     @cached_property
     def _is_foreground(self) -> Foreground:
-        return Foreground(self._lut, self.legend.background)
+        return Foreground(self._lut, self.label_spec.background)
 
 
 def _part(box: Box) -> tuple[slice, slice]:

@@ -89,10 +89,10 @@ def _measured(
     return pd.DataFrame(rows, columns=list(STATISTICS_COLUMNS)).astype(STATISTICS_COLUMNS)
 
 
-def examine(pair: Mapping[str, Any], layout: Layout, legend: LabelSpec, tree: Tree) -> Row:
+def examine(pair: Mapping[str, Any], layout: Layout, label_spec: LabelSpec, tree: Tree) -> Row:
     """Return the row of one pair of a manifest."""
     row: Row = dict.fromkeys(["image_error", "label_error", "mode", "phash", "unknown_values"], "")
-    row |= {"key": pair["key"], "classes": json.dumps(legend.names), "class_pixels": None}
+    row |= {"key": pair["key"], "classes": json.dumps(label_spec.names), "class_pixels": None}
     if _has_file(pair["image"]):
         opened, row["image_error"] = _attempt(lambda: _open_image(layout, tree, pair["image"], pair["slice_index"]))
         if opened is not None:
@@ -101,7 +101,7 @@ def examine(pair: Mapping[str, Any], layout: Layout, legend: LabelSpec, tree: Tr
     if _has_file(pair["label"]):
         raw, row["label_error"] = _attempt(lambda: layout.read_label(tree, pair["label"], pair["slice_index"]))
         if raw is not None:
-            row |= of_label(raw, legend)
+            row |= of_label(raw, label_spec)
     return row
 
 
@@ -118,15 +118,15 @@ def of_image(image: NDArray[np.uint8]) -> Row:
     }
 
 
-def of_label(raw: NDArray[np.integer], legend: LabelSpec) -> Row:
+def of_label(raw: NDArray[np.integer], label_spec: LabelSpec) -> Row:
     """Return size and pixels per class of a label map, which is counted by runs because runs of one value are long."""
     flat = raw.ravel()
     ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]), [flat.size - 1]])
-    values, ids = flat[ends], legend.lut[flat[ends]]
+    values, ids = flat[ends], label_spec.lut[flat[ends]]
     counts = np.bincount(ids, weights=np.diff(ends, prepend=-1), minlength=256).astype(np.int64)
-    pixels = counts[: len(legend.classes)]
+    pixels = counts[: len(label_spec.classes)]
     labelled = int(pixels.sum())
-    background = 0 if legend.background is None else int(pixels[legend.background])
+    background = 0 if label_spec.background is None else int(pixels[label_spec.background])
     return {
         "label_height": raw.shape[0],
         "label_width": raw.shape[1],

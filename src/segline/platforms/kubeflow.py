@@ -1,7 +1,7 @@
-"""The records for Kubeflow: of a stage's outputs when it has ended, and of a run when it is over.
+"""The records for Kubeflow: about a stage's outputs when the stage has ended, and about a run when the run has ended.
 
-A stage's container gets Kubeflow's executor input as JSON text. It says where each output artifact lies, and which file
-shall hold metadata, metrics and output parameters. Kubeflow itself is not needed for that.
+A stage's container gets Kubeflow's executor input as JSON text. It names the location of each output artifact, and the
+file for metadata, metrics and output parameters. Kubeflow itself is not needed for that.
 """
 
 import json
@@ -11,15 +11,14 @@ import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
+from segline.artifacts.artifact import Record
 from segline.artifacts.table import ARTIFACTS
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import write_text
 from segline.files.hashing import tree_hash
 from segline.progress import log
 
-Record = dict[str, Any]
 SCHEMES = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 """The folders in which Kubeflow keeps the objects of a store while a container runs."""
 HTML, METRICS = "system.HTML", "system.Metrics"
@@ -41,21 +40,21 @@ def report(stage: str, out: Path, executor_input: str) -> None:
     """
     try:
         outputs = json.loads(executor_input)["outputs"]
-        wanted = {name: entry["artifacts"][0] for name, entry in outputs.get("artifacts", {}).items()}
+        entries = {name: entry["artifacts"][0] for name, entry in outputs.get("artifacts", {}).items()}
         answer = Path(outputs["outputFile"])
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise StageError("--executor-input is not Kubeflow's executor input; leave it out elsewhere") from None
     artifact = ARTIFACTS[stage]
-    facts, scores = artifact.facts(out), _finite(artifact.scores(out))
+    metadata, metrics = artifact.metadata(out), _finite(artifact.metrics(out))
     artifacts = {}
-    for name, entry in wanted.items():
+    for name, entry in entries.items():
         kind = entry.get("type", {}).get("schemaTitle", "")
         if kind == HTML:
             page = _local(entry["uri"])
             page.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(out / artifact.page, page)
-        metadata = scores if kind == METRICS else {} if kind == HTML else facts
-        artifacts[name] = {"artifacts": [{**entry, "metadata": {**entry.get("metadata", {}), **metadata}}]}
+        added = metrics if kind == METRICS else {} if kind == HTML else metadata
+        artifacts[name] = {"artifacts": [{**entry, "metadata": {**entry.get("metadata", {}), **added}}]}
     # Each stage has no other parameter than this one.
     parameters = {name: tree_hash(out) for name in outputs.get("parameters", {})}
     answer.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +62,7 @@ def report(stage: str, out: Path, executor_input: str) -> None:
 
 
 def _local(uri: str) -> Path:
-    """Return where an artifact lies in the container."""
+    """Return the path of an artifact in the container."""
     scheme = next((scheme for scheme in SCHEMES if uri.startswith(scheme)), "")
     return Path(uri.replace(scheme, SCHEMES[scheme], 1)) if scheme else Path(uri)
 
@@ -77,7 +76,7 @@ def _finite(record: Record) -> dict[str, float]:
 def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
     """Tag the MLflow runs of a Kubeflow run with its state, call a webhook, and clean up.
 
-    A task that fails does not keep the others from being done.
+    A task that fails does not prevent the others.
 
     Args:
         run: The id of the Kubeflow run.
@@ -86,11 +85,11 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
         webhook: The address to which the outcome is posted as JSON; empty for none.
 
     Raises:
-        StageError: Some of this could not be done; the message lists all of it.
+        StageError: One or more of these tasks failed; the message lists all failures.
     """
     outcome = _outcome(run, status)
     errors = []
-    # The RayJob last: with a Kubernetes that is away it takes as long as this task may.
+    # The RayJob comes last: while Kubernetes does not answer, its task takes all the time that is left.
     for task in (_tag_runs, _call_webhook, _remove_rayjob):
         try:
             task(outcome, tracking_uri=tracking_uri, webhook=webhook)
@@ -112,7 +111,7 @@ def _outcome(run: str, status: str) -> dict[str, str]:
 
 
 def _remove_rayjob(outcome: dict[str, str], **_: str) -> None:
-    """Delete the Ray cluster that the run left, if it did; outside Kubernetes there is none."""
+    """Delete the Ray cluster of the run if it still exists; outside Kubernetes there is none."""
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         from segline.platforms import rayjob
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from segline.artifacts.artifact import Record
 from segline.artifacts.ensemble import read_metrics
 from segline.artifacts.evaluation import (
     CURVES_PLOT,
@@ -23,7 +24,6 @@ from segline.artifacts.evaluation import (
 )
 from segline.artifacts.promotion import REPORT, read_decision
 
-Record = dict[str, Any]
 SUSPECTS_SHOWN = 4
 HEADINGS = ("candidate", "val mIoU", "val mean Dice", "val pixel accuracy")
 
@@ -114,7 +114,7 @@ def _missing_labels(evaluation_dir: Path) -> str:
         f"<code>{html.escape(str(evaluation_dir / MISSING_LABELS))}</code>. The most confident ones:</p>"
         f"{''.join(map(_image, shown))}"
         "<p>Some of them are real and some are mistakes of the model. Copy the rows of the real ones to "
-        "<code>exclusions.csv</code>, and <code>dvc repro</code> trains without these places.</p>"
+        "<code>exclusions.csv</code>, and <code>dvc repro</code> trains without these objects.</p>"
     )
 
 

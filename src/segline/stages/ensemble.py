@@ -1,83 +1,85 @@
 """Ensemble: candidates whose averaged probabilities are best on validation, and their test metrics.
 
-Members are added one by one, each time the one that helps most (Caruana et al. 2004, greedy forward
-selection), for as long as the validation mIoU gains.
+Members are added one by one, each time the one that helps most (Caruana et al. 2004, greedy forward selection), as long
+as the validation mIoU gains.
 """
 
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segline.artifacts.bundle import join_bundles, read_bundle
 from segline.artifacts.dataset import read_dataset_info
-from segline.artifacts.ensemble import ENSEMBLE, METRICS, MODEL, TEST_COUNTS
+from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, write_metrics
 from segline.artifacts.evaluation import read_leaderboard, write_counts
 from segline.config.params import Params
 from segline.config.sections import Ensemble
 from segline.data.shards import Split, open_split
-from segline.files.atomic import write_json
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split
 from segline.metrics.confusion import Counts, confusion_matrix, mean_iou, scores
 from segline.progress import log, progress_bar
 
 SCRATCH = "probabilities"
+"""The folder for the candidates' probabilities, which is deleted after the selection."""
 Probabilities = NDArray[np.float16]
 
 
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_dir: Path, out: Path) -> None:
     """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop."""
-    description = read_dataset_info(dataset_dir)
-    classes, size = len(description.classes), params.evaluate.batch_size
+    info, batch_size = read_dataset_info(dataset_dir), params.evaluate.batch_size
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with ENSEMBLE.writing(out) as work:
         val = open_split(dataset_dir, "val")
-        planes = _predict_all(pool, val, size, work / SCRATCH)
-        chosen, gains = select(planes, val, params.ensemble, size)
+        planes = _predict_all(pool, val, batch_size, work / SCRATCH)
+        members, gains = select(planes, val, params.ensemble, batch_size)
         shutil.rmtree(work / SCRATCH)
-        parts = [(candidates_dir / name, read_bundle(candidates_dir / name)) for name in chosen]
-        bundle = join_bundles(work / MODEL, parts)
+        bundle = join_bundles(
+            work / MODEL, [(folder, read_bundle(folder)) for folder in map(candidates_dir.joinpath, members)]
+        )
         test = open_split(dataset_dir, "test")
-        counts = count_split(load_models(work / MODEL, bundle), test, classes=classes, batch_size=size)
+        counts = count_split(load_models(work / MODEL, bundle), test, classes=len(info.classes), batch_size=batch_size)
         write_counts(work / TEST_COUNTS, counts, test.index)
-        metrics: dict[str, Any] = {
-            "members": chosen,
-            "val_miou_by_size": gains,
-            "test": scores(counts.sum(0), description.names),
-            "dataset": description.content_hash,
-            "test_is_val": description.test_is_val,
-            "test_images": len(test),
-        }
-        write_json(work / METRICS, metrics)
-    log(f"ensemble: {' + '.join(chosen)}, test mIoU {metrics['test']['miou']:.3f}")
+        test_metrics = scores(counts.sum(0), info.names)
+        write_metrics(
+            work,
+            {
+                "members": members,
+                "val_miou_by_size": gains,
+                "test": test_metrics,
+                "dataset": info.content_hash,
+                "test_is_val": info.test_is_val,
+                "test_images": len(test),
+            },
+        )
+    log(f"ensemble: {' + '.join(members)}, test mIoU {test_metrics['miou']:.3f}")
 
 
 def select(
     planes: Mapping[str, Probabilities], split: Split, settings: Ensemble, batch_size: int
 ) -> tuple[list[str], list[float]]:
-    """The members in the order in which they were added, and the validation mIoU with each."""
-    chosen: list[str] = []
+    """Return the members in the order in which they were added, and the validation mIoU with each."""
+    members: list[str] = []
     reached: list[float] = []
-    while len(chosen) < min(settings.max_members, len(planes)):
-        tried = {
-            name: float(mean_iou(_count_mean([planes[member] for member in [*chosen, name]], split, batch_size)))
+    while len(members) < min(settings.max_members, len(planes)):
+        with_each = {
+            name: float(mean_iou(_count_mean([planes[member] for member in [*members, name]], split, batch_size)))
             for name in planes
-            if name not in chosen
+            if name not in members
         }
-        best = max(tried, key=lambda name: tried[name])
-        if reached and tried[best] < reached[-1] + settings.min_gain:
+        best = max(with_each, key=lambda name: with_each[name])
+        if reached and with_each[best] < reached[-1] + settings.min_gain:
             break
-        chosen.append(best)
-        reached.append(tried[best])
-    return chosen, reached
+        members.append(best)
+        reached.append(with_each[best])
+    return members, reached
 
 
 def _count_mean(planes: list[Probabilities], split: Split, batch_size: int) -> Counts:
-    """The confusion matrix of the mean of several candidates' probabilities over a split."""
+    """Return the confusion matrix of the mean of several candidates' probabilities over a split."""
     classes, start = planes[0].shape[1], 0
     total = np.zeros((classes, classes), np.int64)
     for _, labels in split.batches(batch_size):
@@ -89,7 +91,7 @@ def _count_mean(planes: list[Probabilities], split: Split, batch_size: int) -> C
 
 
 def _predict_all(folders: list[Path], split: Split, batch_size: int, scratch: Path) -> dict[str, Probabilities]:
-    """Each candidate's probabilities on a split, memory-mapped so that their number does not matter."""
+    """Return each candidate's probabilities on a split, memory-mapped so that any number of candidates fits."""
     scratch.mkdir()
     with progress_bar("predicting", len(folders) * len(split)) as advance:
         return {folder.name: _predict(folder, split, batch_size, scratch, advance) for folder in folders}

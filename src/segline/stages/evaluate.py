@@ -1,43 +1,42 @@
 """Evaluate: every candidate on the validation split: metrics, counts per image, pictures, curves, leaderboard.
 
-The best candidate then looks at all splits for objects that have no label. What it lists is a suspicion: a person
-looks at it, and gives label the rows that are right as exclusions.
+The best candidate is then used to look in all splits for missing labels: objects that probably lack a label. A person
+looks at each, and gives label the rows that are right as exclusions.
 """
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
+from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import read_bundle
-from segline.artifacts.candidates import candidate_folders
+from segline.artifacts.candidates import HISTORY, candidate_folders
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.artifacts.evaluation import (
     CURVES,
     CURVES_PLOT,
     EVALUATION,
-    LEADERBOARD,
-    METRICS,
     MISSING_LABELS,
     MISSING_LABELS_PICTURES,
     PICTURES,
     counts_file,
     write_counts,
+    write_leaderboard,
+    write_metrics,
+    write_missing_labels,
 )
-from segline.artifacts.history import HISTORY
 from segline.config.params import Params
 from segline.config.sections import Evaluate
 from segline.data.boxes import Box
 from segline.data.shards import Split, open_split
 from segline.errors import StageError
-from segline.files.atomic import write_json
 from segline.inference.audit import Suspect, find_missing_labels
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split, probabilities
@@ -45,13 +44,18 @@ from segline.metrics.confusion import Counts, scores
 from segline.progress import log, progress_bar
 from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect
 
-# The first five are those of the exclusions, so that rows can be pasted there.
+# The first five are the columns of exclusions, so that rows can be copied there.
 COLUMNS = ("key", *Box._fields, "class", "pixels", "confidence", "split")
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What a candidate made of the split: its counts (n, k, k), and label maps of the pictured crops."""
+    """The result of a candidate on a split.
+
+    Attributes:
+        counts: The confusion matrix of every crop (n, k, k).
+        maps: The predicted label maps of the pictured crops.
+    """
 
     counts: Counts
     maps: list[NDArray[np.integer]]
@@ -59,59 +63,60 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class Finding:
-    """A suspect, and the split and the position of its crop."""
+    """An object that probably lacks a label, with the split and the position of its crop."""
 
     suspect: Suspect
     split: Split
     position: int
 
     @property
-    def row(self) -> dict[str, Any]:
-        """The row of the list but for the class's name; the box is in px of the source image, rounded outwards."""
+    def row(self) -> Record:
+        """The row of the list without the class's name; the box is in px of the source image, rounded outwards."""
         crop, box = self.split.index.iloc[self.position], self.suspect.box
         top, left = (math.floor(start * crop["scale"]) for start in (box.top, box.left))
         below, right = (math.ceil(end * crop["scale"]) for end in (box.top + box.height, box.left + box.width))
-        place = Box(crop["top"] + top, crop["left"] + left, below - top, right - left)
-        about = {"pixels": self.suspect.pixels, "confidence": self.suspect.confidence, "split": self.split.folder.name}
-        return {"key": crop["key"], **place._asdict(), **about}
+        source_box = Box(crop["top"] + top, crop["left"] + left, below - top, right - left)
+        return {
+            "key": crop["key"],
+            **source_box._asdict(),
+            "pixels": self.suspect.pixels,
+            "confidence": self.suspect.confidence,
+            "split": self.split.folder.name,
+        }
 
 
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -> None:
     """Write ``metrics.json``, ``leaderboard.csv``, ``counts/``, ``curves/``, ``curves.png`` and ``pictures/``.
 
-    Also ``missing_labels.csv`` and ``missing_labels/``: the objects that probably have no label, the surest first.
+    Also write ``missing_labels.csv`` and ``missing_labels/``, the objects that probably lack a label, most confident
+    first.
 
     Raises:
-        StageError: there are no candidates.
+        StageError: There are no candidates, or one was trained on other classes.
     """
-    description = read_dataset_info(dataset_dir)
+    info, settings = read_dataset_info(dataset_dir), params.evaluate
     split = open_split(dataset_dir, "val")
-    pictured = np.unique(np.linspace(0, len(split) - 1, params.evaluate.pictures).round().astype(int))
+    pictured = np.unique(np.linspace(0, len(split) - 1, settings.pictures).round().astype(int))
     folders = candidate_folders(candidates_dir)
     with EVALUATION.writing(out) as work:
         with progress_bar("evaluating", len(folders) * len(split)) as advance:
-            seen = {
-                folder.name: _look(folder, split, description, pictured, params.evaluate.batch_size, advance)
+            results = {
+                folder.name: _evaluate(folder, split, info, pictured, settings.batch_size, advance)
                 for folder in folders
             }
-        for name, entry in seen.items():
-            write_counts(counts_file(work, name), entry.counts, split.index)
-        metrics = {name: scores(entry.counts.sum(0), description.names) for name, entry in seen.items()}
-        write_json(work / METRICS, metrics)
-        board = leaderboard(metrics)
-        board.to_csv(work / LEADERBOARD, index=False, float_format="%.6f")
+        board = _write_scores(results, split, info, work)
         _write_curves(folders, work)
-        _write_pictures(seen, split, pictured, description, work / PICTURES)
+        _write_pictures(results, split, pictured, info, work / PICTURES)
         best = board.iloc[0]
-        suspects = _audit(candidates_dir / best["candidate"], dataset_dir, description, params.evaluate, work)
+        findings = _audit(candidates_dir / best["candidate"], dataset_dir, info, settings, work)
     log(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/{PICTURES}")
-    if suspects:
-        where = f"{out}/{MISSING_LABELS} and {out}/{MISSING_LABELS_PICTURES}"
-        log(f"evaluate: {suspects} objects may lack a label, see {where}")
+    if findings:
+        listed = f"{out}/{MISSING_LABELS} and {out}/{MISSING_LABELS_PICTURES}"
+        log(f"evaluate: {findings} objects may lack a label, see {listed}")
 
 
-def leaderboard(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """A row per candidate, the best mIoU first."""
+def leaderboard(metrics: Mapping[str, Record]) -> pd.DataFrame:
+    """Return a row per candidate, the best mIoU first."""
     rows = [
         {"candidate": name, **{key: values[key] for key in ("miou", "mean_dice", "pixel_accuracy")}}
         for name, values in metrics.items()
@@ -119,22 +124,33 @@ def leaderboard(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["miou", "candidate"], ascending=[False, True], ignore_index=True)
 
 
-def _look(
+def _evaluate(
     folder: Path,
     split: Split,
-    description: DatasetInfo,
+    info: DatasetInfo,
     pictured: NDArray[np.integer],
     batch_size: int,
     advance: Callable[[int], None],
 ) -> CandidateResult:
-    """Load one candidate, and let it go again when it has predicted the split."""
+    """Return the result of one candidate; its models are in memory only for this time."""
     bundle = read_bundle(folder)
-    if [entry.name for entry in bundle.classes] != description.names:
+    if [entry.name for entry in bundle.classes] != info.names:
         raise StageError(f"{folder} was trained on other classes than the data have; run `segline train` again")
     models = load_models(folder, bundle)
     counts = count_split(models, split, classes=len(bundle.classes), batch_size=batch_size, progress=advance)
     images = (split.take([position])[0] for position in pictured)
     return CandidateResult(counts, [probabilities(models, image).argmax(1)[0].cpu().numpy() for image in images])
+
+
+def _write_scores(results: Mapping[str, CandidateResult], split: Split, info: DatasetInfo, work: Path) -> pd.DataFrame:
+    """Write the counts and the metrics of every candidate; return the leaderboard, which is written as well."""
+    for name, result in results.items():
+        write_counts(counts_file(work, name), result.counts, split.index)
+    metrics = {name: scores(result.counts.sum(0), info.names) for name, result in results.items()}
+    write_metrics(work, metrics)
+    board = leaderboard(metrics)
+    write_leaderboard(work, board)
+    return board
 
 
 def _write_curves(folders: list[Path], work: Path) -> None:
@@ -144,40 +160,55 @@ def _write_curves(folders: list[Path], work: Path) -> None:
     draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / CURVES_PLOT)
 
 
-def _audit(folder: Path, dataset_dir: Path, description: DatasetInfo, settings: Evaluate, work: Path) -> int:
-    """Write the list of what is probably unlabelled, and pictures of the surest; returns how many are listed."""
+def _write_pictures(
+    results: Mapping[str, CandidateResult],
+    split: Split,
+    pictured: NDArray[np.integer],
+    info: DatasetInfo,
+    folder: Path,
+) -> None:
+    """Write image, label and every prediction side by side, for crops spread evenly over the split."""
+    folder.mkdir()
+    for number, position in enumerate(pictured):
+        images, labels = split.take([position])
+        maps = {"label": labels[0]} | {name: result.maps[number] for name, result in results.items()}
+        draw_comparison(images[0], maps, info.classes, folder / f"{split.index['key'].iloc[position]}.png")
+
+
+def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluate, work: Path) -> int:
+    """Write the list of missing labels and pictures of the most confident ones; return the length of the list."""
     models = load_models(folder, read_bundle(folder))
-    names = [name for name in description.pixels if not (name == "test" and description.test_is_val)]
+    names = [name for name in info.pixels if not (name == "test" and info.test_is_val)]
     splits = [open_split(dataset_dir, name) for name in names]
-    with progress_bar("looking for what is unlabelled", sum(map(len, splits))) as advance:
-        found = [
+    with progress_bar("looking for missing labels", sum(map(len, splits))) as advance:
+        findings = [
             Finding(suspect, split, position)
             for split in splits
-            for position, suspects in enumerate(_suspects(models, split, description, settings, advance))
+            for position, suspects in enumerate(_suspects(models, split, info, settings, advance))
             for suspect in suspects
         ]
-    rows = [entry.row | {"class": description.names[entry.suspect.class_id]} for entry in found]
+    rows = [finding.row | {"class": info.names[finding.suspect.class_id]} for finding in findings]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.sort_values(["confidence", *COLUMNS[:5]], ascending=[False, *[True] * 5], kind="stable")
-    table.to_csv(work / MISSING_LABELS, index=False, float_format="%.4f")
+    write_missing_labels(work, table)
     (work / MISSING_LABELS_PICTURES).mkdir()
     for rank, number in enumerate(table.index[: settings.audit.pictures], start=1):
         path = work / MISSING_LABELS_PICTURES / f"{rank:03d}-{rows[number]['key']}.png"
-        _draw_suspect(found[number], models, description, path)
+        _draw_finding(findings[number], models, info, path)
     return len(table)
 
 
 def _suspects(
-    models: list[nn.Module], split: Split, description: DatasetInfo, settings: Evaluate, advance: Callable[[int], None]
+    models: list[nn.Module], split: Split, info: DatasetInfo, settings: Evaluate, advance: Callable[[int], None]
 ) -> Iterator[list[Suspect]]:
-    """The suspects of every crop of a split, in order."""
+    """Yield the objects that probably lack a label in every crop of a split, in order."""
     limits = settings.audit
     for labels, predicted in predict_split(models, split, settings.batch_size):
         for crop, label in zip(predicted.cpu().numpy(), labels, strict=True):
             yield find_missing_labels(
                 crop,
                 label,
-                description.background,
+                info.background,
                 min_confidence=limits.min_confidence,
                 min_pixels=limits.min_pixels,
                 border=limits.border,
@@ -186,25 +217,10 @@ def _suspects(
         advance(len(labels))
 
 
-def _draw_suspect(found: Finding, models: list[nn.Module], description: DatasetInfo, path: Path) -> None:
-    images, labels = found.split.take([found.position])
+def _draw_finding(finding: Finding, models: list[nn.Module], info: DatasetInfo, path: Path) -> None:
+    images, labels = finding.split.take([finding.position])
     predicted = probabilities(models, images).argmax(1)[0].cpu().numpy()
-    row, suspect = found.row, found.suspect
-    title = f"{description.names[suspect.class_id]}, {suspect.confidence:.3f}: {row['key']} ({row['split']})"
+    row, suspect = finding.row, finding.suspect
+    title = f"{info.names[suspect.class_id]}, {suspect.confidence:.3f}: {row['key']} ({row['split']})"
     maps = {"label": labels[0], "prediction": predicted}
-    draw_suspect(images[0], maps, description.classes, box=suspect.box, title=title, path=path)
-
-
-def _write_pictures(
-    seen: dict[str, CandidateResult],
-    split: Split,
-    pictured: NDArray[np.integer],
-    description: DatasetInfo,
-    folder: Path,
-) -> None:
-    """Image, label and every candidate side by side, for crops spread evenly over the split."""
-    folder.mkdir()
-    for number, position in enumerate(pictured):
-        images, labels = split.take([position])
-        maps = {"label": labels[0]} | {name: entry.maps[number] for name, entry in seen.items()}
-        draw_comparison(images[0], maps, description.classes, folder / f"{split.index['key'].iloc[position]}.png")
+    draw_suspect(images[0], maps, info.classes, box=suspect.box, title=title, path=path)

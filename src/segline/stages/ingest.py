@@ -1,7 +1,7 @@
 """Ingest: find the pairs of a source and write their manifest with checksums.
 
-Data are read in place where that is possible (see :mod:`segline.data.sources`). Run again, it looks only at files whose
-size or stamp is new, and when nothing differs it says so and writes nothing.
+Data are read in place where that is possible (see :mod:`segline.data.sources`). A second run reads only files whose
+size or stamp has changed, and writes nothing when the manifest stays the same.
 """
 
 import hashlib
@@ -24,81 +24,83 @@ from segline.files.trees import Tree
 from segline.progress import log, progress_bar
 
 BLOCK = 256
+"""The number of files that a thread reads at a time."""
 
 
 def run(params: Params, *, out: Path) -> None:
-    """Write ``out/manifest.parquet``; what cannot be read in place goes to ``out/files``.
+    """Write ``out/manifest.parquet``, and copy files that cannot be read in place to ``out/files``.
 
     Raises:
-        SourceError: the source is missing, empty or of a kind that is not known, or a file of it cannot be read.
-        DataError: the source does not follow the layout.
+        SourceError: The source is missing, empty or of an unknown kind, or one of its files cannot be read.
+        DataError: The source does not follow the layout.
     """
     with output_lock(out.resolve()):
         _ingest(params.ingest, params.seed, out)
 
 
 def _ingest(settings: Ingest, seed: int, out: Path) -> None:
-    opened = open_source(settings, seed, out / FILES)
+    source = open_source(settings, seed, out / FILES)
     layout = LAYOUTS[settings.layout.name](**settings.layout.options)
-    origin = _origin(settings, layout, opened)
-    _check_legend(layout, origin, opened.tree)
-    pairs = layout.find(opened.tree)
-    _refuse_twins(pairs, opened.tree)
-    checksums = _checksums(pairs, layout, opened.tree, out)
-    manifest = Manifest(rows=_rows(pairs, layout, opened.tree, checksums), origin=origin)
-    if _same(out, manifest):
+    origin = _origin(settings, layout, source)
+    pairs = layout.find(source.tree)
+    _check_keys(pairs, source.tree)
+    checksums = _checksums(pairs, layout, source.tree, out)
+    manifest = Manifest(rows=_rows(pairs, layout, source.tree, checksums), origin=origin)
+    if _is_written(out, manifest):
         log(f"ingest: nothing changed in {settings.source} ({len(pairs)} pairs)")
         return
     write_manifest(out, manifest)
-    groups = manifest.rows["group"].nunique()
-    half = sum(not pair.image or not pair.label for pair in pairs)
-    note = f", {half} of them without image or label" if half else ""
-    log(
-        f"ingest: {len(pairs)} pairs in {groups} groups from {settings.source}{note}, data {manifest.content_hash[:12]}"
-    )
+    _log_summary(manifest)
 
 
-def _origin(settings: Ingest, layout: Layout, opened: ResolvedSource) -> Origin:
-    legend = ""
-    if layout.legend_file:
-        if layout.legend_file not in opened.tree.files:
-            raise DataError(f"{opened.tree.where}: no {layout.legend_file}; write it, it names the classes")
-        try:
-            legend = opened.tree.read(layout.legend_file).decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{opened.tree.where}: {layout.legend_file} cannot be read ({error})") from None
+def _origin(settings: Ingest, layout: Layout, source: ResolvedSource) -> Origin:
     return Origin(
         source=settings.source,
         layout=settings.layout.name,
         options=json.dumps(settings.layout.options, sort_keys=True),
-        legend=legend,
-        root=opened.root,
-        revision=opened.revision,
+        legend=_read_classes(layout, source.tree),
+        root=source.root,
+        revision=source.revision,
     )
 
 
-def _check_legend(layout: Layout, origin: Origin, tree: Tree) -> None:
+def _read_classes(layout: Layout, tree: Tree) -> str:
+    """Return the text of the layout's file of classes; empty for a layout with classes of its own.
+
+    Raises:
+        DataError: The file is missing, cannot be read, or has a fault.
+    """
+    text, name = "", layout.classes_file
+    if name:
+        if name not in tree.files:
+            raise DataError(f"{tree.where}: no {name}; write it, it names the classes")
+        try:
+            text = tree.read(name).decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{tree.where}: {name} cannot be read ({error})") from None
     try:
-        layout.legend(origin.legend)
+        layout.label_spec(text)
     except DataError as error:
         raise DataError(f"{tree.where}: {error}") from None
+    return text
 
 
-def _refuse_twins(pairs: list[Pair], tree: Tree) -> None:
-    seen: dict[str, Pair] = {}
+def _check_keys(pairs: list[Pair], tree: Tree) -> None:
+    """Refuse two pairs with the same key."""
+    by_key: dict[str, Pair] = {}
     for pair in pairs:
-        twin = seen.setdefault(pair.key, pair)
+        twin = by_key.setdefault(pair.key, pair)
         if twin is not pair:
             raise DataError(f"{tree.where}: {twin.image} and {pair.image} have the same name; rename one or remove it")
 
 
 def _rows(pairs: list[Pair], layout: Layout, tree: Tree, checksums: dict[str, str]) -> pd.DataFrame:
-    """The manifest's rows; what a pair lacks has no bytes and no checksum."""
+    """Return the manifest's rows; a file that a pair lacks has no bytes and no checksum."""
     rows = pd.DataFrame([vars(pair) for pair in pairs], columns=list(COLUMNS))
     for part, files_of in (("image", _itself), ("label", layout.label_files)):
         files = [files_of(path) if path else () for path in rows[part]]
-        rows[f"{part}_bytes"] = [sum(tree.files[file].size for file in found) for found in files]
-        rows[f"{part}_hash"] = [_join([checksums[file] for file in found]) for found in files]
+        rows[f"{part}_bytes"] = [sum(tree.files[file].size for file in group) for group in files]
+        rows[f"{part}_hash"] = [_join([checksums[file] for file in group]) for group in files]
     return rows.astype(COLUMNS)
 
 
@@ -107,32 +109,32 @@ def _itself(path: str) -> tuple[str, ...]:
 
 
 def _join(sums: list[str]) -> str:
-    """One checksum for several files."""
+    """Return one checksum for several files."""
     return "".join(sums) if len(sums) < 2 else f"sha256:{hashlib.sha256(' '.join(sums).encode()).hexdigest()}"
 
 
 def _checksums(pairs: list[Pair], layout: Layout, tree: Tree, out: Path) -> dict[str, str]:
-    """The checksum of every file of the pairs; one that looks unchanged since the last run is not read again."""
+    """Return the checksum of every file of the pairs; a file of unchanged size and stamp is not read again."""
     labels = {path for pair in pairs if pair.label for path in layout.label_files(pair.label)}
     wanted = sorted(labels | {pair.image for pair in pairs if pair.image})
     known = _read_checksums(out / CHECKSUMS, tree)
-    stale = [path for path in wanted if known.get(path, ("",))[:2] != _look(tree, path)]
-    fresh = dict(zip(stale, _sum_up(stale, tree), strict=True))
-    found = {path: fresh[path] if path in fresh else known[path][2] for path in wanted}
-    if fresh or found.keys() != known.keys():
-        stamps = [(tree.where, path, *_look(tree, path), found[path]) for path in wanted]
-        table = pd.DataFrame(stamps, columns=["where", "path", "size", "stamp", "checksum"])
+    stale = [path for path in wanted if known.get(path, ("",))[:2] != _size_and_stamp(tree, path)]
+    fresh = dict(zip(stale, _read_files(stale, tree), strict=True))
+    checksums = {path: fresh[path] if path in fresh else known[path][2] for path in wanted}
+    if fresh or checksums.keys() != known.keys():
+        rows = [(tree.where, path, *_size_and_stamp(tree, path), checksums[path]) for path in wanted]
+        table = pd.DataFrame(rows, columns=["where", "path", "size", "stamp", "checksum"])
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / CHECKSUMS, lambda path: table.to_parquet(path))
-    return found
+    return checksums
 
 
-def _look(tree: Tree, path: str) -> tuple[int, str]:
+def _size_and_stamp(tree: Tree, path: str) -> tuple[int, str]:
     return tree.files[path].size, tree.files[path].stamp
 
 
-def _sum_up(paths: list[str], tree: Tree) -> Iterator[str]:
-    """The checksums of these files, read by several threads at once."""
+def _read_files(paths: list[str], tree: Tree) -> Iterator[str]:
+    """Yield the checksums of files, which several threads read at once."""
 
     def checksum(path: str) -> str:
         try:
@@ -149,7 +151,7 @@ def _sum_up(paths: list[str], tree: Tree) -> Iterator[str]:
 
 
 def _read_checksums(path: Path, tree: Tree) -> dict[str, tuple[int, str, str]]:
-    """Path -> size, stamp and checksum as the last run found them in the same tree."""
+    """Return size, stamp and checksum by path, as the last run read them from the same tree."""
     try:
         table = pd.read_parquet(path)
         table = table[table["where"] == tree.where]
@@ -159,7 +161,8 @@ def _read_checksums(path: Path, tree: Tree) -> dict[str, tuple[int, str, str]]:
         return {}
 
 
-def _same(out: Path, manifest: Manifest) -> bool:
+def _is_written(out: Path, manifest: Manifest) -> bool:
+    """Return whether the last run wrote the same manifest."""
     if not (out / FILE).is_file():
         return False
     try:
@@ -168,3 +171,13 @@ def _same(out: Path, manifest: Manifest) -> bool:
         log(f"ingest: {out / FILE} is broken or of another version of segline; it is written anew")
         return False
     return before.origin == manifest.origin and before.rows.equals(manifest.rows)
+
+
+def _log_summary(manifest: Manifest) -> None:
+    rows, source = manifest.rows, manifest.origin.source
+    incomplete = int(((rows["image"] == "") | (rows["label"] == "")).sum())
+    note = f", {incomplete} of them without image or label" if incomplete else ""
+    log(
+        f"ingest: {len(rows)} pairs in {rows['group'].nunique()} groups from {source}{note}, "
+        f"data {manifest.content_hash[:12]}"
+    )

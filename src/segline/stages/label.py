@@ -1,7 +1,7 @@
-"""Label: raw label values to class ids, crops, splits, memory-mapped shards.
+"""Label: write class ids, crops and splits as memory-mapped shards.
 
-The work is cut into shards; each is one task that runs in this process or anywhere on Ray, and writes the same bytes
-wherever it runs. A shard that a killed run left whole is not made again.
+Each shard is a task that runs in this process or anywhere on Ray, and writes the same bytes wherever it runs. A shard
+that a killed run completed is not made again.
 """
 
 import hashlib
@@ -34,15 +34,26 @@ from segline.parallel import for_each, tune_malloc
 from segline.progress import log, progress_bar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One shard to make: its place, and all that its bytes depend on."""
+    """A shard to make.
+
+    Attributes:
+        folder: The folder of the shard's split.
+        number: The number of the shard in its split.
+        manifest: The pairs of the shard.
+        tree: The files of the pairs.
+        label_spec: The classes to learn.
+        settings: The section ``label``.
+        exclusions: The images and regions to leave out.
+        seed: The seed of the line.
+    """
 
     folder: Path
     number: int
     manifest: Manifest
     tree: Tree
-    legend: LabelSpec
+    label_spec: LabelSpec
     settings: Label
     exclusions: Exclusions
     seed: int
@@ -52,47 +63,52 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
     """Write ``out/<split>/`` shards, ``out/dataset.json`` and the training pairs' ``out/statistics.parquet``.
 
     Args:
-        params: the parameters.
-        manifest_dir: the folder that ingest wrote.
-        validation_dir: the folder that validate wrote.
-        exclusions: a list of images and regions to leave out, see :mod:`segline.data.exclusions`.
-        out: the folder to write.
+        params: The parameters.
+        manifest_dir: The folder that ingest wrote.
+        validation_dir: The folder that validate wrote.
+        exclusions: A list of images and regions to leave out, see :mod:`segline.data.exclusions`.
+        out: The folder to write.
 
     Raises:
-        DataError: the class map names an unknown class, the groups cannot be split, or a file has changed.
+        DataError: The class map names an unknown class, the groups cannot be split, or a file has changed.
     """
     settings = params.label
     manifest, statistics = read_manifest(validation_dir), read_statistics(validation_dir)
     excluded = _read_exclusions(exclusions, manifest)
     manifest, statistics = _leave_out(manifest, statistics, excluded)
-    name = manifest.origin.layout
-    legend = merge(label_spec_of(manifest.origin), settings.class_maps.get(name, {}), f"label.class_maps.{name}")
-    amounts = merge_counts(np.stack(statistics["class_pixels"].to_list()), label_spec_of(manifest.origin), legend)
-    splits = assign(manifest.rows, amounts, settings.split, params.seed)
-    whole = Shard(
-        out, 0, manifest, open_tree(manifest.origin.root, manifest_dir), legend, settings, excluded, params.seed
+    label_spec = _merged_label_spec(manifest, settings)
+    splits = _split(manifest, statistics, label_spec, params)
+    template = Shard(
+        folder=out,
+        number=0,
+        manifest=manifest,
+        tree=open_tree(manifest.origin.root, manifest_dir),
+        label_spec=label_spec,
+        settings=settings,
+        exclusions=excluded,
+        seed=params.seed,
     )
-    with DATASET.writing(out, depends_on=_content_key(whole)) as work:
-        shards = _plan(whole, splits, statistics, work)
+    with DATASET.writing(out, depends_on=_content_key(template)) as work:
+        shards = _plan(template, splits, statistics, work)
         _make([shard for part in shards.values() for shard in part], settings.workers)
         joined = {split: join_shards(work / split, len(part)) for split, part in shards.items()}
         write_statistics(work, statistics.iloc[splits["train"]])
-        description = _describe(whole, splits, joined)
-        write_dataset_info(work, description)
-    _report(description, manifest, splits, excluded, out)
+        info = _dataset_info(template, splits, joined)
+        write_dataset_info(work, info)
+    _log_summary(info, manifest, splits, excluded, out)
 
 
 def make_shard(shard: Shard) -> int:
-    """Write one shard; returns the number of pairs in it."""
+    """Write one shard, and return the number of pairs in it."""
     tune_malloc()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
     with prefetch(checked(shard.tree, shard.manifest), paths) as tree:
         layout = layout_of(shard.manifest.origin)
-        sampler = Sampler(tree, layout, shard.legend, shard.settings, shard.exclusions, seed=shard.seed)
+        sampler = Sampler(tree, layout, shard.label_spec, shard.settings, shard.exclusions, seed=shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
         distances: dict[str, int] = {
-            name: channels(name, len(shard.legend.classes)) for name in shard.settings.distances
+            name: channels(name, len(shard.label_spec.classes)) for name in shard.settings.distances
         }
         write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, distances=distances)
     return len(rows)
@@ -109,44 +125,59 @@ def _read_exclusions(path: Path | None, manifest: Manifest) -> Exclusions:
 
 
 def _leave_out(manifest: Manifest, statistics: pd.DataFrame, excluded: Exclusions) -> tuple[Manifest, pd.DataFrame]:
-    """The manifest and its statistics without the images that are excluded as a whole."""
+    """Return the manifest and its statistics without the images that are excluded entirely."""
     rows = manifest.rows[~manifest.rows["key"].isin(excluded.keys)].reset_index(drop=True)
     if rows.empty:
         raise DataError(f"the exclusions leave none of {len(manifest.rows)} pairs; shorten the list")
     return replace(manifest, rows=rows), statistics.set_index("key").loc[rows["key"]].reset_index()
 
 
-def _content_key(whole: Shard) -> str:
-    """Return what the shards depend on beside the code. Any number of workers makes the same bytes."""
-    settings = as_json(replace(whole.settings, workers=1))
-    legend = hashlib.sha256(repr(whole.legend.classes).encode() + whole.legend.lut.tobytes()).hexdigest()
-    return f"{whole.manifest.content_hash} {legend} {whole.exclusions.hash} {settings} seed {whole.seed}"
+def _merged_label_spec(manifest: Manifest, settings: Label) -> LabelSpec:
+    """Return the classes to learn: the layout's classes, merged by the class map."""
+    name = manifest.origin.layout
+    return merge(label_spec_of(manifest.origin), settings.class_maps.get(name, {}), f"label.class_maps.{name}")
 
 
-def _plan(whole: Shard, splits: dict[str, list[int]], statistics: pd.DataFrame, work: Path) -> dict[str, list[Shard]]:
-    """The shards of each split."""
-    size = _images_in_shard(whole.settings, int(statistics["height"].max()), int(statistics["width"].max()))
+def _split(manifest: Manifest, statistics: pd.DataFrame, label_spec: LabelSpec, params: Params) -> dict[str, list[int]]:
+    """Return the positions of the pairs in each split."""
+    pixels = np.stack(statistics["class_pixels"].to_list())
+    amounts = merge_counts(pixels, label_spec_of(manifest.origin), label_spec)
+    return assign(manifest.rows, amounts, params.label.split, params.seed)
+
+
+def _content_key(template: Shard) -> str:
+    """Return a text of all that the shards depend on beside the code; the number of workers does not change them."""
+    settings = as_json(replace(template.settings, workers=1))
+    classes = hashlib.sha256(repr(template.label_spec.classes).encode() + template.label_spec.lut.tobytes()).hexdigest()
+    return f"{template.manifest.content_hash} {classes} {template.exclusions.hash} {settings} seed {template.seed}"
+
+
+def _plan(
+    template: Shard, splits: dict[str, list[int]], statistics: pd.DataFrame, work: Path
+) -> dict[str, list[Shard]]:
+    """Return the shards of each split."""
+    size = _images_in_shard(template.settings, int(statistics["height"].max()), int(statistics["width"].max()))
 
     def cut_up(split: str, rows: pd.DataFrame) -> list[Shard]:
         blocks = [rows.iloc[start : start + size] for start in range(0, len(rows), size)]
         return [
-            replace(whole, folder=work / split, number=number, manifest=replace(whole.manifest, rows=block))
+            replace(template, folder=work / split, number=number, manifest=replace(template.manifest, rows=block))
             for number, block in enumerate(blocks)
         ]
 
-    return {split: cut_up(split, whole.manifest.rows.iloc[positions]) for split, positions in splits.items()}
+    return {split: cut_up(split, template.manifest.rows.iloc[positions]) for split, positions in splits.items()}
 
 
 def _images_in_shard(settings: Label, height: int, width: int) -> int:
-    """So many that a shard holds about ``shard_size`` crops, given the size of the largest image."""
-    of_image = settings.crops_per_image if settings.sampling in ("max_foreground", "random") else 1
+    """Return how many images give a shard of about ``shard_size`` crops, from the size of the largest image."""
+    crops = settings.crops_per_image if settings.sampling in ("max_foreground", "random") else 1
     if settings.sampling == "tiles":
-        of_image = len(tiles(height, width, settings.crop, settings.tile_overlap))
-    return max(1, settings.shard_size // of_image)
+        crops = len(tiles(height, width, settings.crop, settings.tile_overlap))
+    return max(1, settings.shard_size // crops)
 
 
 def _make(shards: list[Shard], workers: int) -> None:
-    """Make the shards that are not whole yet."""
+    """Make the shards that are not complete yet."""
     missing = [shard for shard in shards if not part_file(shard.folder, shard.number).is_file()]
     if len(missing) < len(shards):
         log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
@@ -154,30 +185,32 @@ def _make(shards: list[Shard], workers: int) -> None:
         for_each(missing, make_shard, advance, workers=workers)
 
 
-def _describe(
-    whole: Shard, splits: dict[str, list[int]], joined: dict[str, tuple[NDArray[np.int64], str]]
+def _dataset_info(
+    template: Shard, splits: dict[str, list[int]], joined: dict[str, tuple[NDArray[np.int64], str]]
 ) -> DatasetInfo:
     digests = "".join(f"{split} {joined[split][1]}\n" for split in SPLITS)
-    origin = whole.manifest.origin
+    origin = template.manifest.origin
     return DatasetInfo(
-        classes=whole.legend.classes,
-        background=whole.legend.background,
-        side=whole.settings.crop,
+        classes=template.label_spec.classes,
+        background=template.label_spec.background,
+        side=template.settings.crop,
         content_hash=hashlib.sha256(digests.encode()).hexdigest(),
         source=origin.source,
-        source_hash=whole.manifest.content_hash,
+        source_hash=template.manifest.content_hash,
         source_revision=origin.revision,
-        pixels={split: [int(count) for count in joined[split][0][: len(whole.legend.classes)]] for split in SPLITS},
+        pixels={
+            split: [int(count) for count in joined[split][0][: len(template.label_spec.classes)]] for split in SPLITS
+        },
         test_is_val=splits["test"] == splits["val"],
     )
 
 
-def _report(
-    description: DatasetInfo, manifest: Manifest, splits: dict[str, list[int]], excluded: Exclusions, out: Path
+def _log_summary(
+    info: DatasetInfo, manifest: Manifest, splits: dict[str, list[int]], excluded: Exclusions, out: Path
 ) -> None:
     sizes = ", ".join(f"{len(open_split(out, split))} {split}" for split in SPLITS)
-    note = " (test is the validation split: the layout has no other)" if description.test_is_val else ""
-    log(f"label: {sizes} crops of {description.side} px, {len(description.classes)} classes{note}")
+    note = " (test is the validation split: the layout has no other)" if info.test_is_val else ""
+    log(f"label: {sizes} crops of {info.side} px, {len(info.classes)} classes{note}")
     tested = [key for key in manifest.rows["key"].iloc[splits["test"]] if excluded.boxes(key)]
     if tested:
         log(

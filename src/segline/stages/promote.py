@@ -1,30 +1,28 @@
 """Promote: register the winner, and make it champion if it is better on the same test images.
 
-The decision is kept with the registered version before the alias moves, so that a run cut off in between
-decides the same when it is repeated.
+The decision is kept with the registered version before the alias moves, so that a run cut off in between decides the
+same when it is repeated.
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pandas as pd
 
+from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import bundle_hash, read_bundle
 from segline.artifacts.code import code_hash
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, read_metrics
 from segline.artifacts.evaluation import read_counts
-from segline.artifacts.promotion import DECISION as DECISION_FILE
-from segline.artifacts.promotion import PROMOTION, REPORT, Decision
+from segline.artifacts.promotion import PROMOTION, REPORT, Decision, write_decision
 from segline.artifacts.validation import STATISTICS
 from segline.config.params import Params
 from segline.config.serialization import as_json
 from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
-from segline.files.atomic import write_json
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split
 from segline.metrics.bootstrap import compare
@@ -39,159 +37,184 @@ from segline.tracking.tags import DECISION, ROLLED_BACK
 IS_CHAMPION = "it is champion already"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The inputs of a decision.
+
+    Attributes:
+        experiment: The experiment and the registered model of the same name.
+        params: The parameters of the line.
+        info: The facts about the data set.
+        dataset_dir: The folder that label wrote.
+        ensemble_dir: The folder that ensemble wrote.
+    """
+
+    experiment: Experiment
+    params: Params
+    info: DatasetInfo
+    dataset_dir: Path
+    ensemble_dir: Path
+
+    @property
+    def settings_hash(self) -> str:
+        """The hash of what a decision depends on beside the data and the models."""
+        return provenance.key(as_json(self.params.promote), self.params.seed, code_hash(PROMOTION.code))
+
+
 def run(
     params: Params, *, dataset_dir: Path, evaluation_dir: Path, ensemble_dir: Path, tracking_uri: str, out: Path
 ) -> None:
     """Write ``decision.json`` and ``report.html``; move the aliases in the registry.
 
     Raises:
-        TrackingError: the registry cannot be reached, or its champion has other classes.
+        StageError: The ensemble was tested on other data.
+        TrackingError: The registry cannot be reached, or its champion has other classes.
     """
-    description = read_dataset_info(dataset_dir)
-    tested = read_metrics(ensemble_dir)
-    if tested["dataset"] != description.content_hash:
+    info, metrics = read_dataset_info(dataset_dir), read_metrics(ensemble_dir)
+    if metrics["dataset"] != info.content_hash:
         raise StageError(f"{ensemble_dir} was tested on other data than {dataset_dir}; run `segline ensemble` again")
-    challenger = ensemble_dir / MODEL
     experiment = Experiment(tracking_uri, params.name)
+    contest = Contest(
+        experiment=experiment, params=params, info=info, dataset_dir=dataset_dir, ensemble_dir=ensemble_dir
+    )
     with PROMOTION.writing(out) as work:
-        version = _register(experiment, challenger, description, dataset_dir, tested["test"])
-        decision = _settled(experiment, version, description, params) or _decide(
-            experiment, version, description, dataset_dir, ensemble_dir, params
-        )
-        if not params.promote.enabled:
-            decision = _withheld(decision, "promotion is off (promote.enabled)")
-        registry.set_tags(experiment, version, {DECISION: asdict(decision)})
-        # Not kept with the version, so that it counts again once the tag is gone.
-        if ROLLED_BACK in version.tags:
-            decision = _withheld(
-                decision, f"v{version.number} was rolled back; delete its tag {ROLLED_BACK} to allow it"
-            )
+        version = _register(contest, metrics["test"])
+        decision = _earlier_decision(contest, version) or _decide(contest, version)
+        decision = _settle(contest, version, decision)
         _move_aliases(experiment, version, decision)
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
-        write_json(work / DECISION_FILE, record)
+        write_decision(work, record)
         write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
     log(f"promote: {sentence(record)}; see `segline summary`")
 
 
-def _register(
-    experiment: Experiment, bundle: Path, description: DatasetInfo, dataset_dir: Path, test: dict[str, Any]
-) -> Version:
-    """The registered version of this bundle, with a run of its own.
+def _register(contest: Contest, test_metrics: Record) -> Version:
+    """Return the registered version of the challenger's bundle, which has a run of its own.
 
-    The run holds its test scores and the statistics of its training pairs, which validate compares new data with.
+    The run holds the test metrics and the statistics of the training pairs, with which validate compares new data.
     """
-    key = provenance.key("bundle", bundle_hash(bundle), description.content_hash)
-    facts = {tags.DATASET_HASH: description.content_hash, **provenance.code_version()}
-    if description.source_revision:
-        facts[tags.SOURCE_REVISION] = description.source_revision
+    experiment, info, bundle = contest.experiment, contest.info, contest.ensemble_dir / MODEL
+    key = provenance.key("bundle", bundle_hash(bundle), info.content_hash)
+    version_tags = {tags.DATASET_HASH: info.content_hash, **provenance.code_version()}
+    if info.source_revision:
+        version_tags[tags.SOURCE_REVISION] = info.source_revision
     members = " + ".join(member.candidate for member in read_bundle(bundle).members)
-    record = runs.start_run(experiment, key, f"ensemble-{key[:8]}", {"members": members}, facts)
-    with runs.closing(experiment, record):
-        runs.log_metrics(
-            experiment, record, {f"test_{name}": test[name] for name in ("miou", "mean_dice", "pixel_accuracy")}
-        )
-        if (dataset_dir / STATISTICS).is_file():
-            runs.log_artifact(experiment, record, dataset_dir / STATISTICS)
-        return registry.register_model(experiment, record, key, bundle, facts)
+    run_id = runs.start_run(experiment, key, f"ensemble-{key[:8]}", {"members": members}, version_tags)
+    with runs.closing(experiment, run_id):
+        names = ("miou", "mean_dice", "pixel_accuracy")
+        runs.log_metrics(experiment, run_id, {f"test_{name}": test_metrics[name] for name in names})
+        if (contest.dataset_dir / STATISTICS).is_file():
+            runs.log_artifact(experiment, run_id, contest.dataset_dir / STATISTICS)
+        return registry.register_model(experiment, run_id, key, bundle, version_tags)
 
 
-def _settled(experiment: Experiment, version: Version, description: DatasetInfo, params: Params) -> Decision | None:
-    """The decision that an earlier run made of this version, if nothing has changed since."""
+def _earlier_decision(contest: Contest, version: Version) -> Decision | None:
+    """Return the decision of an earlier run on this version, if nothing has changed since."""
     if DECISION not in version.tags:
         return None
     decision = Decision(**json.loads(version.tags[DECISION]))
-    champion = registry.get_by_alias(experiment, CHAMPION)
+    champion = registry.get_by_alias(contest.experiment, CHAMPION)
     number = champion.number if champion else None
     same_rival = number == decision.against or (decision.promoted and number == version.number)
-    same_question = (decision.dataset, decision.settings) == (description.content_hash, _settings(params))
+    same_question = (decision.dataset, decision.settings) == (contest.info.content_hash, contest.settings_hash)
     return decision if same_rival and same_question else None
 
 
-def _settings(params: Params) -> str:
-    """What a decision depends on beside the data and the models."""
-    return provenance.key(as_json(params.promote), params.seed, code_hash(PROMOTION.code))
-
-
-def _decide(
-    experiment: Experiment,
-    version: Version,
-    description: DatasetInfo,
-    dataset_dir: Path,
-    ensemble_dir: Path,
-    params: Params,
-) -> Decision:
-    mine = read_counts(ensemble_dir / TEST_COUNTS, ENSEMBLE)
-    miou = float(scores(mine.sum(0), description.names)["miou"])
-    champion = registry.get_by_alias(experiment, CHAMPION)
+def _decide(contest: Contest, version: Version) -> Decision:
+    """Compare the version with the champion on the test split, if another version is champion."""
+    counts = read_counts(contest.ensemble_dir / TEST_COUNTS, ENSEMBLE)
+    champion = registry.get_by_alias(contest.experiment, CHAMPION)
     if champion is None or champion.number == version.number:
-        reason = "it is the first" if champion is None else IS_CHAMPION
         return Decision(
             promoted=True,
-            reason=reason,
+            reason="it is the first" if champion is None else IS_CHAMPION,
             version=version.number,
-            test_miou=miou,
-            dataset=description.content_hash,
-            settings=_settings(params),
+            test_miou=float(scores(counts.sum(0), contest.info.names)["miou"]),
+            dataset=contest.info.content_hash,
+            settings=contest.settings_hash,
         )
-    theirs = _count_champion(experiment, champion, description, dataset_dir, params)
-    settings = params.promote
-    found = compare(mine, theirs, resamples=settings.resamples, confidence=settings.confidence, seed=params.seed)
-    seen = _count_seen(experiment, champion, dataset_dir)
+    return _compare(contest, version, champion, counts)
+
+
+def _compare(contest: Contest, version: Version, champion: Version, counts: Counts) -> Decision:
+    settings, champion_counts = contest.params.promote, _count_champion(contest, champion)
+    comparison = compare(
+        counts,
+        champion_counts,
+        resamples=settings.resamples,
+        confidence=settings.confidence,
+        seed=contest.params.seed,
+    )
+    trained_on = _count_trained_on(contest, champion)
     reason = (
-        f"mIoU {found.challenger:.4f} against {found.champion:.4f} on the same {len(mine)} test images, and the "
-        f"{settings.confidence:.0%} lower bound of the gain is {found.lower_bound:+.4f}"
-        + (f"; the champion was trained on {seen} of these images, so it has an advantage" if seen else "")
+        f"mIoU {comparison.challenger:.4f} against {comparison.champion:.4f} on the same {len(counts)} test images, "
+        f"and the {settings.confidence:.0%} lower bound of the gain is {comparison.lower_bound:+.4f}"
+        + (f"; the champion was trained on {trained_on} of these images, so it has an advantage" if trained_on else "")
     )
     return Decision(
-        promoted=found.better,
+        promoted=comparison.better,
         reason=reason,
         version=version.number,
         against=champion.number,
-        test_miou=found.challenger,
-        champion_test_miou=found.champion,
-        lower_bound=found.lower_bound,
-        dataset=description.content_hash,
-        settings=_settings(params),
-        seen_by_champion=seen,
+        test_miou=comparison.challenger,
+        champion_test_miou=comparison.champion,
+        lower_bound=comparison.lower_bound,
+        dataset=contest.info.content_hash,
+        settings=contest.settings_hash,
+        seen_by_champion=trained_on,
     )
 
 
-def _withheld(decision: Decision, why: str) -> Decision:
-    """A decision that moves no champion; who is champion already stays it."""
+def _settle(contest: Contest, version: Version, decision: Decision) -> Decision:
+    """Keep the decision with the version; return it without a promotion that is switched off or was rolled back."""
+    if not contest.params.promote.enabled:
+        decision = _withhold(decision, "promotion is off (promote.enabled)")
+    registry.set_tags(contest.experiment, version, {DECISION: asdict(decision)})
+    # A rollback is not kept with the version, so that the decision counts again once the tag is deleted.
+    if ROLLED_BACK in version.tags:
+        decision = _withhold(decision, f"v{version.number} was rolled back; delete its tag {ROLLED_BACK} to allow it")
+    return decision
+
+
+def _withhold(decision: Decision, why: str) -> Decision:
+    """Return a decision that moves no champion; a version that is champion already stays champion."""
     if not decision.promoted or decision.reason == IS_CHAMPION:
         return decision
     return replace(decision, promoted=False, reason=f"{decision.reason}, but {why}")
 
 
-def _count_seen(experiment: Experiment, champion: Version, dataset_dir: Path) -> int:
-    """Today's test crops of images that the champion was trained on, as far as that was kept with it."""
+def _count_trained_on(contest: Contest, champion: Version) -> int:
+    """Return how many test crops show images that the champion was trained on, if its run has the statistics."""
     with TemporaryDirectory() as folder:
-        file = registry.download_artifact(experiment, champion, STATISTICS, Path(folder))
+        file = registry.download_artifact(contest.experiment, champion, STATISTICS, Path(folder))
         trained = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
-    return int(open_split(dataset_dir, "test").index["key"].isin(trained).sum())
+    return int(open_split(contest.dataset_dir, "test").index["key"].isin(trained).sum())
 
 
-def _count_champion(
-    experiment: Experiment, champion: Version, description: DatasetInfo, dataset_dir: Path, params: Params
-) -> Counts:
-    """The champion's counts on today's test images."""
-    folder = registry.download_bundle(experiment, champion)
-    bundle = read_bundle(folder)
-    if [entry.name for entry in bundle.classes] != description.names:
+def _count_champion(contest: Contest, champion: Version) -> Counts:
+    """Return the champion's counts on the test split.
+
+    Raises:
+        TrackingError: The champion has other classes.
+    """
+    folder = registry.download_bundle(contest.experiment, champion)
+    bundle, info = read_bundle(folder), contest.info
+    if [entry.name for entry in bundle.classes] != info.names:
         raise TrackingError(
-            f"champion {params.name} v{champion.number} has the classes {', '.join(e.name for e in bundle.classes)}, "
-            f"the data have {', '.join(description.names)}; give `name` in params.yaml another value"
+            f"champion {contest.params.name} v{champion.number} has the classes "
+            f"{', '.join(entry.name for entry in bundle.classes)}, the data have {', '.join(info.names)}; "
+            "give `name` in params.yaml another value"
         )
     return count_split(
         load_models(folder, bundle),
-        open_split(dataset_dir, "test"),
-        classes=len(description.classes),
-        batch_size=params.evaluate.batch_size,
+        open_split(contest.dataset_dir, "test"),
+        classes=len(info.classes),
+        batch_size=contest.params.evaluate.batch_size,
     )
 
 
 def _move_aliases(experiment: Experiment, version: Version, decision: Decision) -> None:
-    """A version is challenger until it wins; the champion it replaced stays named in a tag."""
+    """Make the version champion and name the champion before it in a tag, or make the version challenger."""
     if not decision.promoted:
         registry.set_alias(experiment, CHALLENGER, version)
         return

@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from segline.artifacts.bundle import FILE as BUNDLE
-from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
-from segline.artifacts.history import HISTORY, TRIAL, count_epochs, read_history
+from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, count_epochs, read_history
 from segline.errors import SourceError
 from segline.files.atomic import MARK, write_text
 from segline.files.locks import machine_lock

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segline.artifacts.candidates import CURVES_PLOT, TRIALS, TRIALS_PLOT
-from segline.artifacts.history import read_history
+from segline.artifacts.candidates import CURVES_PLOT, TRIALS, TRIALS_PLOT, read_history
 
 
 @dataclass(frozen=True)

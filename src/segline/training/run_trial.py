@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from segline.artifacts.bundle import FILE, Bundle, Member
-from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
+from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, write_history, write_trial_params
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
-from segline.artifacts.history import HISTORY, TRIAL, write_history, write_params
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.data.shards import Split, open_split
@@ -60,7 +59,7 @@ def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[st
         stop_here = _file_watch(trial.folder.parent / STOP)
         run.stop = lambda: stop_requested() or stop_here()
         if ddp.rank() == 0:
-            write_params(trial.folder, _mlflow_params(trial))
+            write_trial_params(trial.folder, _mlflow_params(trial))
             trial.store.upload(trial.folder, (TRIAL,))
         began = time.monotonic()
         try:

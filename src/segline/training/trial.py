@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segline.artifacts.bundle import FILE as BUNDLE
-from segline.artifacts.candidates import CHECKPOINT, ELIMINATED, WEIGHTS
-from segline.artifacts.history import read_history
+from segline.artifacts.candidates import CHECKPOINT, ELIMINATED, WEIGHTS, read_history
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.files.atomic import write_text

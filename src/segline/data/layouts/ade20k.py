@@ -169,7 +169,7 @@ PARTS = {"training": "train", "validation": "val"}
 def ade20k() -> Layout:
     """Return the layout of ADE20K's scene parsing set."""
     lut = build_lut([(0, IGNORED), *((index + 1, index) for index in range(len(CLASSES)))])
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, lut))
+    return Layout(find=find_pairs, label_spec=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

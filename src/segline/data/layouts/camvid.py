@@ -30,7 +30,7 @@ VOID = 11
 def camvid() -> Layout:
     """Return the layout of SegNet's CamVid."""
     lut = build_lut([*((value, value) for value in range(VOID)), (VOID, IGNORED)])
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, None, lut))
+    return Layout(find=find_pairs, label_spec=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

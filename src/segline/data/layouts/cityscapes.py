@@ -49,7 +49,7 @@ def cityscapes(
 ) -> Layout:
     """Return the layout of Cityscapes."""
     lut = _train_id_lut() if labels == "labelTrainIds" else _id_lut()
-    return Layout(find=lambda tree: find_pairs(tree, labels), legend=lambda _: LabelSpec(CLASSES, None, lut))
+    return Layout(find=lambda tree: find_pairs(tree, labels), label_spec=lambda _: LabelSpec(CLASSES, None, lut))
 
 
 def find_pairs(tree: Tree, labels: str) -> list[Pair]:

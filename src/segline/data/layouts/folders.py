@@ -33,7 +33,7 @@ from segline.data.layouts.layout import UNKNOWN, LabelSpec, Layout, Pair, build_
 from segline.errors import DataError
 from segline.files.trees import Tree
 
-LEGEND = "classes.yaml"
+CLASSES_FILE = "classes.yaml"
 LOSSLESS = (".bmp", ".gif", ".pgm", ".png", ".ppm", ".tif", ".tiff")
 LOSSY = (".jpeg", ".jpg", ".webp")
 IMAGES = (*LOSSLESS, *LOSSY)
@@ -54,8 +54,8 @@ def folders(
     in_color = colors or colours
     return Layout(
         find=lambda tree: find_pairs(tree, images.strip("/"), masks.strip("/"), mask_ending),
-        legend=lambda text: read_legend(text, in_color),
-        legend_file=LEGEND,
+        label_spec=lambda text: read_label_spec(text, in_color),
+        classes_file=CLASSES_FILE,
         read_label=read_colors if in_color else read_values,
     )
 
@@ -118,8 +118,8 @@ def pack(rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return (wide[..., 0] + 41 * wide[..., 1] + 41 * 41 * wide[..., 2]).astype(np.uint16)
 
 
-def read_legend(text: str, colors: bool) -> LabelSpec:
-    """Return the legend that ``classes.yaml`` describes.
+def read_label_spec(text: str, colors: bool) -> LabelSpec:
+    """Return the label spec that ``classes.yaml`` describes.
 
     Raises:
         DataError: The text has a fault; the first one is named.
@@ -245,4 +245,4 @@ def _spare_colors(taken: set[Color]) -> Iterator[Color]:
 
 
 def _refuse(where: str, fault: str) -> NoReturn:
-    raise DataError(f"{LEGEND}: {where}: {fault}" if where else f"{LEGEND}: {fault}")
+    raise DataError(f"{CLASSES_FILE}: {where}: {fault}" if where else f"{CLASSES_FILE}: {fault}")

@@ -47,7 +47,7 @@ def helen() -> Layout:
     lut = build_lut((index, index) for index in range(len(CLASSES)))
     return Layout(
         find=find_pairs,
-        legend=lambda _: LabelSpec(CLASSES, 0, lut),
+        label_spec=lambda _: LabelSpec(CLASSES, 0, lut),
         read_label=read_most_probable,
         label_files=label_files,
     )

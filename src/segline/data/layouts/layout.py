@@ -15,7 +15,7 @@ from segline.errors import DataError
 from segline.files.trees import Tree
 
 UNKNOWN = 254
-"""The entry of a legend's lookup table for raw values that the legend does not know."""
+"""The entry of a label spec's lookup table for raw values that the layout does not know."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,17 @@ class Layout:
         find: Returns the pairs of a tree, sorted by key, from names and lists and without reading images. Raises
             DataError when the tree has another layout. A file without its partner becomes a pair that lacks the other
             file.
-        legend: Returns the legend, given the text of ``legend_file`` (empty for a layout with classes of its own).
-            Raises DataError when the text has a fault.
-        legend_file: The path in the tree of a file that names the classes; empty for none.
+        label_spec: Returns the meaning of the label values, given the text of ``classes_file`` (empty for a layout with
+            classes of its own). Raises DataError when the text has a fault.
+        classes_file: The path in the tree of a file that names the classes; empty for none.
         read_image: Reads an image, see :class:`ImageReader`.
         read_label: Reads the raw values of a label file, uint8 or uint16 of shape (h, w); raises OSError.
         label_files: Returns all files from which a label map is read, given the pair's ``label``, which is one of them.
     """
 
     find: Callable[[Tree], list[Pair]]
-    legend: Callable[[str], LabelSpec]
-    legend_file: str = ""
+    label_spec: Callable[[str], LabelSpec]
+    classes_file: str = ""
     read_image: ImageReader = read_image
     read_label: Callable[[Tree, str, int], NDArray[np.integer]] = read_label
     label_files: Callable[[str], tuple[str, ...]] = lambda path: (path,)

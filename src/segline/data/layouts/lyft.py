@@ -41,7 +41,7 @@ FRAMES_IN_A_ROW = 100
 def lyft() -> Layout:
     """Return the layout of the Lyft-Udacity challenge."""
     lut = build_lut((index, index) for index in range(len(CLASSES)))
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, lut), read_label=read_red)
+    return Layout(find=find_pairs, label_spec=lambda _: LabelSpec(CLASSES, 0, lut), read_label=read_red)
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

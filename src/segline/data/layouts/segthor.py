@@ -67,7 +67,7 @@ def segthor(
 
     lut = build_lut((index, index) for index in range(len(CLASSES)))
     return Layout(
-        find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, lut), read_image=read_image, read_label=read_label
+        find=find_pairs, label_spec=lambda _: LabelSpec(CLASSES, 0, lut), read_image=read_image, read_label=read_label
     )
 
 

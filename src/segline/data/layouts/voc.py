@@ -56,7 +56,7 @@ LISTS = "ImageSets/Segmentation/"
 def voc(*, augmented: Annotated[bool, "train on the labels in SegmentationClassAug too"] = False) -> Layout:
     """Return the layout of PASCAL VOC."""
     lut = build_lut([*((index, index) for index in range(len(CLASSES))), (255, IGNORED)])
-    return Layout(find=lambda tree: find_pairs(tree, augmented), legend=lambda _: LabelSpec(CLASSES, 0, lut))
+    return Layout(find=lambda tree: find_pairs(tree, augmented), label_spec=lambda _: LabelSpec(CLASSES, 0, lut))
 
 
 def find_pairs(tree: Tree, augmented: bool) -> list[Pair]:

@@ -36,7 +36,7 @@ LABEL_SUFFIX = "_instanceIds.png"
 
 def wad() -> Layout:
     """Return the layout of the WAD 2018 segmentation data."""
-    return Layout(find=find_pairs, legend=lambda _: LabelSpec(CLASSES, 0, _lut()))
+    return Layout(find=find_pairs, label_spec=lambda _: LabelSpec(CLASSES, 0, _lut()))
 
 
 def find_pairs(tree: Tree) -> list[Pair]:

@@ -37,13 +37,13 @@ class Thumbnail:
     label: NDArray[np.uint8] | None
 
 
-def colorize(raw: NDArray[np.integer], legend: LabelSpec) -> NDArray[np.uint8]:
+def colorize(raw: NDArray[np.integer], label_spec: LabelSpec) -> NDArray[np.uint8]:
     """Return a label map in its classes' colors, at about thumbnail size; gray: ignored, magenta: unknown."""
     colors = np.full((256, 3), UNKNOWN_COLOR, np.uint8)
-    colors[: len(legend.classes)] = [entry.color for entry in legend.classes]
+    colors[: len(label_spec.classes)] = [entry.color for entry in label_spec.classes]
     colors[IGNORED], colors[UNKNOWN] = IGNORED_COLOR, UNKNOWN_COLOR
     step = max(1, max(raw.shape) // (2 * WIDTH))
-    return np.asarray(colors[legend.lut[raw[::step, ::step]]])
+    return np.asarray(colors[label_spec.lut[raw[::step, ::step]]])
 
 
 def write_sheet(path: Path, thumbnails: Sequence[Thumbnail], *, heading: str) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
-from segline.artifacts.history import HISTORY
+from segline.artifacts.candidates import CHECKPOINT, HISTORY, WEIGHTS
 from segline.errors import StoppedError
 from segline.training.ray_train import Records
 from segline.training.ray_tune import LOST, Asha, Watch, run_trials

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segline.artifacts.history import TRIAL, read_history, read_params
+from segline.artifacts.candidates import TRIAL, read_history, read_trial_params
 from segline.config.params import Params
 from segline.progress import GridDisplay
 from segline.tracking import provenance
@@ -36,7 +36,7 @@ class TrialRuns:
         """Record epochs of a trial; those that the run has already are not written again."""
         if trial.name not in self.is_closed:
             key = provenance.key(self.key, trial.name)
-            self.recorder.open(trial.name, key, read_params(trial.folder), self.tags)
+            self.recorder.open(trial.name, key, read_trial_params(trial.folder), self.tags)
             self.is_closed[trial.name] = False
         for epoch in [] if self.is_closed[trial.name] else epochs:
             self.recorder.add(trial.name, epoch)

@@ -2,16 +2,16 @@
 
     python benchmarks/audit.py [--folder FOLDER] [--seed 7]
 
-It draws 480 street scenes, 15 % of them with one object unlabelled on purpose, and runs the line on whole frames up to
-`segline evaluate`. That takes 12 to 18 minutes on 2 cores without a GPU, depending on their load, and 0.2 GB of disk.
-FOLDER (a new temporary one by default) keeps everything: look at FOLDER/data/evaluate/missing_labels. With a FOLDER that
-has a result, only the comparison is repeated; --seed must then be the same.
+It draws 480 street scenes, 15 % of them with one object unlabelled on purpose, and runs the line on whole frames up
+to `segline evaluate`. That takes 12 to 18 minutes on 2 cores without a GPU, depending on their load, and 0.2 GB of
+disk. FOLDER (a new temporary one by default) keeps everything: look at FOLDER/data/evaluate/missing_labels. With a
+FOLDER that has a result, only the comparison is repeated; --seed must then be the same.
 
-The same scenes are drawn again with all labels to see which pixels were unlabelled. A row of missing_labels.csv is right if
-at least half of its box lies in the box of a missing object; it has the whole object if the two boxes have an
-intersection over union of at least 0.5 (an object in front may cut another one in two). "right" is the precision and
-"found" the recall, of the rows and then of the images that they name; "by chance" is the recall of as many images drawn
-at random.
+The same scenes are drawn again with all labels to see which pixels were unlabelled. A row of missing_labels.csv is
+right if at least half of its box lies in the box of a missing object; it has the whole object if the two boxes have
+an intersection over union of at least 0.5 (an object in front may cut another one in two). "right" is the precision
+and "found" the recall, of the rows and then of the images that they name; "by chance" is the recall of as many images
+drawn at random.
 
 Expect more than four in five of the rows with a confidence of at least 0.8 to be right, and to contain about half of
 the missing objects. The limits were chosen with seed 7; other seeds are the fair test.

@@ -109,15 +109,7 @@ def main() -> None:
         prepare_losses([SEMEDA], inputs, CheckpointStore(""), seed=7, threads=1)
     task = Task(names=names, background=0, prepared=folder / preparation_name(SEMEDA))
     table = Table(title=f"two batches of {BATCH} crops of {side} px, {len(names)} classes, {device}")
-    for heading in (
-        "",
-        "parameters",
-        "steps",
-        "seconds",
-        "training accuracy",
-        "predicted",
-        "on its grid",
-    ):
+    for heading in ("", "parameters", "steps", "seconds", "training accuracy", "predicted", "on its grid"):
         table.add_column(heading, justify="left" if not heading else "right")
     wanted = [(model, model, "cross_entropy") for model in MODELS if not model.startswith("smp/")]
     wanted += [(loss, "unet_resnet34", loss) for loss in LOSSES]

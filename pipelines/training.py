@@ -60,7 +60,7 @@ class DeploymentConfig:
     """
 
     registry: str = "segline"
-    tag: str = "0.1.0"
+    tag: str = "0.2.0"
     gpus: int = 0
     cpus: str = "8"
     memory: str = "32G"
@@ -100,7 +100,7 @@ class DeploymentConfig:
             raise ParamsError("the command line", faults)
 
     def image(self, name: str) -> str:
-        """Return the full name of an image, such as ``segline/train:0.1.0``."""
+        """Return the full name of an image, such as ``segline/train:0.2.0``."""
         return f"{self.registry}/{name}:{self.tag}"
 
 

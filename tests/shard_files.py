@@ -8,8 +8,17 @@ def write_split(folder, images, labels, *, size=1_000_000, keys=None, group="g",
     ``size``; returns the pixels and the digest."""
     keys, distances = keys or [f"crop{number}" for number in range(len(images))], distances or {}
     crops = [
-        Crop(key, group, 0, 0, 1.0, *pair, {name: maps[number] for name, maps in distances.items()})
-        for number, (key, *pair) in enumerate(zip(keys, images, labels, strict=True))
+        Crop(
+            key,
+            group,
+            top=0,
+            left=0,
+            scale=1.0,
+            image=image,
+            label=label,
+            distances={name: maps[number] for name, maps in distances.items()},
+        )
+        for number, (key, image, label) in enumerate(zip(keys, images, labels, strict=True))
     ]
     starts = range(0, len(crops), size)
     channels = {name: maps.shape[1] for name, maps in distances.items()}

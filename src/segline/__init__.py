@@ -4,4 +4,4 @@ From images and label maps to a model that is promoted only when it is proven be
 (``segline --help``) is the one door; each stage of the line is a plain function in :mod:`segline.stages`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

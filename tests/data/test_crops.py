@@ -16,14 +16,16 @@ from segline.data.crops import (
 
 
 def fullest_window(foreground, side):
-    """The window with the most foreground, the first of equals, by counting each in row order."""
+    """The window with the most foreground, then nearest to the center, by counting each in row order."""
     height, width = foreground.shape
-    most, corner = -1, None
+    best, corner = (-1, 0.0), None
     for top in range(max(height - side, 0) + 1):
         for left in range(max(width - side, 0) + 1):
             count = int(np.count_nonzero(foreground[top : top + side, left : left + side]))
-            if count > most:
-                most, corner = count, (top, left)
+            middle = (top + min(side, height) / 2, left + min(side, width) / 2)
+            far = (middle[0] - height / 2) ** 2 + (middle[1] - width / 2) ** 2
+            if (count, -far) > best:
+                best, corner = (count, -far), (top, left)
     return corner
 
 
@@ -40,16 +42,15 @@ def test_the_corner_is_that_of_the_fullest_window(shape, side, density):
 @pytest.mark.parametrize(
     ("marked", "side", "corner"),
     [
-        ([], 2, (0, 0)),
-        ([], 3, (0, 0)),
+        ([], 2, (2, 2)),
+        ([], 3, (1, 1)),
         ([(5, 5)], 2, (4, 4)),
         ([(0, 4), (4, 0)], 2, (0, 3)),
-        ([(2, 1), (2, 4)], 2, (1, 0)),
-        ([(1, 4), (2, 0)], 2, (0, 3)),
-        ([(2, 1), (2, 4), (2, 5)], 2, (1, 4)),
+        ([(2, 1), (2, 4)], 2, (2, 1)),
+        ([(2, 1), (2, 4), (2, 5)], 2, (2, 4)),
     ],
 )
-def test_of_equally_full_windows_the_first_in_row_order_wins(marked, side, corner):
+def test_of_equally_full_windows_the_one_nearest_to_the_center_wins(marked, side, corner):
     foreground = np.zeros((6, 6), bool)
     for place in marked:
         foreground[place] = True
@@ -61,7 +62,10 @@ def fullest_of_all(foreground, side):
     rows, columns = (min(side, length) for length in foreground.shape)
     sums = np.pad(foreground.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     counts = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    return np.unravel_index(counts.argmax(), counts.shape)
+    fullest = np.argwhere(counts == counts.max())
+    height, width = foreground.shape
+    from_center = np.square(2 * fullest - (height - rows, width - columns)).sum(1)
+    return tuple(fullest[from_center.argmin()])
 
 
 def blobs(rng, shape, count):
@@ -168,7 +172,7 @@ def test_several_corners_are_the_fullest_of_what_is_left():
             assert left[top : top + 16, side : side + 16].any()
             left[top : top + 16, side : side + 16] = False
         assert len(corners) == count or not left.any()
-    assert several_corners(np.zeros((9, 9), bool), 3, 4) == [(0, 0)]
+    assert several_corners(np.zeros((9, 9), bool), 3, 4) == [(3, 3)]
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 7), (8, 8), (9, 30), (31, 8), (50, 64)])

@@ -384,19 +384,19 @@ def test_the_limit_of_pillow_does_not_count(kind, monkeypatch, recwarn):
 
 
 HEADERS = {
-    "jpeg": (("RGB", "JPEG", {}), Header("JPEG", 21, 34, 3, 8, "RGB", 1)),
-    "grey jpeg": (("L", "JPEG", {}), Header("JPEG", 21, 34, 1, 8, "L", 1)),
-    "cmyk jpeg": (("CMYK", "JPEG", {}), Header("JPEG", 21, 34, 4, 8, "CMYK", 1)),
-    "png": (("RGBA", "PNG", {}), Header("PNG", 21, 34, 4, 8, "RGBA", 1)),
-    "grey-alpha png": (("LA", "PNG", {}), Header("PNG", 21, 34, 2, 8, "LA", 1)),
-    "palette png": (("P", "PNG", {}), Header("PNG", 21, 34, 1, 8, "P", 1)),
-    "1-bit png": (("1", "PNG", {}), Header("PNG", 21, 34, 1, 1, "1", 1)),
-    "16-bit png": (("I;16", "PNG", {}), Header("PNG", 21, 34, 1, 16, "I;16", 1)),
-    "float tiff": (("F", "TIFF", {}), Header("TIFF", 21, 34, 1, 32, "F", 1)),
-    "16-bit tiff": (("I;16", "TIFF", {}), Header("TIFF", 21, 34, 1, 16, "I;16", 1)),
-    "1-bit tiff": (("1", "TIFF", {}), Header("TIFF", 21, 34, 1, 1, "1", 1)),
-    "bmp": (("RGB", "BMP", {}), Header("BMP", 21, 34, 3, 8, "RGB", 1)),
-    "webp": (("RGB", "WEBP", {}), Header("WEBP", 21, 34, 3, 8, "RGB", 1)),
+    "jpeg": (("RGB", "JPEG", {}), Header("JPEG", 21, 34, 3, 8, mode="RGB", orientation=1)),
+    "grey jpeg": (("L", "JPEG", {}), Header("JPEG", 21, 34, 1, 8, mode="L", orientation=1)),
+    "cmyk jpeg": (("CMYK", "JPEG", {}), Header("JPEG", 21, 34, 4, 8, mode="CMYK", orientation=1)),
+    "png": (("RGBA", "PNG", {}), Header("PNG", 21, 34, 4, 8, mode="RGBA", orientation=1)),
+    "grey-alpha png": (("LA", "PNG", {}), Header("PNG", 21, 34, 2, 8, mode="LA", orientation=1)),
+    "palette png": (("P", "PNG", {}), Header("PNG", 21, 34, 1, 8, mode="P", orientation=1)),
+    "1-bit png": (("1", "PNG", {}), Header("PNG", 21, 34, 1, 1, mode="1", orientation=1)),
+    "16-bit png": (("I;16", "PNG", {}), Header("PNG", 21, 34, 1, 16, mode="I;16", orientation=1)),
+    "float tiff": (("F", "TIFF", {}), Header("TIFF", 21, 34, 1, 32, mode="F", orientation=1)),
+    "16-bit tiff": (("I;16", "TIFF", {}), Header("TIFF", 21, 34, 1, 16, mode="I;16", orientation=1)),
+    "1-bit tiff": (("1", "TIFF", {}), Header("TIFF", 21, 34, 1, 1, mode="1", orientation=1)),
+    "bmp": (("RGB", "BMP", {}), Header("BMP", 21, 34, 3, 8, mode="RGB", orientation=1)),
+    "webp": (("RGB", "WEBP", {}), Header("WEBP", 21, 34, 3, 8, mode="RGB", orientation=1)),
 }
 
 
@@ -412,7 +412,7 @@ def test_the_header_tells_size_and_kind(file, header):
 
 def test_the_header_of_16_bit_colours():
     lines = np.zeros((2, 1 + 3 * 6), np.uint8)
-    assert read_header(png(lines, 16, 2, width=3)) == Header("PNG", 2, 3, 3, 16, "RGB", 1)
+    assert read_header(png(lines, 16, 2, width=3)) == Header("PNG", 2, 3, 3, 16, mode="RGB", orientation=1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -152,7 +152,10 @@ def test_the_hash_sees_every_change_of_distances(tmp_path):
 
 
 def crops_of(count, group="g"):
-    return [Crop(f"{row:04d}", group, row, 2, 1.5, *pair) for row, pair in enumerate(zip(*arrays(count), strict=True))]
+    return [
+        Crop(f"{row:04d}", group, row, 2, 1.5, image=image, label=label)
+        for row, (image, label) in enumerate(zip(*arrays(count), strict=True))
+    ]
 
 
 def join(folder, *shards):

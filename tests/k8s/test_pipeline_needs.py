@@ -120,7 +120,7 @@ def test_a_task_with_a_gpu_gets_it_and_a_node_and_shared_memory(compiled, where)
     made = [executors_pod(name, *entry) for name, entry in compiled(where).items()]
     with_gpus = {pod.where for pod in made if GPU in pod.containers[0]["resources"]["limits"]}
     config = DEPLOYMENTS.get(where, where)
-    stages = {"exec-edges", "exec-evaluate", "exec-ensemble", "exec-promote"} if config.stage_gpus else set()
+    stages = {"exec-evaluate", "exec-ensemble", "exec-promote"} if config.stage_gpus else set()
     assert with_gpus == stages | ({"exec-train"} if config.gpus else set())
     assert gpu_faults(made) == []
 

@@ -68,7 +68,7 @@ def small(folder, image):
 
 @pytest.fixture
 def package(tmp_path):
-    return small(tmp_path, "segline/train:0.1.0")
+    return small(tmp_path, "segline/train:0.2.0")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.errors import StageError, StoppedError, TrainingError
 from segline.files import retry
-from segline.files.atomic import write_json, writing
+from segline.files.atomic import writing
 from segline.files.s3 import Bucket
 from segline.files.transfer import download, upload
 from segline.parallel import AUTOSCALING
@@ -60,13 +60,6 @@ def dataset_dir(tmp_path_factory):
         ),
     )
     return folder
-
-
-@pytest.fixture
-def edged(tmp_path):
-    with writing(tmp_path / "edged") as work:
-        write_json(work / "edges.json", {"trained": False})
-    return tmp_path / "edged"
 
 
 @pytest.fixture
@@ -132,9 +125,9 @@ def succeeding(tmp_path, after_state=lambda kube: None):
     return run
 
 
-def train(dataset_dir, edged, out, **changed):
+def train(dataset_dir, out, **changed):
     given = {"tracking_uri": "http://mlflow:5000", "run": RUN} | changed
-    rayjob.train(given.pop("params", PARAMS), dataset_dir=dataset_dir, edged_dir=edged, out=out, **given)
+    rayjob.train(given.pop("params", PARAMS), dataset_dir=dataset_dir, out=out, **given)
 
 
 def assert_delivered(out):
@@ -147,7 +140,7 @@ def lines_of(capsys):
     return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("train: ")]
 
 
-def test_the_candidates_come_back_and_nothing_stays(kube, dataset_dir, edged, tmp_path, capsys):
+def test_the_candidates_come_back_and_nothing_stays(kube, dataset_dir, tmp_path, capsys):
     made = {}
     run = succeeding(tmp_path, after_state=lambda kube: kube.wait_until_polled())
 
@@ -157,7 +150,7 @@ def test_the_candidates_come_back_and_nothing_stays(kube, dataset_dir, edged, tm
         run(kube, name)
 
     kube.on_create = work
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert_delivered(tmp_path / "out")
     assert kube.jobs == {}
     shown = capsys.readouterr().out
@@ -173,29 +166,28 @@ def test_the_candidates_come_back_and_nothing_stays(kube, dataset_dir, edged, tm
     assert words == {
         "--params": words["--params"],
         "--dataset": f"{place}/dataset",
-        "--edged": f"{place}/edged",
         "--out": f"{place}/train",
         "--tracking-uri": "http://mlflow:5000",
     }
     assert load(words["--params"]) == replace(PARAMS, train=replace(PARAMS.train, checkpoints=f"{place}/checkpoints"))
-    for name, folder in {"dataset": dataset_dir, "edged": edged}.items():
+    for name, folder in {"dataset": dataset_dir}.items():
         copied = download(words[f"--{name}"])
         assert {path.name for path in copied.rglob("*")} - {".segline"} == {path.name for path in folder.rglob("*")} - {
             ".segline"
         }
 
 
-def test_the_requests_are_those_that_the_role_permits(kube, dataset_dir, edged, tmp_path):
+def test_the_requests_are_those_that_the_role_permits(kube, dataset_dir, tmp_path):
     kube.on_create = succeeding(tmp_path)
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     kube.on_create = None
     in_background(lambda: (kube.wait_for(lambda kube: kube.jobs), fail(kube, "AppFailed", "no")))
     with pytest.raises(TrainingError):
-        train(dataset_dir, edged, tmp_path / "out2", run="two")
+        train(dataset_dir, tmp_path / "out2", run="two")
     kube.create(made_by("three"))
     kube.set_status(rayjob_name("three"), "Failed", "FAILED")
     kube.on_create = succeeding(tmp_path)
-    train(dataset_dir, edged, tmp_path / "out3", run="three")
+    train(dataset_dir, tmp_path / "out3", run="three")
     rayjob.delete("none")
     assert kube.done == {(verb, resource) for resource, verbs in PERMISSIONS.items() for verb in verbs}
 
@@ -213,7 +205,7 @@ SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING
 
 
 def test_what_kubeflow_says_of_mlflow_reaches_the_driver_and_no_secret_is_written_down(
-    kube, dataset_dir, edged, tmp_path, monkeypatch
+    kube, dataset_dir, tmp_path, monkeypatch
 ):
     """The variables of Kubeflow's plug-in for MLflow, whichever way it authenticates, and the one of MLflow for TLS."""
     expected = {
@@ -233,7 +225,7 @@ def test_what_kubeflow_says_of_mlflow_reaches_the_driver_and_no_secret_is_writte
     head_of(template)["env"] += by_reference
     (tmp_path / "template.yaml").write_text(yaml.safe_dump(template))
     kube.on_create = lambda kube, name: (made.append(kube.jobs[name]), succeeding(tmp_path)(kube, name))
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     [job] = made
     assert "value-of-" not in json.dumps(job)
     environment = head_of(job)["env"]
@@ -265,16 +257,16 @@ TRANSIENT = [
 
 
 @pytest.mark.parametrize("faults", TRANSIENT, ids=lambda faults: f"{faults[0].verb}-{len(faults)}-{faults[0].status}")
-def test_a_transient_fault_is_waited_for(kube, dataset_dir, edged, tmp_path, capsys, faults):
+def test_a_transient_fault_is_waited_for(kube, dataset_dir, tmp_path, capsys, faults):
     kube.faults = list(faults)
     kube.on_create = succeeding(tmp_path)
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert_delivered(tmp_path / "out")
     assert kube.jobs == {}
     assert lines_of(capsys) == [*(f"epoch {number}" for number in range(5)), "done"]
 
 
-def test_a_kubernetes_that_is_away_is_waited_for_and_not_for_ever(kube, dataset_dir, edged, tmp_path, monkeypatch):
+def test_a_kubernetes_that_is_away_is_waited_for_and_not_for_ever(kube, dataset_dir, tmp_path, monkeypatch):
     run = succeeding(tmp_path)
 
     def go_away(kube, name):
@@ -285,7 +277,7 @@ def test_a_kubernetes_that_is_away_is_waited_for_and_not_for_ever(kube, dataset_
         run(kube, name)
 
     kube.on_create = go_away
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert_delivered(tmp_path / "out")
     monkeypatch.setattr(kubernetes_module, "OUTAGE_S", 0.5)
     kube.on_create = lambda kube, name: (
@@ -293,11 +285,11 @@ def test_a_kubernetes_that_is_away_is_waited_for_and_not_for_ever(kube, dataset_
         setattr(kube, "is_down", True),
     )
     with pytest.raises(StoppedError, match=r"^Kubernetes has given no usable answer .*; the same command goes on$"):
-        train(dataset_dir, edged, tmp_path / "out2", run="two")
+        train(dataset_dir, tmp_path / "out2", run="two")
     assert len(kube.jobs) == 1
 
 
-def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, dataset_dir, edged, tmp_path, capsys):
+def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, dataset_dir, tmp_path, capsys):
     """Lines of the same time, times without zeros at the end, and one that comes late."""
     stamps = ["00.1Z", "00.12Z", "00.12Z", "00.12Z", "01Z", "01.5Z", "01.25Z", "01.500000001Z", "02Z", "02Z", "02.7Z"]
     written = [f"line {number}" for number in range(len(stamps))]
@@ -316,7 +308,7 @@ def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, d
 
     kube.faults = [Fault(verb="get", resource="pods/log", after=number) for number in (1, 2, 1, 3, 2, 4, 3, 1, 5)]
     kube.on_create = run
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert lines_of(capsys) == written
 
 
@@ -330,7 +322,7 @@ def test_no_line_is_lost_or_shown_twice_however_often_the_log_breaks_off(kube, d
         ("Complete", {"jobStatus": "STOPPED"}, "segline train: 1 of 1 trials failed: no"),
     ],
 )
-def test_a_failure_has_its_reason_in_one_line(kube, dataset_dir, edged, tmp_path, status, more, expected):
+def test_a_failure_has_its_reason_in_one_line(kube, dataset_dir, tmp_path, status, more, expected):
     def run(kube, name):
         kube.add_pod("submitter-1", name)
         kube.log("submitter-1", "segline train: 1 of 1 trials failed: no")
@@ -340,7 +332,7 @@ def test_a_failure_has_its_reason_in_one_line(kube, dataset_dir, edged, tmp_path
 
     kube.on_create = run
     with pytest.raises(TrainingError) as caught:
-        train(dataset_dir, edged, tmp_path / "out")
+        train(dataset_dir, tmp_path / "out")
     [line] = str(caught.value).splitlines()
     assert expected in line
     assert line.endswith("segline train: 1 of 1 trials failed: no")
@@ -348,18 +340,18 @@ def test_a_failure_has_its_reason_in_one_line(kube, dataset_dir, edged, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_that_was_asked_to_stop_asks_for_another_attempt(kube, dataset_dir, edged, tmp_path):
+def test_a_training_that_was_asked_to_stop_asks_for_another_attempt(kube, dataset_dir, tmp_path):
     message = "Job entrypoint command failed with exit code 75, last available logs"
     kube.on_create = lambda kube, name: fail(kube, "AppFailed", message)
     with pytest.raises(StoppedError, match="the same command continues"):
-        train(dataset_dir, edged, tmp_path / "out")
+        train(dataset_dir, tmp_path / "out")
     assert kube.jobs == {}
 
 
-def test_a_job_that_somebody_deletes_is_an_error(kube, dataset_dir, edged, tmp_path):
+def test_a_job_that_somebody_deletes_is_an_error(kube, dataset_dir, tmp_path):
     kube.on_create = lambda kube, name: (kube.set_status(name, "Running"), kube.delete(name))
     with pytest.raises(TrainingError, match="was deleted by somebody else; the same command begins it again"):
-        train(dataset_dir, edged, tmp_path / "out")
+        train(dataset_dir, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -378,37 +370,37 @@ def test_a_job_that_somebody_deletes_is_an_error(kube, dataset_dir, edged, tmp_p
         (lambda kube: kube.faults.append(Fault(verb="create", status=422)), "look at the template in SEGLINE_RAYJOB"),
     ],
 )
-def test_a_permanent_refusal_is_an_error_at_once(kube, dataset_dir, edged, tmp_path, prepare, expected):
+def test_a_permanent_refusal_is_an_error_at_once(kube, dataset_dir, tmp_path, prepare, expected):
     prepare(kube)
     with pytest.raises(StageError) as caught:
-        train(dataset_dir, edged, tmp_path / "out")
+        train(dataset_dir, tmp_path / "out")
     [line] = str(caught.value).splitlines()
     assert expected in line
 
 
-def test_an_account_that_may_not_see_logs_trains_without(kube, dataset_dir, edged, tmp_path, monkeypatch):
+def test_an_account_that_may_not_see_logs_trains_without(kube, dataset_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(rayjob, "LOG_END_S", 0.2)
     kube.forbidden = {("list", "pods"), ("get", "pods/log")}
     kube.on_create = succeeding(tmp_path)
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert_delivered(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["SEGLINE_IMAGE", "SEGLINE_STORE", "SEGLINE_NAMESPACE", "KUBECONFIG"])
-def test_a_missing_variable_is_an_error(kube, dataset_dir, edged, tmp_path, monkeypatch, name):
+def test_a_missing_variable_is_an_error(kube, dataset_dir, tmp_path, monkeypatch, name):
     monkeypatch.delenv(name)
     with pytest.raises(StageError, match=name):
-        train(dataset_dir, edged, tmp_path / "out")
+        train(dataset_dir, tmp_path / "out")
     assert kube.asked == []
 
 
 @pytest.mark.parametrize("text", [None, "{", "kind: Pod", "[1]", "kind: RayJob"])
-def test_a_file_that_is_no_template_is_an_error(kube, dataset_dir, edged, tmp_path, monkeypatch, text):
+def test_a_file_that_is_no_template_is_an_error(kube, dataset_dir, tmp_path, monkeypatch, text):
     monkeypatch.setenv("SEGLINE_RAYJOB", str(tmp_path / "template.yaml"))
     if text is not None:
         (tmp_path / "template.yaml").write_text(text)
     with pytest.raises(StageError, match=r"is not the template of a RayJob; expected such as"):
-        train(dataset_dir, edged, tmp_path / "out")
+        train(dataset_dir, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -423,23 +415,23 @@ def test_a_file_that_is_no_template_is_an_error(kube, dataset_dir, edged, tmp_pa
     ],
 )
 def test_a_trial_that_no_worker_can_hold_or_that_wastes_its_gpu_is_refused(
-    kube, dataset_dir, edged, tmp_path, monkeypatch, wanted, expected
+    kube, dataset_dir, tmp_path, monkeypatch, wanted, expected
 ):
     monkeypatch.setattr(rayjob, "_upload", lambda *_: pytest.fail("it uploads"))
     with pytest.raises(StageError, match=expected):
-        train(dataset_dir, edged, tmp_path / "out", params=with_train(**wanted))
+        train(dataset_dir, tmp_path / "out", params=with_train(**wanted))
     assert kube.asked == []
 
 
 # Another pod of the same run
 
 
-def test_an_existing_job_is_followed(kube, dataset_dir, edged, tmp_path):
+def test_an_existing_job_is_followed(kube, dataset_dir, tmp_path):
     job = made_by(RUN)
     kube.create(job)
     go_on, name = succeeding(tmp_path), rayjob_name(RUN)
     in_background(lambda: (kube.wait_for(lambda kube: kube.count("get")), go_on(kube, name)))
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert_delivered(tmp_path / "out")
     assert kube.count("create", status=201) == 0
     assert kube.count("create", status=409) == 1
@@ -460,7 +452,7 @@ def wait_until(is_so):
         time.sleep(0.02)
 
 
-def test_a_job_that_is_followed_can_see_that(kube, dataset_dir, edged, tmp_path, monkeypatch):
+def test_a_job_that_is_followed_can_see_that(kube, dataset_dir, tmp_path, monkeypatch):
     """From before the shards are copied, which takes its time, until the job is gone."""
     monkeypatch.setattr(lease, "RENEW_S", 0.05)
     job, bring, seen = made_by(RUN), rayjob._upload, []
@@ -476,27 +468,27 @@ def test_a_job_that_is_followed_can_see_that(kube, dataset_dir, edged, tmp_path,
         succeeding(tmp_path)(kube, name)
 
     kube.on_create = run
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert "" not in seen
     wait_until(lambda: not followed(job))
 
 
-def test_a_job_that_does_something_else_is_left_alone(kube, dataset_dir, edged, tmp_path):
+def test_a_job_that_does_something_else_is_left_alone(kube, dataset_dir, tmp_path):
     kube.create(made_by(RUN, params=replace(PARAMS, seed=8)))
     with pytest.raises(StageError, match="does something else; delete it, or give another --run"):
-        train(dataset_dir, edged, tmp_path / "out")
+        train(dataset_dir, tmp_path / "out")
     assert len(kube.jobs) == 1
 
 
 @pytest.mark.parametrize("code", [6, StoppedError.exit_code])
-def test_a_job_that_failed_before_is_made_anew_when_it_is_gone(kube, dataset_dir, edged, tmp_path, code):
+def test_a_job_that_failed_before_is_made_anew_when_it_is_gone(kube, dataset_dir, tmp_path, code):
     """Also one that ended because nobody followed it."""
     kube.create(made_by(RUN))
     message = f"Job entrypoint command failed with exit code {code}, last available logs"
     kube.set_status(rayjob_name(RUN), "Failed", "FAILED", reason="AppFailed", message=message)
     kube.deletion_s = 0.5
     kube.on_create = succeeding(tmp_path)
-    train(dataset_dir, edged, tmp_path / "out")
+    train(dataset_dir, tmp_path / "out")
     assert_delivered(tmp_path / "out")
     assert kube.count("create", status=201) == 1
 
@@ -512,10 +504,10 @@ def test_deleting_is_idempotent(kube, tmp_path):
         rayjob.delete(RUN)
 
 
-def start(dataset_dir, edged, tmp_path):
+def start(dataset_dir, tmp_path):
     """Start the command in a process of its own."""
     segline = "import sys; from segline.cli import main; sys.exit(main())"
-    words = ["train", "--params", json.dumps(TINY), "--dataset", str(dataset_dir), "--edged", str(edged)]
+    words = ["train", "--params", json.dumps(TINY), "--dataset", str(dataset_dir)]
     words += ["--out", str(tmp_path / "out"), "--run", RUN, "--tracking-uri", "http://mlflow:5000"]
     return subprocess.Popen(
         [sys.executable, "-c", segline, *words],
@@ -535,8 +527,8 @@ def follow(kube, process, seconds=300):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, edged, tmp_path, how):
-    first = start(dataset_dir, edged, tmp_path)
+def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, tmp_path, how):
+    first = start(dataset_dir, tmp_path)
     follow(kube, first)
     (name,) = kube.jobs
     kube.set_status(name, "Running", "RUNNING")
@@ -550,7 +542,7 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, ed
     assert list(kube.jobs) == [name]
     left = followed(kube.jobs[name])
     assert left
-    second = start(dataset_dir, edged, tmp_path)
+    second = start(dataset_dir, tmp_path)
     follow(kube, second)
     wait_until(lambda: followed(kube.jobs[name]) not in ("", left))
     succeeding(tmp_path)(kube, name)
@@ -567,8 +559,8 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, ed
     }
 
 
-def test_ctrl_c_deletes_the_job(kube, dataset_dir, edged, tmp_path):
-    process = start(dataset_dir, edged, tmp_path)
+def test_ctrl_c_deletes_the_job(kube, dataset_dir, tmp_path):
+    process = start(dataset_dir, tmp_path)
     follow(kube, process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=300)

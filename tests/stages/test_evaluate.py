@@ -37,7 +37,7 @@ def draw(split, key, corner, scale, place, red):
     image, label = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
     image[FRAME], label[FRAME] = 250, 1
     image[place] = (red, 0, 0)
-    return Crop(key, "g", *corner, scale, image, label)
+    return Crop(key, "g", *corner, scale, image=image, label=label)
 
 
 def confidence(red):

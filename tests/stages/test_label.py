@@ -76,13 +76,20 @@ def names_of(path):
 
 
 def expected_crop(image_path, label_path, side, ids, background):
-    """Image, class ids and corner of the fullest window, the first of equals in row order, by counting each."""
+    """Image, class ids and corner of the fullest window nearest to the center, by counting each."""
     label = np.vectorize(lambda name: ids.get(name, 255))(names_of(label_path))
     image = np.array(Image.open(image_path).convert("RGB"))
     height, width = label.shape
     foreground = (label != 255) & (label != background)
     corners = [(top, left) for top in range(max(height - side, 0) + 1) for left in range(max(width - side, 0) + 1)]
-    top, left = max(corners, key=lambda at: foreground[at[0] : at[0] + side, at[1] : at[1] + side].sum())
+    slack = (height - min(side, height), width - min(side, width))
+    top, left = max(
+        corners,
+        key=lambda at: (
+            foreground[at[0] : at[0] + side, at[1] : at[1] + side].sum(),
+            -((2 * at[0] - slack[0]) ** 2) - (2 * at[1] - slack[1]) ** 2,
+        ),
+    )
     whole_image, whole_label = np.zeros((side, side, 3), np.uint8), np.full((side, side), 255, np.uint8)
     seen = label[top : top + side, left : left + side]
     whole_label[: seen.shape[0], : seen.shape[1]] = seen

@@ -96,7 +96,7 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try():
     """A real allocation that no machine has room for."""
     with (
         pytest.raises(
-            TrainingError, match=r"^out of memory at train.batch_size 8; try train.batch_size: 4 with train.ac"
+            TrainingError, match=r"^out of memory at train.batch_size 8; try train.batch_size: 4 with train.gr"
         ),
         _explaining_memory(Train(batch_size=8)),
     ):

@@ -1,4 +1,4 @@
-"""What a trial leaves on disk as it goes: its parameters and its epochs."""
+"""The files that a trial writes while it trains: its parameters and its epochs."""
 
 import csv
 import json
@@ -10,9 +10,9 @@ from typing import Any
 from segline.files.atomic import write_json, write_text
 
 HISTORY = "history.csv"
-"""The epochs of a trial."""
+"""The file of a trial's epochs."""
 TRIAL = "trial.json"
-"""The parameters of a trial, as MLflow shows them."""
+"""The file of a trial's parameters, as MLflow shows them."""
 
 
 def write_history(folder: Path, epochs: Sequence[dict[str, float]]) -> None:
@@ -25,7 +25,7 @@ def write_history(folder: Path, epochs: Sequence[dict[str, float]]) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The epochs of a trial so far."""
+    """Return the epochs of a trial so far."""
     path = folder / HISTORY
     if not path.is_file():
         return []
@@ -34,7 +34,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def count_epochs(text: str) -> int:
-    """Of a history as it is written."""
+    """Return the number of epochs in the text of a history file."""
     return max(0, len(text.splitlines()) - 1)
 
 
@@ -44,6 +44,6 @@ def write_params(folder: Path, params: dict[str, Any]) -> None:
 
 
 def read_params(folder: Path) -> dict[str, Any]:
-    """The parameters of a trial."""
+    """Return the parameters of a trial."""
     content: dict[str, Any] = json.loads((folder / TRIAL).read_text())
     return content

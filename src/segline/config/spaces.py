@@ -5,8 +5,6 @@ from typing import Any
 
 from segline.config.fields import as_declared, find_error, split_annotation
 
-FACTOR = 1.2
-
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
@@ -20,26 +18,6 @@ class Space:
     high: float = 0.0
     log: bool = False
     whole: bool = False
-
-    def at(self, share: float) -> Any:
-        """The value at a share, in [0, 1), of the way through the space."""
-        if self.values:
-            return self.values[int(share * len(self.values))]
-        drawn = self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share
-        return round(drawn) if self.whole else drawn
-
-    def near(self, value: Any, *, above: bool) -> Any:
-        """The next value of a list, or a fifth more or less within the range, of a whole number at least one.
-
-        Jaderberg et al. 2017, section 4.1.1.
-        """
-        if self.values:
-            place = self.values.index(value) + (1 if above else -1)
-            return self.values[min(max(place, 0), len(self.values) - 1)]
-        moved = value * (FACTOR if above else 2 - FACTOR)
-        if self.whole:
-            moved = max(round(moved), value + 1) if above else min(round(moved), value - 1)
-        return type(value)(min(max(moved, self.low), self.high))
 
 
 def parse_space(value: object, annotation: Any, where: str, errors: list[str]) -> Space:

@@ -52,7 +52,8 @@ class Foreground:
 def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> Corner:
     """Return the top-left corner of the square window with the most foreground pixels; the search is exact.
 
-    Of equally full windows the first in row order wins: the topmost, then the leftmost.
+    Of equally full windows the one nearest to the image's center wins, then the first in row order. So an object lies
+    in the middle of its crop, and data without a background class are cropped around their center.
 
     A summed-area table is kept for one row of windows at a time, because a table of a whole large image does not fit
     into the processor's cache and takes four times as long.
@@ -65,17 +66,21 @@ def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> Corner:
     pixels = foreground.view(np.uint8)
     in_column = np.zeros(foreground.shape[1] + 1, np.int32)
     in_column[1:] = pixels[:height].sum(0)
-    most, corner = -1, (0, 0)
-    for top in range(len(pixels) - height + 1):
+    last_top, last_left = len(pixels) - height, foreground.shape[1] - width
+    best = (1, 0, 0, 0)
+    for top in range(last_top + 1):
         if top:
             in_column[1:] += pixels[top + height - 1]
             in_column[1:] -= pixels[top - 1]
         sums = in_column.cumsum(dtype=np.int32)
         counts = sums[width:] - sums[:-width]
-        left = int(counts.argmax())
-        if counts[left] > most:
-            most, corner = int(counts[left]), (top, left)
-    return corner
+        most = int(counts.max())
+        if -most <= best[0]:
+            equals = np.flatnonzero(counts == most)
+            left = int(equals[np.abs(2 * equals - last_left).argmin()])
+            distance = (2 * top - last_top) ** 2 + (2 * left - last_left) ** 2
+            best = min(best, (-most, distance, top, left))
+    return best[2:]
 
 
 def several_corners(foreground: NDArray[np.bool_], side: int, count: int) -> list[Corner]:

@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import deflate
@@ -59,6 +59,7 @@ class Header:
     width: int
     channels: int
     bits: int
+    _: KW_ONLY
     mode: str
     orientation: int
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -50,6 +50,7 @@ class Sampler:
     legend: LabelSpec
     settings: Label
     exclusions: Exclusions = field(default_factory=Exclusions)
+    _: KW_ONLY
     seed: int = 0
 
     def crops(self, row: Row) -> list[Crop]:
@@ -103,14 +104,14 @@ class Sampler:
             raise OSError("the image is smaller than its label map")
         padded, ids = cut(image, ids, (0, 0), side)
         distances = self._distances(ids, lambda: cut(image, part, (0, 0), side)[1])
-        return Crop(row["key"], row["group"], box.top, box.left, 1.0, padded, ids, distances)
+        return Crop(row["key"], row["group"], box.top, box.left, 1.0, image=padded, label=ids, distances=distances)
 
     def _shrink(self, row: Row, raw: NDArray[Any], image: NDArray[np.uint8]) -> Crop:
         side = self.settings.crop
         small, ids = resize_pair(image, self._ids(raw, row["key"], (0, 0)), side)
         # Only the label of this second pair is used, so one pixel is enough for its image.
         distances = self._distances(ids, lambda: resize_pair(image[:1, :1], raw, side)[1])
-        return Crop(row["key"], row["group"], 0, 0, max(raw.shape) / side, small, ids, distances)
+        return Crop(row["key"], row["group"], 0, 0, max(raw.shape) / side, image=small, label=ids, distances=distances)
 
     def _distances(self, ids: NDArray[np.uint8], values: Callable[[], NDArray[np.integer]]) -> dict[str, Maps]:
         """Return the distance maps of a finished crop, given a function that returns its raw values."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +49,7 @@ class Crop:
     top: int
     left: int
     scale: float
+    _: KW_ONLY
     image: Images
     label: Labels
     distances: Mapping[str, Distances] = field(default_factory=dict)

@@ -89,7 +89,7 @@ def make_shard(shard: Shard) -> int:
     paths = [row[part] for row in rows for part in ("label", "image")]
     with prefetch(checked(shard.tree, shard.manifest), paths) as tree:
         layout = layout_of(shard.manifest.origin)
-        sampler = Sampler(tree, layout, shard.legend, shard.settings, shard.exclusions, shard.seed)
+        sampler = Sampler(tree, layout, shard.legend, shard.settings, shard.exclusions, seed=shard.seed)
         crops = (crop for row in rows for crop in sampler.crops(row))
         distances: dict[str, int] = {
             name: channels(name, len(shard.legend.classes)) for name in shard.settings.distances

@@ -54,6 +54,7 @@ class Watch:
     is_stopping: Callable[[], bool] = lambda: False
 
 
+# Longer than forty lines by its description and the nested settings of Ray Tune.
 def run_trials(
     trials: Sequence[Trial],
     run: Callable[[Trial], Records],

@@ -7,6 +7,7 @@ import pytest
 
 from segline.config.spaces import Space
 from segline.training.search.optuna import propose
+from segline.training.search.spaces import sample
 
 SPACES = {
     "learning_rate": Space(low=1e-4, high=1e-1, log=True),
@@ -26,7 +27,7 @@ def score(drawn):
 
 def by_chance(count, seed):
     random = Random(seed)
-    drawn = [{key: space.at(random.random()) for key, space in SPACES.items()} for _ in range(count)]
+    drawn = [{key: sample(space, random.random()) for key, space in SPACES.items()} for _ in range(count)]
     return [(values, score(values)) for values in drawn]
 
 

@@ -1,7 +1,7 @@
 """Dataset layouts: how to find pairs, how to read their files, and the meaning of the label values."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -36,6 +36,7 @@ class Pair:
     label: str
     group: str
     split: str = ""
+    _: KW_ONLY
     slice_index: int = -1
 
 

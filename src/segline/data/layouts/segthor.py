@@ -102,7 +102,8 @@ def _of_patient(tree: Tree, patient: str, image: str, label: str) -> list[Pair]:
         return []
     split = "test" if of_test else ""
     return [
-        Pair(f"{patient}_{slice_index:03d}", image, label, patient, split, slice_index) for slice_index in range(slices)
+        Pair(f"{patient}_{slice_index:03d}", image, label, patient, split, slice_index=slice_index)
+        for slice_index in range(slices)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Optuna, by way of Ray's integration: draws that follow from what came of those before. Its only importer."""
+"""Optuna: samples that follow from the results of those before. The only importer of optuna."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,15 @@ from typing import Any
 from segline.config.spaces import Space
 from segline.errors import StageError
 
-TRIES = 4
-"""Asked for each proposal, as short lists make for repetitions."""
+MAX_ATTEMPTS = 4
+"""The attempts per proposal, because short lists of values make for repetitions."""
 
 
 def check_installed() -> None:
-    """Optuna is an extra of its own.
+    """Check that Optuna is there; it is an extra of its own.
 
     Raises:
-        StageError: it is not installed.
+        StageError: It is not installed.
     """
     if find_spec("optuna") is None:
         raise StageError("train.search.searcher: Optuna is not installed; install segline[optuna], or say random")
@@ -25,39 +25,35 @@ def check_installed() -> None:
 def propose(
     spaces: Mapping[str, Space], results: Sequence[tuple[dict[str, Any], float]], seed: str, count: int
 ) -> list[dict[str, Any]]:
-    """Values to try next, by the tree-structured Parzen estimator (Bergstra et al. 2011); the same for the same seed.
+    """Return values to try next, by the tree-structured Parzen estimator (Bergstra et al. 2011).
+
+    The same seed proposes the same.
 
     Args:
-        spaces: by hyperparameter.
-        results: what was tried, with its score; more is better.
-        seed: of all that is random.
-        count: of proposals; fewer, if no more are found that differ from one another and from what was tried.
+        spaces: The spaces by hyperparameter.
+        results: The values that were tried, each with its score; a higher score is better.
+        seed: The seed of all draws.
+        count: The number of proposals; there are fewer if no more are found that differ from one another and from the
+            values that were tried.
     """
     import optuna
-    from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     number = int(hashlib.sha256(seed.encode()).hexdigest()[:8], 16)
-    # The first draws were made by chance already; those under way count as bad, so that others are proposed.
+    # The first samples were random already; pending ones count as bad, so that others are proposed.
     sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=0, multivariate=True, constant_liar=True)
-    # Ray reads / and . of a name in ways of its own.
-    search = OptunaSearch(
-        {str(place): _distribution(space) for place, space in enumerate(spaces.values())},
-        metric="score",
-        mode="max",
-        sampler=sampler,
-        points_to_evaluate=[{str(place): drawn[key] for place, key in enumerate(spaces)} for drawn, _ in results],
-        evaluated_rewards=[score for _, score in results],
-    )
-    known = [drawn for drawn, _ in results]
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    distributions = {key: _distribution(space) for key, space in spaces.items()}
+    for samples, score in results:
+        study.add_trial(optuna.create_trial(params=samples, distributions=distributions, value=score))
+    known = [samples for samples, _ in results]
     proposals: list[dict[str, Any]] = []
-    for number in range(TRIES * count):
-        suggested = search.suggest(str(number))
-        assert suggested is not None
-        drawn = {key: suggested[str(place)] for place, key in enumerate(spaces)}
-        if len(proposals) < count and drawn not in known:
-            proposals.append(drawn)
-            known.append(drawn)
+    for _ in range(MAX_ATTEMPTS * count):
+        asked = study.ask(distributions).params
+        samples = {key: asked[key] for key in spaces}
+        if len(proposals) < count and samples not in known:
+            proposals.append(samples)
+            known.append(samples)
     return proposals
 
 

@@ -31,11 +31,14 @@ repro: setup ## the whole line: data, training, a promoted model, and its summar
 	dvc repro
 	@segline summary
 
-test: setup ## the tests
-	python -m pytest
+# A module's tests run in one process, as they share servers, models and Ray sessions; four processes need 10 GB.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadscope
 
-test-all: setup ## the tests, the slow ones too
-	python -m pytest -m ""
+test: setup ## the tests
+	python -m pytest $(PARALLEL)
+
+test-all: test ## the tests, the slow ones too, one after another as they start clusters and containers
+	python -m pytest -m slow
 
 check: setup ## formatting, lint, types
 	ruff format --check .

@@ -119,7 +119,7 @@ class Kubernetes:
             [request for request in self.asked if request[:2] == (verb, resource) and status in (None, request[2])]
         )
 
-    def wait_for(self, is_so, seconds=30):
+    def wait_for(self, is_so, seconds=120):
         with self.changed:
             assert self.changed.wait_for(lambda: is_so(self), seconds), (self.asked[-20:], self.jobs)
 

@@ -42,11 +42,11 @@ def s3_process(log):
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 def wait_for(port, process):
-    for _ in range(600):
+    for _ in range(2400):
         assert process.poll() is None, "the server ended"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

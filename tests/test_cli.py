@@ -248,7 +248,7 @@ from segline import cli
 class Module:
     def run(params, out):
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 
 cli.import_module = lambda name: Module
 cli.main(["ingest", "--params", "{}"])
@@ -266,4 +266,4 @@ def test_a_stage_ends_with_the_dvc_that_started_it():
     assert parent.stdout.readline() == b"ready\n"
     parent.kill()
     # The pipe closes when both processes have ended.
-    assert parent.communicate(timeout=20)[0] == b""
+    assert parent.communicate(timeout=120)[0] == b""

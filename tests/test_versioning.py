@@ -84,7 +84,7 @@ def shell(tmp_path, s3_server, s3_client, monkeypatch):
     def run(block):
         text = block.replace("http://127.0.0.1:9000", s3_server)
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True, check=False, timeout=120
+            ["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True, check=False, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from segline.errors import SeglineError, StageError
+from segline.progress import log
 
 # Ray reads these when it is imported.
 SETTINGS = {
@@ -27,6 +28,9 @@ AUTOSCALING = "SEGLINE_RAY_AUTOSCALING"
 
 # Only records and file names pass through Ray's object store; the data stay in files.
 OBJECT_STORE_BYTES = 200 * 2**20
+
+RAY_STARTS = 3
+"""The number of times that Ray is started before its failure to start is raised."""
 
 # The options of glibc's mallopt(3), and their values in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -58,11 +62,27 @@ def ray_session() -> Iterator[dict[str, float]]:
     options: dict[str, bool | int | str] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if not joins:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    ray.init(**options)
+    _initialize(ray, options)
     try:
         yield ray.cluster_resources()
     finally:
         _shut_down(ray)
+
+
+def _initialize(ray: Any, options: dict[str, bool | int | str]) -> None:
+    """Call ``ray.init``, and again where it gave up: its fixed 30 s are too short on a busy machine.
+
+    The processes of a start that was given up end with this process.
+    """
+    for attempt in range(1, RAY_STARTS + 1):
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises the base class
+            if attempt == RAY_STARTS or "timed out" not in str(error).lower():
+                raise
+            log("Ray did not start in time, as this machine is busy; starting it again")
+        else:
+            return
 
 
 def _shut_down(ray: Any) -> None:

@@ -256,7 +256,7 @@ def test_the_server_does_not_start_without_a_key():
     """It would, and answer every file with a status 500 and no reason."""
     settings = {"MLFLOW_BACKEND_STORE_URI": "sqlite://", "MLFLOW_ARTIFACTS_DESTINATION": "s3://segline/mlflow"}
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **NO_KEY, **settings}
-    done = subprocess.run(["sh", SCRIPTS / "serve.sh"], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", SCRIPTS / "serve.sh"], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "no key for s3://segline/mlflow" in line

@@ -446,7 +446,7 @@ def followed(job):
 
 
 def wait_until(is_so):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -519,7 +519,7 @@ def start(dataset_dir, tmp_path):
     )
 
 
-def follow(kube, process, seconds=60):
+def follow(kube, process, seconds=300):
     """Wait until a process follows a job: before that it may have read it once."""
     before = kube.count("get")
     kube.wait_for(lambda kube: kube.count("get") > before + 1, seconds)
@@ -533,7 +533,7 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, tm
     (name,) = kube.jobs
     kube.set_status(name, "Running", "RUNNING")
     first.send_signal(how)
-    _, stderr = first.communicate(timeout=30)
+    _, stderr = first.communicate(timeout=300)
     assert first.returncode == (-9 if how == signal.SIGKILL else 75), stderr
     if how == signal.SIGTERM:
         assert stderr == (
@@ -546,7 +546,7 @@ def test_a_pod_that_is_lost_leaves_the_job_to_the_next_one(kube, dataset_dir, tm
     follow(kube, second)
     wait_until(lambda: followed(kube.jobs[name]) not in ("", left))
     succeeding(tmp_path)(kube, name)
-    shown, stderr = second.communicate(timeout=30)
+    shown, stderr = second.communicate(timeout=300)
     assert second.returncode == 0, stderr
     assert "epoch 4" in shown
     assert_delivered(tmp_path / "out")
@@ -563,6 +563,6 @@ def test_ctrl_c_deletes_the_job(kube, dataset_dir, tmp_path):
     process = start(dataset_dir, tmp_path)
     follow(kube, process)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert kube.jobs == {}

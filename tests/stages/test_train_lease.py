@@ -15,7 +15,7 @@ from segline.training.checkpoints import STOP
 from segline.training.lease import FOLLOWED, heartbeat
 
 EPOCHS = 2000
-LEASE_S = 2
+LEASE_S = 5
 PARAMS = {
     "name": "tiny",
     "train": {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": EPOCHS},
@@ -70,7 +70,7 @@ def test_a_training_goes_on_while_it_is_followed_and_then_saves_itself_and_ends(
         time.sleep(2 * LEASE_S)
         assert process.poll() is None, process.communicate()
     before = epochs(store)
-    shown, told = process.communicate(timeout=100)
+    shown, told = process.communicate(timeout=300)
     assert process.returncode == 75, told + shown
     assert told == "segline train: stopped and saved; the same command continues\n"
     assert shown.count("train: nobody has followed this") == 1

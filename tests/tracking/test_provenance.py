@@ -47,7 +47,7 @@ def test_a_git_that_does_not_end_is_left(tmp_path, monkeypatch):
     slow.write_text('#!/bin/sh\n[ "$2" = rev-parse ] && echo abc || exec sleep 60\n')
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(provenance, "GIT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(provenance, "GIT_TIMEOUT_S", 3.0)
     assert code_version() == {"mlflow.source.git.commit": "abc"}
 
 

@@ -163,7 +163,7 @@ def asked(monkeypatch):
 
 
 def wait_until(condition):
-    for _ in range(600):
+    for _ in range(2400):
         if condition():
             return
         time.sleep(0.05)

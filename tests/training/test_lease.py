@@ -26,7 +26,7 @@ def stamp(place):
 
 
 def wait_for(is_so):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -60,22 +60,22 @@ def test_what_nobody_renews_lapses_once_after_all_looks(place, bucket, s3, capsy
     assert line == "train: nobody has followed this training for 0 minutes; it saves itself and ends"
 
 
-def test_what_is_renewed_does_not_lapse_until_that_ends(place):
+def test_what_is_renewed_does_not_lapse_until_that_ends(place, monkeypatch):
+    monkeypatch.setattr(lease, "LOOK_S", 0.1)  # longer than a renewal waits for its turn on a busy machine
     lapsed = threading.Event()
     with watchdog(place, lapsed.set):
         with heartbeat(place):
-            assert not lapsed.wait(6 * lease.MAX_UNCHANGED_LOOKS * lease.LOOK_S)
-        assert lapsed.wait(30)
+            assert not lapsed.wait(2 * lease.MAX_UNCHANGED_LOOKS * lease.LOOK_S)
+        assert lapsed.wait(120)
 
 
 def test_while_the_bucket_is_away_nothing_lapses(place, s3):
-    lapsed = threading.Event()
-    with watchdog(place, lapsed.set):
+    lapsed, faults_left = threading.Event(), []
+    with watchdog(place, lambda: (faults_left.append(len(s3.faults)), lapsed.set())):
         wait_for(lambda: len(s3.asked) > 2)
         s3.faults = [AWAY] * (2 * lease.MAX_UNCHANGED_LOOKS)
-        wait_for(lambda: not s3.faults)
-        assert not lapsed.is_set()
-        assert lapsed.wait(30)
+        assert lapsed.wait(120)
+    assert faults_left == [0]
     assert len(s3.asked) == 1 + 3 * lease.MAX_UNCHANGED_LOOKS
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,7 @@ def new_trial():
             if trial.fails and epoch == 2:
                 raise TrainingError(f"the loss of {trial.name} became nan")
             if trial.told:
+                Path(f"{trial.told}.{trial.name}").touch()
                 while not os.path.exists(trial.told):
                     time.sleep(0.05)
                 raise StoppedError("stopped and saved")
@@ -86,7 +88,7 @@ def test_asha_stops_the_worse_trials_at_its_rungs_and_lets_go_of_their_resources
         assert failed == []
         assert len(epochs["t9"]) == 8
         assert all(len(epochs[f"t{score}"]) == 2 for score in (3, 2, 1))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU") != there["CPU"] and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ray.available_resources()["CPU"] == there["CPU"]
@@ -96,14 +98,16 @@ def test_asha_stops_the_worse_trials_at_its_rungs_and_lets_go_of_their_resources
 
 def test_trials_that_are_told_to_stop_end_the_search_and_no_other_begins(there, tmp_path):
     told = tmp_path / "stop"
-    began = time.monotonic()
+
+    def begun():
+        return list(tmp_path.glob("stop.*"))
 
     def is_stopping():
-        if time.monotonic() - began > 3:
+        if begun():
             told.touch()
         return told.exists()
 
     trials = [trial(f"t{number}", told=str(told)) for number in range(20)]
     with pytest.raises(StoppedError, match="saved"):
         run(trials, is_stopping=is_stopping)
-    assert time.monotonic() - began < 15
+    assert 1 <= len(begun()) < len(trials)

@@ -263,7 +263,7 @@ open_source(params.ingest, 0, Path(sys.argv[2]))
 
 def test_killed_while_downloading_it_goes_on(url, web, opening, holds, packed, files):
     def wait():
-        for _ in range(2000):
+        for _ in range(12000):
             if process.poll() is not None:
                 return
             time.sleep(0.01)

@@ -201,7 +201,8 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         metavar="KEY=VALUE",
         help="a parameter that replaces its value in --params, such as train.epochs=40; may be repeated",
     )
-    parser.add_argument("--executor-input", metavar="JSON", default="", help=argparse.SUPPRESS)  # by Kubeflow alone
+    # Only Kubeflow gives it.
+    parser.add_argument("--executor-input", metavar="JSON", default="", help=argparse.SUPPRESS)
     for folder in stage.inputs:
         _add_input(parser, folder)
     parser.add_argument(
@@ -211,6 +212,12 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         default=FOLDERS[name],
         help=f"folder to write (default: {FOLDERS[name]}), or s3://bucket/prefix",
     )
+    _add_options(parser, stage)
+    parser.set_defaults(run=_run_stage)
+
+
+def _add_options(parser: argparse.ArgumentParser, stage: Stage) -> None:
+    """Add the options that only some stages have."""
     if stage.tracked:
         _add_tracking(parser)
     if stage.excludes:
@@ -230,7 +237,6 @@ def _add_stage(commands: Any, name: str, stage: Stage) -> None:
         parser.add_argument(
             "--run", dest="pipeline_run", metavar="ID", default="", help="id of the Kubeflow run that this is part of"
         )
-    parser.set_defaults(run=_run_stage)
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:

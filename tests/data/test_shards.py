@@ -228,6 +228,7 @@ def test_a_description_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize("key", ["colour", "color"])
 def test_the_description_may_have_either_spelling_of_color(tmp_path, key):
+    DATASET.write_mark(tmp_path)
     written = json.loads(json.dumps(DESCRIPTION.to_dict()))
     assert written["classes"] == [{"name": "sky", "colour": [1, 2, 3]}, {"name": "car", "colour": [4, 5, 6]}]
     written["classes"] = [{"name": entry["name"], key: entry["colour"]} for entry in written["classes"]]

@@ -85,6 +85,11 @@ def shard_file(split: Path, kind: str, number: int) -> Path:
     return split / f"{kind}-{number:05d}.npy"
 
 
+def shard_files(split: Path, kind: str = "*") -> list[Path]:
+    """Return the paths of the shards of a split, of one kind or of all kinds, in order."""
+    return sorted(split.glob(f"{kind}-*.npy"))
+
+
 def part_file(split: Path, number: int) -> Path:
     """Return the path of the file that marks a complete shard until all shards of the split are complete."""
     return split / f"part-{number:05d}.json"
@@ -116,7 +121,7 @@ def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], N
 
 def shard_bytes(dataset_dir: Path, splits: Iterable[str]) -> int:
     """Return the size of the shards of some splits, in bytes."""
-    return sum(path.stat().st_size for name in splits for path in (dataset_dir / name).glob("*.npy"))
+    return sum(path.stat().st_size for name in splits for path in shard_files(dataset_dir / name))
 
 
 def _metadata(folder: Path) -> Record:

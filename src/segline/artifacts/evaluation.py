@@ -51,6 +51,11 @@ def counts_file(folder: Path, candidate: str) -> Path:
     return folder / COUNTS / f"{candidate}.npz"
 
 
+def curve_file(folder: Path, candidate: str) -> Path:
+    """Return the path of a candidate's history."""
+    return folder / CURVES / f"{candidate}.csv"
+
+
 def write_counts(path: Path, counts: "NDArray[np.int64]", index: "pd.DataFrame") -> None:
     """Write the confusion matrix of every crop (n, k, k) with the crop's key and group."""
     import numpy as np

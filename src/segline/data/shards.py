@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import IMAGES, INDEX, LABELS, SUMS, part_file, shard_file
+from segline.artifacts.dataset import IMAGES, INDEX, LABELS, SUMS, part_file, shard_file, shard_files
 from segline.errors import StageError
 from segline.files.atomic import naming, write_json
 from segline.files.hashing import file_hash
@@ -71,20 +71,19 @@ class Split:
 
     @cached_property
     def _maps(self) -> list[tuple[Images, Labels]]:
-        names = sorted(self.folder.glob(f"{IMAGES}-*.npy"))
         return [
             (
-                np.load(name, mmap_mode="r"),
-                np.load(name.with_name(name.name.replace(IMAGES, LABELS)), mmap_mode="r"),
+                np.load(path, mmap_mode="r"),
+                np.load(path.with_name(path.name.replace(IMAGES, LABELS)), mmap_mode="r"),
             )
-            for name in names
+            for path in shard_files(self.folder, IMAGES)
         ]
 
     @cached_property
     def _distances(self) -> dict[str, list[Distances]]:
         """The shards of every kind of distance map in the folder."""
         shards: dict[str, list[Distances]] = {}
-        for path in sorted(self.folder.glob("*-*.npy")):
+        for path in shard_files(self.folder):
             kind, _, _ = path.name.rpartition("-")
             if kind not in (IMAGES, LABELS):
                 shards.setdefault(kind, []).append(np.load(path, mmap_mode="r"))

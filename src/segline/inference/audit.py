@@ -22,7 +22,7 @@ EIGHT_NEIGHBORS = np.ones((3, 3), np.int8)
 
 @dataclass(frozen=True)
 class Suspect:
-    """An object that is probably unlabelled: its class, box in the crop, area in px and mean probability."""
+    """An object that probably lacks a label: its class, box in the crop, area in px and mean probability."""
 
     class_id: int
     box: Box
@@ -40,7 +40,7 @@ def find_missing_labels(
     border: int,
     max_labelled_share: float,
 ) -> list[Suspect]:
-    """Return the objects in a crop that are probably unlabelled, by class and then in reading order.
+    """Return the objects in a crop that probably lack a label, by class and then in reading order.
 
     Args:
         probabilities: The probability of each class.

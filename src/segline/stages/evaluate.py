@@ -27,6 +27,7 @@ from segline.artifacts.evaluation import (
     MISSING_LABELS_PICTURES,
     PICTURES,
     counts_file,
+    curve_file,
     write_counts,
     write_leaderboard,
     write_metrics,
@@ -156,7 +157,7 @@ def _write_scores(results: Mapping[str, CandidateResult], split: Split, info: Da
 def _write_curves(folders: list[Path], work: Path) -> None:
     (work / CURVES).mkdir()
     for folder in folders:
-        shutil.copyfile(folder / HISTORY, work / CURVES / f"{folder.name}.csv")
+        shutil.copyfile(folder / HISTORY, curve_file(work, folder.name))
     draw_curves({folder.name: pd.read_csv(folder / HISTORY) for folder in folders}, work / CURVES_PLOT)
 
 

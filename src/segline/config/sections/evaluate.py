@@ -8,7 +8,7 @@ from segline.config.fields import Fraction, Range, Unit
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The limits above which an object that the best candidate on validation finds is listed as probably unlabelled."""
+    """The limits above which an object that the best candidate on validation predicts is listed as a missing label."""
 
     min_confidence: Annotated[float, Fraction, "the lowest mean probability of an object"] = 0.8
     min_pixels: Annotated[int, Range(1), Unit("px"), "the smallest area of an object, in pixels"] = 100

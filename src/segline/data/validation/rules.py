@@ -108,6 +108,7 @@ def _rules_of_labels(settings: Validate) -> list[Rule]:
     ]
 
 
+# Longer than 40 lines, because it is one list of rules.
 def _rules_of_images(settings: Validate) -> list[Rule]:
     low, high = settings.min_brightness, settings.max_brightness
     return [

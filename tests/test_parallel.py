@@ -4,13 +4,23 @@ import ctypes
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from segline.errors import DataError
-from segline.parallel import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, MMAP_THRESHOLDS, SETTINGS, for_each, tune_malloc
+from segline.parallel import (
+    M_MMAP_THRESHOLD,
+    M_TRIM_THRESHOLD,
+    MMAP_THRESHOLDS,
+    SETTINGS,
+    for_each,
+    ray_session,
+    tune_malloc,
+)
 
 
 def squares():
@@ -52,11 +62,15 @@ TIMED_OUT = "The current node timed out during startup. This could happen becaus
 
 
 @pytest.fixture
-def slow_start(monkeypatch):
-    """A function that makes the next starts of Ray fail with an error and returns the list of all starts."""
-    for name, value in SETTINGS.items():
+def ray_settings():
+    """The environment that Ray reads when it is imported, as ``ray_session`` sets it."""
+    for name, value in {**SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@pytest.fixture
+def slow_start(ray_settings, monkeypatch):
+    """A function that makes the next starts of Ray fail with an error and returns the list of all starts."""
     import ray
 
     started, start = [], ray.init
@@ -75,13 +89,40 @@ def slow_start(monkeypatch):
 
 
 def test_ray_that_times_out_while_it_starts_is_started_again(slow_start, capsys):
-    started = slow_start(Exception(TIMED_OUT), times=2)
+    started = slow_start(Exception(TIMED_OUT), times=1)
     assert [result[:2] for result in sorted(run([1, 2], 2))] == [(1, 1), (2, 4)]
     assert len(started) == 3
     assert (
         capsys.readouterr().out.splitlines()
         == ["Ray did not start in time, as this machine is busy; starting it again"] * 2
     )
+
+
+@pytest.mark.slow
+def test_a_start_that_was_given_up_leaves_no_process(ray_settings, monkeypatch):
+    """Ray itself gives up after 30 s, as nobody can tell it about its node."""
+    import ray
+
+    children, get_node = [], ray._private.services.get_node
+
+    def no_node(*_):
+        raise RuntimeError("unknown node")
+
+    def count(*_):
+        children.append(sum("raylet" in child.name() for child in psutil.Process().children(recursive=True)))
+        if len(children) > 1:
+            monkeypatch.setattr(ray._private.services, "get_node", get_node)
+
+    def init(**options):
+        count()
+        return started(**options)
+
+    started = ray.init
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray._private.services, "get_node", no_node)
+    with ray_session():
+        count()
+    assert children == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("error", "starts"), [(Exception(TIMED_OUT), 3), (ValueError("no such option"), 1)])

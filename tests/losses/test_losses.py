@@ -50,22 +50,36 @@ def test_every_loss_has_its_formula_and_its_options_here():
     assert set(LOOPS) == set(LOSSES) == set(OPTIONS)
 
 
-@every_loss
+SHAPES = {
+    "plain": {},
+    "no-background": {"background": None},
+    "one-image": {"images": 1},
+    "one-pixel": {"images": 1, "side": 1, "ignored": 0},
+    "none-ignored": {"ignored": 0},
+    "all-ignored": {"ignored": 1},
+    "image-ignored": {"side": 2, "ignored": 0.8, "seed": 4},
+    "class-absent": {"absent": 1},
+    "first-absent": {"absent": 0},
+    "one-class": {"classes": 1},
+    "two-classes": {"classes": 2},
+    "150-classes": {"classes": 150, "side": 4},
+}
+# An option meets the shapes in which a class or an image counts for nothing; with all others it is a slow test.
+SHAPES_OF_OPTIONS = ("plain", "image-ignored", "class-absent", "first-absent")
+
+
 @pytest.mark.parametrize(
-    "shape",
+    ("name", "options", "shape"),
     [
-        pytest.param({}, id="plain"),
-        pytest.param({"background": None}, id="no-background"),
-        pytest.param({"images": 1}, id="one-image"),
-        pytest.param({"images": 1, "side": 1, "ignored": 0}, id="one-pixel"),
-        pytest.param({"ignored": 0}, id="none-ignored"),
-        pytest.param({"ignored": 1}, id="all-ignored"),
-        pytest.param({"side": 2, "ignored": 0.8, "seed": 4}, id="image-ignored"),
-        pytest.param({"absent": 1}, id="class-absent"),
-        pytest.param({"absent": 0}, id="first-absent"),
-        pytest.param({"classes": 1}, id="one-class"),
-        pytest.param({"classes": 2}, id="two-classes"),
-        pytest.param({"classes": 150, "side": 4}, id="150-classes"),
+        pytest.param(
+            name,
+            options,
+            shape,
+            id=f"{name}-{options}-{shape_name}",
+            marks=[pytest.mark.slow] if options and shape_name not in SHAPES_OF_OPTIONS else [],
+        )
+        for name, options in CASES
+        for shape_name, shape in SHAPES.items()
     ],
 )
 def test_value_is_that_of_the_formula(make_case, name, options, shape):

@@ -74,7 +74,7 @@ def package(tmp_path):
 @pytest.fixture
 def other_package(tmp_path):
     (tmp_path / "other").mkdir()
-    return small(tmp_path / "other", "segline/train:0.2.0")
+    return small(tmp_path / "other", "segline/train:0.3.0")
 
 
 def connect(server):

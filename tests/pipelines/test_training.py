@@ -16,6 +16,7 @@ pytest.importorskip("kfp")
 
 from pipelines.training import DeploymentConfig, compile_to
 from segline import cli
+from segline.config.loader import load
 from segline.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,7 @@ def test_the_command_line_accepts_what_kubeflow_puts_in(stage, tmp_path):
     words = [put_in(word) for word in [*container(stage, pipeline)["command"], *container(stage, pipeline)["args"]]]
     arguments = cli._parser().parse_args(words[1:])
     assert arguments.command == stage
-    cli.params.load(arguments.params, arguments.overrides)
+    load(arguments.params, arguments.overrides)
 
 
 def test_the_definition_is_the_one_in_the_repository():

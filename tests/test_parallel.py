@@ -8,7 +8,6 @@ import secrets
 import subprocess
 import sys
 
-import psutil
 import pytest
 
 from segline.errors import DataError
@@ -18,7 +17,6 @@ from segline.parallel import (
     MMAP_THRESHOLDS,
     SETTINGS,
     for_each,
-    ray_session,
     tune_malloc,
 )
 
@@ -96,33 +94,6 @@ def test_ray_that_times_out_while_it_starts_is_started_again(slow_start, capsys)
         capsys.readouterr().out.splitlines()
         == ["Ray did not start in time, as this machine is busy; starting it again"] * 2
     )
-
-
-@pytest.mark.slow
-def test_a_start_that_was_given_up_leaves_no_process(ray_settings, monkeypatch):
-    """Ray itself gives up after 30 s, as nobody can tell it about its node."""
-    import ray
-
-    children, get_node = [], ray._private.services.get_node
-
-    def no_node(*_):
-        raise RuntimeError("unknown node")
-
-    def count(*_):
-        children.append(sum("raylet" in child.name() for child in psutil.Process().children(recursive=True)))
-        if len(children) > 1:
-            monkeypatch.setattr(ray._private.services, "get_node", get_node)
-
-    def init(**options):
-        count()
-        return started(**options)
-
-    started = ray.init
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray._private.services, "get_node", no_node)
-    with ray_session():
-        count()
-    assert children == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("error", "starts"), [(Exception(TIMED_OUT), 3), (ValueError("no such option"), 1)])

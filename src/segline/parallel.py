@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import secrets
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -71,25 +70,19 @@ def ray_session() -> Iterator[dict[str, float]]:
 
 
 def _initialize(ray: Any, options: dict[str, bool | int | str]) -> None:
-    """Call ``ray.init``, and again where it gave up: its fixed 30 s are too short on a busy machine."""
+    """Call ``ray.init``, and again where it gave up: its fixed 30 s are too short on a busy machine.
+
+    The processes of a start that was given up end with this process.
+    """
     for attempt in range(1, RAY_STARTS + 1):
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises the base class
             if attempt == RAY_STARTS or "timed out" not in str(error).lower():
                 raise
-            _end_processes_of(error)
             log("Ray did not start in time, as this machine is busy; starting it again")
         else:
             return
-
-
-def _end_processes_of(error: Exception) -> None:
-    """End the processes of a failed start of Ray, which would slow down the next one; only its frames know them."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        node = frame.f_locals.get("self")
-        if node is not None and hasattr(node, "kill_all_processes"):
-            node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
 
 
 def _shut_down(ray: Any) -> None:

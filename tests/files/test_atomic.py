@@ -31,6 +31,7 @@ REWRITER = """
 import sys
 from itertools import count
 from pathlib import Path
+from segline.files.atomic import write_text, writing
 
 for number in count():
     with writing(Path(sys.argv[1])) as work:

@@ -14,6 +14,7 @@ from segline.files.locks import machine_lock, output_lock
 HOLDER = """
 import sys, time
 from pathlib import Path
+from segline.files import locks
 
 with getattr(locks, sys.argv[1])(Path(sys.argv[2])):
     print("locked", flush=True)

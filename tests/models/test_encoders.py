@@ -150,7 +150,7 @@ def hub_of(content):
 
 FETCH = f"""
 import torch
-from segline.models.encoders import pyramid
+from segline.errors import TrainingError
 from segline.models.encoders import backbone_features
 try:
     encoder, _ = backbone_features({NAME!r}, pretrained=True)

@@ -23,6 +23,7 @@ PARAMS = {
 SEGLINE = f"""
 import sys
 from segline.cli import main
+from segline.training import lease
 lease.LOOK_S, lease.MAX_UNCHANGED_LOOKS = 0.1, {10 * LEASE_S}
 sys.exit(main())
 """

@@ -70,7 +70,7 @@ def test_scenes_are_drawn_once_and_again_for_another_recipe(opening, files):
 
 def test_scenes_are_drawn_again_when_the_code_of_the_renderer_changes(opening, monkeypatch):
     before = opening("synthetic:", synthetic=SCENES).tree.files
-    monkeypatch.setattr("segline.data.sources.synthetic.source_hash", lambda *packages: f"another {packages}")
+    monkeypatch.setattr("segline.data.sources.synthetic.code_hash", lambda packages: f"another {packages}")
     after = opening("synthetic:", synthetic=SCENES).tree.files
     assert before.keys() == after.keys()
     assert all(before[path] != after[path] for path in before)

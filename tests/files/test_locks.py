@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing import get_context
 
 import pytest
@@ -63,6 +64,7 @@ def append_twice(path):
     with machine_lock(path), path.open("a") as stream:
         stream.write("begin\n")
         stream.flush()
+        time.sleep(0.005)  # Without the lock another process would write in between.
         stream.write("end\n")
 
 

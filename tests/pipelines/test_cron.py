@@ -85,3 +85,23 @@ def test_the_field_that_most_forget_is_told():
 
 def test_blanks_become_single_ones():
     assert check_cron(" 0  0 3 * *\t1 ") == "0 0 3 * * 1"
+
+
+@pytest.mark.parametrize(
+    ("days", "good"),
+    [
+        ("31 2 *", 0),
+        ("30-31 feb ?", 0),
+        ("31 4,6,9,11 *", 0),
+        ("29 2 *", 1),
+        ("31 2 mon", 1),
+        ("31 2,3 *", 1),
+        ("*/30 2 ?", 1),
+    ],
+)
+def test_a_day_that_no_month_has_is_refused(days, good):
+    if good:
+        assert check_cron(f"0 0 3 {days}") == f"0 0 3 {days}"
+    else:
+        with pytest.raises(CronError, match="never start"):
+            check_cron(f"0 0 3 {days}")

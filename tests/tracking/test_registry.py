@@ -45,6 +45,10 @@ def register(experiment, bundle, key="key"):
         return register_model(experiment, run, key, bundle, {"color": "red"})
 
 
+def test_the_aliases_have_the_names_that_users_look_for():
+    assert (CHAMPION, CHALLENGER) == ("champion", "challenger")
+
+
 def test_a_bundle_is_registered_once_for_a_key(experiment, bundle, tracking_uri):
     first = register(experiment, bundle)
     assert register(Experiment(tracking_uri, "streets"), bundle) == first

@@ -93,19 +93,17 @@ def run_trials(
     grows = bool(os.environ.get(AUTOSCALING))
     if not grows:
         _refuse_too_large(ray.cluster_resources(), room, workers, cpus, gpus)
-    machine_lock = workers == 1
-    start = run if machine_lock else partial(train_distributed, run, workers=workers, cpus=cpus, gpus=gpus)
+    is_alone = workers == 1
+    start = run if is_alone else partial(train_distributed, run, workers=workers, cpus=cpus, gpus=gpus)
     with tempfile.TemporaryDirectory(prefix="segline-tune-") as storage:
         tuner = tune.Tuner(
-            tune.with_resources(
-                _trainable(start), {"cpu": cpus, "gpu": gpus} if machine_lock else {"cpu": 0, HEAD: 0.001}
-            ),
+            tune.with_resources(_trainable(start), {"cpu": cpus, "gpu": gpus} if is_alone else {"cpu": 0, HEAD: 0.001}),
             param_space={"trial": tune.grid_search(list(trials))},
             tune_config=tune.TuneConfig(
                 # A process that is kept for the next trial keeps its workers.
-                reuse_actors=machine_lock,
+                reuse_actors=is_alone,
                 scheduler=_scheduler(asha),
-                max_concurrent_trials=None if machine_lock else MAX_WAITING_TRIALS if grows else room // workers,
+                max_concurrent_trials=None if is_alone else MAX_WAITING_TRIALS if grows else room // workers,
             ),
             run_config=tune.RunConfig(
                 storage_path=storage,

@@ -101,6 +101,7 @@ import json, os, sys
 from pathlib import Path
 from segline.config.loader import load
 from segline.data.sources import open_source
+from segline.errors import SourceError
 # The code itself may lie where nobody may read.
 settings = [load(json.dumps({"ingest": {"source": source}})).ingest for source in sys.argv[1:]]
 if os.getuid() == 0:

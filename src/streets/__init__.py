@@ -41,6 +41,7 @@ class Task:
     files: FrameFiles
 
 
+# Longer than 40 lines by its description.
 def write_streets(
     folder: Path,
     *,

@@ -107,7 +107,9 @@ def _refuse_other_format(path: Path, metadata: Mapping[str, str]) -> None:
     number = metadata.get("segline.format", "1" if "segline.source" in metadata else "none")
     names = {f"segline.{name}" for name in Origin.__dataclass_fields__}
     if number != str(MANIFEST.format) or not names <= metadata.keys():
-        raise StageError(f"{path} has format {number}, expected {MANIFEST.format}; run `segline ingest` again")
+        raise StageError(
+            f"{path} has format {number}, expected {MANIFEST.format}; run `segline ingest`, then `segline validate` again"
+        )
 
 
 def _metadata(folder: Path) -> Record:

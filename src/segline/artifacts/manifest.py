@@ -108,7 +108,7 @@ def _refuse_other_format(path: Path, metadata: Mapping[str, str]) -> None:
     names = {f"segline.{name}" for name in Origin.__dataclass_fields__}
     if number != str(MANIFEST.format) or not names <= metadata.keys():
         raise StageError(
-            f"{path} has format {number}, expected {MANIFEST.format}; run `segline ingest`, then `segline validate` again"
+            f"{path} has format {number}, expected {MANIFEST.format}; run `segline ingest`, then `segline validate`"
         )
 
 

@@ -454,7 +454,7 @@ def wait_until(is_so):
 
 def test_a_job_that_is_followed_can_see_that(kube, dataset_dir, tmp_path, monkeypatch):
     """From before the shards are copied, which takes its time, until the job is gone."""
-    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
     job, bring, seen = made_by(RUN), rayjob._upload, []
 
     def bring_slowly(*words):

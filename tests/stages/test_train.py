@@ -14,11 +14,10 @@ import pytest
 import torch
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.errors import SourceError, TrainingError
-from segline.files.atomic import write_json
 from segline.stages.train import run
 from segline.training import checkpoints, run_trial
 
@@ -41,8 +40,18 @@ def dataset_dir(tmp_path):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    described = DatasetInfo(classes, 0, 32, "c", "here", "s", "", {}, False)
-    write_json(folder / "dataset.json", described.to_dict())
+    described = DatasetInfo(
+        classes=classes,
+        background=0,
+        side=32,
+        content_hash="c",
+        source="here",
+        source_hash="s",
+        source_revision="",
+        pixels={},
+        test_is_val=False,
+    )
+    write_dataset_info(folder, described)
     return folder
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
-from segline.files.atomic import write_json
 
 PARAMS = {
     "name": "tiny",
@@ -38,7 +37,20 @@ def project(folder):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "data/label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(folder / "data/label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_dataset_info(
+        folder / "data/label",
+        DatasetInfo(
+            classes=classes,
+            background=0,
+            side=32,
+            content_hash="c",
+            source="h",
+            source_hash="s",
+            source_revision="",
+            pixels={},
+            test_is_val=False,
+        ),
+    )
     return folder
 
 

@@ -20,11 +20,10 @@ import pytest
 from servers import running
 from shard_files import write_split
 
-from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.files import s3 as storage
-from segline.files.atomic import write_json
 from segline.parallel import SETTINGS
 from segline.training.checkpoints import CheckpointStore
 from segline.training.run_trial import train_trial
@@ -66,7 +65,20 @@ def written(tmp_path_factory):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         write_split(folder / "label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(folder / "label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_dataset_info(
+        folder / "label",
+        DatasetInfo(
+            classes=classes,
+            background=0,
+            side=32,
+            content_hash="c",
+            source="h",
+            source_hash="s",
+            source_revision="",
+            pixels={},
+            test_is_val=False,
+        ),
+    )
     return folder
 
 

@@ -12,12 +12,12 @@ import pytest
 from shard_files import write_split
 
 from segline.artifacts.bundle import FILE
-from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.components import ComponentSpec
 from segline.config.loader import load
 from segline.errors import SourceError, StoppedError
-from segline.files.atomic import MARK, write_json, write_text
+from segline.files.atomic import MARK, write_text
 from segline.files.s3 import Bucket
 from segline.files.transfer import download, upload
 from segline.training import checkpoints
@@ -33,7 +33,20 @@ def dataset_dir(tmp_path):
         images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
         write_split(tmp_path / "label" / split, images, (images[..., 0] > 127).astype(np.uint8))
     classes = (LabelClass("dark", (0, 0, 0)), LabelClass("light", (255, 0, 0)))
-    write_json(tmp_path / "label/dataset.json", DatasetInfo(classes, 0, 32, "c", "h", "s", "", {}, False).to_dict())
+    write_dataset_info(
+        tmp_path / "label",
+        DatasetInfo(
+            classes=classes,
+            background=0,
+            side=32,
+            content_hash="c",
+            source="h",
+            source_hash="s",
+            source_revision="",
+            pixels={},
+            test_is_val=False,
+        ),
+    )
     return tmp_path / "label"
 
 

@@ -24,13 +24,12 @@ from shard_files import write_split
 from torch import nn
 
 from segline.artifacts.candidates import read_history
-from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.components import ComponentSpec
 from segline.config.sections import Augment, Train
 from segline.data.shards import Split
 from segline.errors import StoppedError, TrainingError
-from segline.files.atomic import write_json
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
@@ -64,7 +63,20 @@ def dataset_dir(tmp_path_factory):
     write_crops(folder / "train", TRAIN, seed=0)
     write_crops(folder / "val", VAL, seed=1)
     classes = tuple(LabelClass(name, (level, level, level)) for level, name in enumerate(NAMES))
-    write_json(folder / "dataset.json", DatasetInfo(classes, None, 32, "c", "here", "s", "", {}, False).to_dict())
+    write_dataset_info(
+        folder,
+        DatasetInfo(
+            classes=classes,
+            background=None,
+            side=32,
+            content_hash="c",
+            source="here",
+            source_hash="s",
+            source_revision="",
+            pixels={},
+            test_is_val=False,
+        ),
+    )
     return folder
 
 

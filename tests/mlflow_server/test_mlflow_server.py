@@ -55,6 +55,14 @@ class Postgres:
     def uri(self):
         return f"postgresql+psycopg2://segline:not%2Fa%20secret@127.0.0.1:{self.port}/mlflow"
 
+    def wait_until_ready(self):
+        """The port is open before the server takes connections."""
+        for _ in range(600):
+            if subprocess.run(["pg_isready"], env=self.environment, capture_output=True).returncode == 0:
+                return
+            time.sleep(0.2)
+        raise AssertionError("PostgreSQL does not take connections")
+
     def admin(self, *words):
         """Run a program of PostgreSQL as its administrator."""
         environment = self.environment | {"PGUSER": "postgres", "PGDATABASE": "postgres"}
@@ -89,7 +97,7 @@ def postgres_process(environment):
         try:
             wait_for(port, process)
             server = Postgres(port, environment)
-            server.admin("pg_isready", "--timeout=30")
+            server.wait_until_ready()
             server.admin("psql", "--command", f"CREATE ROLE segline LOGIN PASSWORD '{PASSWORD}'")
             server.admin("createdb", "--owner=segline", "mlflow")
             yield server

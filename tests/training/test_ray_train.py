@@ -243,7 +243,7 @@ def noting(network):
         MODELS["plain"] = network
         node = ray.get_runtime_context().get_node_id()
         for record in train_trial(trial):
-            how = "trained" if "system/epoch_seconds" in record["told"] else "restored"
+            how = "trained" if "system/epoch_seconds" in record["metrics"] else "restored"
             with (trial.folder / "notes").open("a") as notes:
                 notes.write(f"{workers.rank()} {node} {record['epoch']} {how}\n")
             yield record
@@ -267,7 +267,7 @@ def train(trials, *, workers=1, cpus=1, on_record=lambda record: None, asha=None
 
     def watch(record):
         assert record["epoch"] == 1 + len(found[record["trial"]])
-        found[record["trial"]].append([record["told"][name] for name in CURVES])
+        found[record["trial"]].append([record["metrics"][name] for name in CURVES])
         on_record(record)
 
     watching = Watch(watch, is_stopping=is_stopping)

@@ -123,7 +123,7 @@ for wanted in settings:
 
 def test_without_permission_it_is_one_line(tmp_path):
     if os.getuid() == 0:
-        for folder in (tmp_path, *tmp_path.parents[:2]):
+        for folder in (tmp_path, *tmp_path.parents[:3]):
             folder.chmod(0o755)
     shut = []
     for name, path in (("one", "one/sub"), ("two", "two/sub/file"), ("three", "three")):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +24,14 @@ def fresh_compiler(monkeypatch):
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def free_algorithms():
+    """A training in this process leaves PyTorch with deterministic algorithms only, which the next test may lack."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -145,7 +145,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(dataset_dir, 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(folder) in done.stdout
-    assert "cannot be written (File too large); mend that and run the same command again" in done.stdout
+    assert "cannot be written (File too large); fix that and run the same command again" in done.stdout
     assert not list(folder.glob(".*.tmp"))
     assert len(torch.load(folder / "last.pt", weights_only=True)["history"]) == 1
 

@@ -686,7 +686,7 @@ def test_drift_may_stop_the_line(root, champion, few):
 
 
 FEW = "drift is not checked: 12 pairs are too few to compare, at least 100 are needed"
-MEND = "; mend that or set validate.severity.drift to warn"
+MEND = "; fix that or set validate.severity.drift to warn"
 
 
 def test_too_few_pairs_are_not_compared(root, champion, capsys):

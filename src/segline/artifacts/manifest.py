@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "manifest.parquet"
+PREFIX = "segline."
+"""The start of the names in the file's metadata."""
 FILES = "files"
 """The folder beside the manifest for files that cannot be read in place."""
 CHECKSUMS = "checksums.parquet"
@@ -79,8 +81,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(manifest.rows[list(COLUMNS)], preserve_index=False)
-    origin = {f"segline.{key}": value for key, value in asdict(manifest.origin).items()}
-    table = table.replace_schema_metadata(origin | {"segline.format": str(MANIFEST.format)})
+    origin = {f"{PREFIX}{key}": value for key, value in asdict(manifest.origin).items()}
+    table = table.replace_schema_metadata(origin | {f"{PREFIX}format": str(MANIFEST.format)})
     write_file(folder / FILE, lambda temporary: pq.write_table(table, temporary))
 
 
@@ -97,15 +99,15 @@ def read_manifest(folder: Path) -> Manifest:
         table = pq.read_table(path)
     metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
     _refuse_other_format(path, metadata)
-    origin = Origin(**{name: metadata[f"segline.{name}"] for name in Origin.__dataclass_fields__})
+    origin = Origin(**{name: metadata[f"{PREFIX}{name}"] for name in Origin.__dataclass_fields__})
     if set(COLUMNS) != set(table.column_names) or origin.layout not in tables.options("data.layouts"):
         raise StageError(f"{path} has other columns, or a layout that is not known; run `segline ingest` again")
     return Manifest(rows=table.to_pandas(), origin=origin)
 
 
 def _refuse_other_format(path: Path, metadata: Mapping[str, str]) -> None:
-    number = metadata.get("segline.format", "1" if "segline.source" in metadata else "none")
-    names = {f"segline.{name}" for name in Origin.__dataclass_fields__}
+    number = metadata.get(f"{PREFIX}format", "1" if f"{PREFIX}source" in metadata else "none")
+    names = {f"{PREFIX}{name}" for name in Origin.__dataclass_fields__}
     if number != str(MANIFEST.format) or not names <= metadata.keys():
         raise StageError(
             f"{path} has format {number}, expected {MANIFEST.format}; run `segline ingest`, then `segline validate`"

@@ -21,6 +21,8 @@ FOLLOWED = "SEGLINE_FOLLOWED"
 """The environment variable that names the object, ``s3://bucket/key``."""
 HEARTBEAT_S = 60.0
 LOOK_S = 60.0
+LAST_RENEWAL_S = 10.0
+"""The longest wait for a renewal that is under way when the training has ended."""
 MAX_UNCHANGED_LOOKS = 30
 """The looks that find the object unchanged before the training ends.
 
@@ -32,11 +34,13 @@ They last longer than the pauses between Kubeflow's attempts, with a new node fo
 def heartbeat(url: str) -> Iterator[None]:
     """Renew the object at ``url`` until the block ends; when it ends without an error, the object is removed."""
     ended = threading.Event()
-    threading.Thread(target=_renew, args=(url, ended), daemon=True).start()
+    thread = threading.Thread(target=_renew, args=(url, ended), daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
+    thread.join(LAST_RENEWAL_S)  # a renewal after the removal would bring the object back
     bucket, name = _split(url)
     with suppress(SourceError, OSError):
         bucket.remove(name)

@@ -61,7 +61,7 @@ def drift_outcome(result: Drift, settings: Validate) -> Outcome:
         "raise validate.max_drift"
     )
     if result.unchecked:
-        reason = f"{result.note}; mend that or set validate.severity.drift to warn"
+        reason = f"{result.note}; fix that or set validate.severity.drift to warn"
     rule = Rule(
         slug="drift",
         name=f"no population stability index is above {settings.max_drift:g}",

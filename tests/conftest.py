@@ -1,6 +1,7 @@
 """What all tests share: one core each, shapes checked wherever a signature names them, and an MLflow of one's own."""
 
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -50,6 +51,30 @@ def tracking_uri(empty_store, tmp_path):
     (tmp_path / "mlflow").mkdir()
     shutil.copyfile(empty_store, tmp_path / "mlflow" / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """The address of a Ray of two cores on this machine; each start of one takes ten seconds of a core."""
+    from segline.parallel import SETTINGS
+
+    # As `ray_session` does; Ray reads its settings when it is imported, and keeps a token as long as the process lives.
+    for name, value in {**SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+        os.environ.setdefault(name, value)
+    from ray.cluster_utils import Cluster
+
+    made = Cluster()
+    try:
+        made.add_node(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+@pytest.fixture
+def joined_ray(ray_cluster, monkeypatch):
+    """Segline joins the Ray of the tests in place of starting one."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
 
 
 @pytest.fixture(scope="session")

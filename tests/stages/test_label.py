@@ -175,6 +175,7 @@ def test_two_runs_write_the_same_bytes(manifest_dir):
     assert files(first) == before
 
 
+@pytest.mark.usefixtures("joined_ray")
 def test_any_number_of_workers_writes_the_same_bytes(manifest_dir):
     _, alone = label(manifest_dir)
     code, together = label(manifest_dir, out="together", workers=3)
@@ -303,6 +304,7 @@ def test_exclusions_in_the_test_split_are_told(manifest_dir, tmp_path, capsys):
 
 @pytest.mark.parametrize("part", ["train_color", "train_label"])
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.usefixtures("joined_ray")
 def test_a_file_that_changed_since_it_was_ingested_is_not_labelled(wad, manifest_dir, capsys, part, workers):
     first, other = sorted((wad / part).iterdir())[:2]
     first.write_bytes(other.read_bytes())

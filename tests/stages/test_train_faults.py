@@ -22,6 +22,8 @@ from segline.stages.train import run
 from segline.training import run_trial as trials
 from segline.training.run_trial import _explaining_memory
 
+pytestmark = pytest.mark.usefixtures("joined_ray")
+
 BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}]}
 
 

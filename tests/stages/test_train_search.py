@@ -15,6 +15,7 @@ from segline.training import run_trial as trials
 from segline.training.search.optuna import propose
 
 
+@pytest.mark.usefixtures("joined_ray")
 def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(dataset_dir, tracking_uri):
     search = {
         "spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]},
@@ -75,6 +76,7 @@ def weights_of(out):
     return {path.parent.name: path.read_bytes() for path in out.rglob("weights.safetensors")}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # three grids, one process after the other
 def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
     dataset_dir, tracking_uri, monkeypatch, tmp_path, bucket
@@ -100,6 +102,8 @@ def test_pbt_goes_on_with_the_best_in_place_of_the_worst_also_when_it_was_cut(
     assert weights_of(train(dataset_dir, tracking_uri, **settings)) == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("joined_ray")
 def test_pbt_replaces_a_trial_that_fails(dataset_dir, tracking_uri):
     spaces = {"dice.weight": [1.0, 1.0, 1.0, 1e39], "max_grad_norm": [1.0, 2.0]}
     out = train(dataset_dir, tracking_uri, **POPULATION | {"search": POPULATION["search"] | {"spaces": spaces}})
@@ -132,6 +136,7 @@ OPTUNA = {
 }
 
 
+@pytest.mark.usefixtures("joined_ray")
 def test_optuna_draws_by_the_results(dataset_dir, tracking_uri):
     found = board(train(dataset_dir, tracking_uri, **OPTUNA))
     assert set(found) == {f"unet-dice-draw{number}" for number in range(1, 6)}
@@ -161,6 +166,8 @@ def drawn_in(folder):
     return {path.parent.name: json.loads(path.read_text())["learning_rate"] for path in folder.rglob("trial.json")}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("joined_ray")
 def test_what_was_proposed_stands_when_the_results_change_afterwards(dataset_dir, tracking_uri, monkeypatch, tmp_path):
     monkeypatch.setattr("segline.training.search.run._train_trial", fail_once(tmp_path))
     with pytest.raises(TrainingError, match=r"^1 of 5 trials failed: unet-dice-draw2: no room"):

@@ -20,11 +20,16 @@ def log(text: str) -> None:
     print(text, flush=True)
 
 
+def plain_console(*, width: int | None = None, stderr: bool = False) -> Console:
+    """Return a console that prints names as they are: ``[red]`` is no color, and ``:car:`` no picture."""
+    return Console(width=width, stderr=stderr, markup=False, emoji=False)
+
+
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar of ``total`` steps on a terminal; yield the function that advances it by a number of steps."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(description, total=total)
 
@@ -118,5 +123,5 @@ def grid_display(epochs: int) -> Iterator[GridDisplay]:
     if not sys.stderr.isatty():
         yield display
         return
-    with Live(console=Console(stderr=True), transient=True, refresh_per_second=2) as display.live:
+    with Live(console=plain_console(stderr=True), transient=True, refresh_per_second=2) as display.live:
         yield display

@@ -84,6 +84,10 @@ SHAPE = [
         {"label": {"class_maps": {"wad": {"a": []}}}},
         "label.class_maps.wad.a: got no classes, expected some of the layout's",
     ),
+    (
+        {"label": {"class_maps": {"wad": {"a\nb": ["car"]}}}},
+        "label.class_maps.wad: got the class name 'a\\nb', expected text that can be shown in one line",
+    ),
     ({"label": {"class_maps": {"wad": {"a": ["car", "car"]}}}}, "label.class_maps.wad: names 'car' twice; remove one"),
     (
         {"train": {"search": {"spaces": {"zzz": [1]}}}},

@@ -1,13 +1,23 @@
 """Pictures: the overlay pixel by pixel; the drawn files are images, the same at every run."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from segline.classes import IGNORED, LabelClass
 from segline.data.boxes import Box
-from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect, outline, overlay
+from segline.reporting.figures import (
+    draw_comparison,
+    draw_curves,
+    draw_leaderboard,
+    draw_suspect,
+    outline,
+    overlay,
+)
 
 CLASSES = (
     LabelClass("background", (0, 0, 0)),
@@ -83,3 +93,53 @@ def test_a_drawing_is_an_image_and_the_same_at_every_run(tmp_path, image, ids, d
     with Image.open(tmp_path / "a.png") as drawn:
         assert drawn.width > drawn.height > 100
         assert drawn.convert("L").getextrema() != (255, 255)
+
+
+MARKUP = [
+    "$",
+    "a $x^2$ b",
+    "$unknown{$",
+    "_hidden",
+    "a_b^c",
+    "\\frac{",
+    "100 %",
+    "<b>",
+    "{}",
+    "#1",
+    "&amp;",
+    ":car: [red]",
+]
+
+
+def figures(image, names):
+    """Every figure as a function of its path, with two classes of these names, and with trials named so."""
+    colors = [(0, 114, 178), (255, 255, 255)]
+    classes = tuple(LabelClass(name, color) for name, color in zip(names, colors, strict=True))
+    ids = np.random.default_rng(2).integers(0, 2, image.shape[:2])
+    maps = {"label": ids, names[0]: ids}
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.1, 0.6], "val_miou": [0.1, 0.2]})
+    board = pd.DataFrame({"trial": names, "status": "finished", "epochs": 2, "val_miou": [0.2, 0.1]})
+    return {
+        "comparison": partial(draw_comparison, image, maps, classes),
+        "suspect": lambda path: draw_suspect(image, maps, classes, box=Box(1, 2, 4, 3), title=names[1], path=path),
+        "curves": partial(draw_curves, dict.fromkeys(names, history)),
+        "trials": partial(draw_leaderboard, board),
+    }
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_a_name_is_drawn_letter_by_letter(tmp_path, image, name, monkeypatch):
+    """In every figure the names are among the drawn texts, so none is left out, and none is read as a formula."""
+    drawn, draw = [], Text.draw
+
+    def watch(text, renderer):
+        drawn.append((text.get_text(), text.get_parse_math()))
+        draw(text, renderer)
+
+    monkeypatch.setattr(Text, "draw", watch)
+    names = [name, f"{name} {name}"]
+    for figure, draw_figure in figures(image, names).items():
+        drawn.clear()
+        draw_figure(tmp_path / f"{figure}.png")
+        assert {text for text, _ in drawn} >= set(names), figure
+        assert {parsed for text, parsed in drawn if text in names} == {False}, figure

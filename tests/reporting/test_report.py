@@ -151,6 +151,17 @@ def test_the_summary_says_what_a_run_came_to(folders, capsys):
     assert f"{folders['promotion_dir'] / 'report.html'}\n" in shown
 
 
+def test_the_summary_prints_names_as_they_are(folders, capsys):
+    """Rich would read ``[red]`` as a color and ``:car:`` as a picture."""
+    names = ["unet [red]$x$", "unet :car:"]
+    board = pd.DataFrame([(name, 0.5, 0.5, 0.5) for name in names])
+    board.to_csv(folders["evaluation_dir"] / "leaderboard.csv", index=False)
+    (folders["promotion_dir"] / "decision.json").write_text(json.dumps(DECISION | {"model": "[bold]"}))
+    report.print_summary(**folders)
+    shown = capsys.readouterr().out
+    assert [name for name in (*names, "[bold]") if name not in shown] == []
+
+
 def test_the_summary_cuts_no_name_in_a_pipe(folders, capsys):
     report.print_summary(**folders)
     table, _, _ = capsys.readouterr().out.partition("ensemble ")

@@ -1,10 +1,14 @@
-"""Figures: label maps over images, comparisons side by side, and training curves."""
+"""Figures: label maps over images, comparisons side by side, and training curves.
+
+Names are shown as they are: none is read as a formula of matplotlib, whatever `$`, `_`, `^` or backslash it holds.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -81,7 +85,7 @@ def draw_leaderboard(board: pd.DataFrame, path: Path) -> None:
         axis.annotate(
             f" {score:.3f}, {epochs} epochs", (max(0, bar.get_width()), bar.get_y() + 0.4), va="center", fontsize=8
         )
-    axis.set_yticks(positions, [name.replace("$", r"\$") for name in board["trial"]], fontsize=8)
+    axis.set_yticks(positions, list(board["trial"]), fontsize=8, parse_math=False)
     axis.invert_yaxis()
     axis.margins(x=0.25)
     axis.set(xlabel="best validation mIoU")
@@ -94,25 +98,27 @@ def draw_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     ranked = sorted(histories, key=lambda name: -histories[name]["val_miou"].max())
+    curves: dict[str, Artist] = {}
     for rank, name in reversed(list(enumerate(ranked))):
         history, named = histories[name], rank < MAX_NAMED
         style = {"color": f"C{rank}"} if named else {"color": "0.8", "linewidth": 0.8}
         left.plot(history["epoch"], history["train_loss"], linestyle="--", **style)
         left.plot(history["epoch"], history["val_loss"], **style)
-        right.plot(history["epoch"], history["val_miou"], marker=".", label=name if named else None, **style)
+        [curve] = right.plot(history["epoch"], history["val_miou"], marker=".", **style)
+        if named:
+            curves[name] = curve
     left.set(xlabel="epoch", ylabel="loss", title="loss: training dashed, validation solid", yscale="log")
     right.set(xlabel="epoch", ylabel="mIoU", title="validation mIoU")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize=8, frameon=False)
+    _add_names(figure, list(curves.values())[::-1], list(curves)[::-1], "outside right upper")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def _show(axis: Axes, image: NDArray[np.uint8], title: str) -> None:
     axis.imshow(image)
-    axis.set_title(title, fontsize=8)
+    axis.set_title(title, fontsize=8, parse_math=False)
     axis.axis("off")
 
 
@@ -120,8 +126,18 @@ def _add_legend(figure: Figure, maps: Sequence[NDArray[np.integer]], classes: Se
     """Add a legend of the classes that occur, without the black ones."""
     present = sorted(set(np.concatenate([np.unique(ids) for ids in maps])) - {IGNORED})
     shown = [classes[class_id] for class_id in present if classes[class_id].color != BLACK]
-    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.color), label=entry.name) for entry in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
+    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*entry.color)) for entry in shown]
+    _add_names(figure, handles, [entry.name for entry in shown], "outside lower center", columns=8)
+
+
+def _add_names(
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], location: str, *, columns: int = 1
+) -> None:
+    """Add a legend. Its texts are set after it is made, as matplotlib leaves out names that begin with ``_``."""
+    labels = [str(number) for number in range(len(names))]
+    legend = figure.legend(handles, labels, loc=location, ncols=columns, fontsize=8, frameon=False)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)
 
 
 def _color_table(classes: Sequence[LabelClass]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

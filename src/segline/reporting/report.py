@@ -9,7 +9,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from segline.artifacts.artifact import Record
@@ -23,6 +22,7 @@ from segline.artifacts.evaluation import (
     read_leaderboard,
 )
 from segline.artifacts.promotion import REPORT, read_decision
+from segline.progress import plain_console
 
 SUSPECTS_SHOWN = 4
 HEADINGS = ("candidate", "val mIoU", "val mean Dice", "val pixel accuracy")
@@ -57,8 +57,7 @@ def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Pa
     for row in board.itertuples(index=False):
         table.add_row(row[0], *(f"{value:.3f}" for value in row[1:]))
     # A pipe has no width; 80 columns would cut long names.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    console.print(table)
+    plain_console(width=None if sys.stdout.isatty() else 200).print(table)
     test = metrics["test"]
     print(f"ensemble {' + '.join(metrics['members'])}: test mIoU {test['miou']:.3f}. {_test_note(metrics)}")
     print(f"{sentence(decision)}\n")

@@ -88,6 +88,8 @@ def _class_map_errors(layout: str, class_map: dict[str, list[str]]) -> Iterator[
         yield f"{where}: unknown layout {layout!r}{suggestion(layout, layouts)}"
         return
     for new_class, classes in class_map.items():
+        if not new_class.strip() or not new_class.isprintable():
+            yield f"{where}: got the class name {new_class!r}, expected text that can be shown in one line"
         if not classes:
             yield f"{where}.{new_class}: got no classes, expected some of the layout's"
     listed = [name for classes in class_map.values() for name in classes]

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from rich.console import Console
 from rich.table import Table
 
 from segline.config.sections import Train
+from segline.progress import plain_console
 from segline.training.search.grid import round_sizes
 from segline.training.search.schedulers import rungs
 from segline.training.trial import Cost, TrialConfig
@@ -72,7 +72,7 @@ def show(configs: Sequence[TrialConfig], costs: dict[Kind, Cost], settings: Trai
         count = sum(kind(config) == (model, loss, batch) for config in configs)
         size, memory = f"{cost.parameters / 1e6:.1f} M", f"{cost.memory / 1e9:.1f} GB"
         table.add_row(str(count), model, loss, str(batch), size, duration(cost.epoch), memory)
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    plain_console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     for line in summary(configs, costs, settings, resources):
         print(line)
 

@@ -5,6 +5,7 @@ Names are shown as they are: none is read as a formula of matplotlib, whatever `
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ OPACITY = 0.6
 BOX_COLOR = "magenta"
 MAX_NAMED = 10
 """The number of best curves that have a colour and a name."""
+
+Location = Literal["outside lower center", "outside right upper"]
+"""The place of a legend."""
 
 
 def overlay(image: NDArray[np.uint8], ids: NDArray[np.integer], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
@@ -131,7 +135,7 @@ def _add_legend(figure: Figure, maps: Sequence[NDArray[np.integer]], classes: Se
 
 
 def _add_names(
-    figure: Figure, handles: Sequence[Artist], names: Sequence[str], location: str, *, columns: int = 1
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], location: Location, *, columns: int = 1
 ) -> None:
     """Add a legend. Its texts are set after it is made, as matplotlib leaves out names that begin with ``_``."""
     labels = [str(number) for number in range(len(names))]

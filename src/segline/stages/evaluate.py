@@ -17,8 +17,8 @@ from torch import nn
 
 from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import read_bundle
-from segline.artifacts.candidates import HISTORY, candidate_folders
-from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.artifacts.candidates import CANDIDATES, HISTORY, candidate_folders
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
 from segline.artifacts.evaluation import (
     CURVES,
     CURVES_PLOT,
@@ -93,8 +93,10 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     first.
 
     Raises:
-        StageError: There are no candidates, or one was trained on other classes.
+        StageError: There are no candidates, one was trained on other classes, or a file is missing or damaged.
     """
+    DATASET.check(dataset_dir)
+    CANDIDATES.check(candidates_dir)
     info, settings = read_dataset_info(dataset_dir), params.evaluate
     split = open_split(dataset_dir, "val")
     pictured = np.unique(np.linspace(0, len(split) - 1, settings.pictures).round().astype(int))

@@ -201,7 +201,7 @@ def test_a_missing_or_broken_file_is_one_line(folders, name, content):
     path.unlink()
     if content is not None and not (path.suffix == ".csv" and content == b"{"):
         path.write_bytes(content)
-    with pytest.raises(StageError, match="is missing|is damaged") as caught:
+    with pytest.raises(StageError, match=r"is missing|is damaged") as caught:
         report.print_summary(**folders)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

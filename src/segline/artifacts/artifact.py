@@ -79,7 +79,7 @@ class Artifact:
         with self.reading(folder / MARK):
             if not (folder / MARK).is_file() and any(folder.iterdir()):
                 raise StageError(f"{folder} was written by segline 0.1, whose format is no longer read; {again}")
-            number = json.loads((folder / MARK).read_text())["format"]
+            number = json.loads((folder / MARK).read_text(encoding="utf-8"))["format"]
         if number != self.format:
             raise StageError(f"{folder} has format {number}, expected {self.format}; {again}")
 
@@ -102,4 +102,4 @@ class Artifact:
             StageError: The file is missing or broken.
         """
         with self.reading(path):
-            return dict(json.loads(path.read_text()))
+            return dict(json.loads(path.read_text(encoding="utf-8")))

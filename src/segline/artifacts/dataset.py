@@ -77,7 +77,7 @@ def read_dataset_info(folder: Path) -> DatasetInfo:
     """
     DATASET.check_format(folder)
     with DATASET.reading(folder / INFO):
-        return DatasetInfo.from_dict(json.loads((folder / INFO).read_text()))
+        return DatasetInfo.from_dict(json.loads((folder / INFO).read_text(encoding="utf-8")))
 
 
 def shard_file(split: Path, kind: str, number: int) -> Path:
@@ -108,7 +108,7 @@ def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], N
     """
     for folder in (dataset_dir / name for name in splits):
         with DATASET.reading(folder / SUMS):
-            sums = json.loads((folder / SUMS).read_text())
+            sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
         for name, expected in sums.items():
             path = folder / name
             if not path.is_file():

@@ -170,4 +170,4 @@ class Artifact:
             StageError: The file is missing or broken.
         """
         with self.reading(path):
-            return dict(json.loads(path.read_text()))
+            return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -79,7 +79,7 @@ def read_bundle(folder: Path) -> Bundle:
         StageError: The description is missing or broken.
     """
     try:
-        content = json.loads((folder / FILE).read_text())
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Bundle(
             classes=tuple(LabelClass.from_dict(entry) for entry in content["classes"]),
             background=content["background"],

@@ -72,7 +72,7 @@ def read_dataset_info(folder: Path) -> DatasetInfo:
     """
     DATASET.check_format(folder)
     with DATASET.reading(folder / INFO):
-        return DatasetInfo.from_dict(json.loads((folder / INFO).read_text()))
+        return DatasetInfo.from_dict(json.loads((folder / INFO).read_text(encoding="utf-8")))
 
 
 def shard_file(split: Path, kind: str, number: int) -> Path:

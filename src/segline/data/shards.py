@@ -183,7 +183,7 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
     Returns:
         The pixels of each label value (256), and the SHA-256 over index and shards.
     """
-    parts = [json.loads(part_file(folder, number).read_text()) for number in range(count)]
+    parts = [json.loads(part_file(folder, number).read_text(encoding="utf-8")) for number in range(count)]
     index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX_COLUMNS))
     index.to_csv(folder / INDEX, index=False, lineterminator="\n")
     digest = hashlib.sha256((folder / INDEX).read_bytes())

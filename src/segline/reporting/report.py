@@ -86,7 +86,7 @@ def write_report(path: Path, *, evaluation_dir: Path, ensemble_dir: Path, decisi
         pictures="".join(map(_image, pictures(evaluation_dir))),
         missing_labels=_missing_labels(evaluation_dir),
     )
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
 
 
 def sentence(decision: Record) -> str:

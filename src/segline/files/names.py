@@ -1,4 +1,4 @@
-"""Names of files that are made from names in the data or the parameters, which may be longer than a file's."""
+"""Names of files that are made from names in the data, which may be longer than a file's."""
 
 import hashlib
 

@@ -6,7 +6,6 @@ import math
 import pytest
 
 from segline.config.loader import load
-from segline.losses import LOSSES
 from segline.training.search.grid import config_of, first_round, grid_configs, next_round, round_sizes, with_seed
 
 
@@ -29,16 +28,6 @@ def test_twins_of_the_grid_have_names_of_their_own():
     models = [{"unet": {"width": 1}}, {"unet": {"width": 2}}]
     found = grid_configs(settings(models=models, losses=["dice", {"dice": {"squared": True}}]), 7)
     assert [config.name for config in found] == ["unet-dice", "unet-dice.2", "unet-dice.3", "unet-dice.4"]
-
-
-def test_a_sum_of_many_losses_has_a_name_that_a_folder_can_have():
-    others = {name: {} for name in LOSSES if name != "dice"}
-    train = {"models": ["unet"], "losses": [{"dice": {"weight": weight}, **others} for weight in (1.0, 2.0)]}
-    params = load(json.dumps({"label": {"distances": ["border", "signed", "touching"]}, "train": train}))
-    names = {config.name for config in grid_configs(params.train, 7)}
-    assert len(names) == 2
-    assert all(len(name) <= 210 for name in names)
-    assert len("+".join(LOSSES)) > 210
 
 
 @pytest.fixture(scope="module")

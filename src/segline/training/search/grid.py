@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from segline.config.sections import Search, Train
-from segline.files.names import bounded
 from segline.training.search.optuna import propose
 from segline.training.search.schedulers import family
 from segline.training.search.spaces import latin_hypercube, sample, spaces_of, with_samples
@@ -69,7 +68,7 @@ def _base_configs(settings: Train, seed: int) -> list[TrialConfig]:
     bases: dict[str, TrialConfig] = {}
     for model in settings.models:
         for loss in settings.losses:
-            name = bounded(f"{model.name}-{'+'.join(term.name for term in loss)}".replace("/", "_"))
+            name = f"{model.name}-{'+'.join(term.name for term in loss)}".replace("/", "_")
             twins = sum(known.partition(".")[0] == name for known in bases)
             name = f"{name}.{twins + 1}" if twins else name
             bases[name] = TrialConfig(name=name, model=model, loss=loss, settings=settings, seed=seed)

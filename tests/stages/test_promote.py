@@ -33,7 +33,7 @@ from segline.metrics.confusion import scores
 from segline.models.unet import UNet
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard
-from segline.tracking import registry
+from segline.tracking import registry, tags
 from segline.tracking.client import Experiment
 from segline.tracking.registry import CHALLENGER, CHAMPION, champion_statistics
 
@@ -251,7 +251,7 @@ def test_cut_off_after_the_decision_it_decides_the_same_again(
         with pytest.raises(KeyboardInterrupt):
             promoting(threshold)
     number = max(versions(experiment))
-    decided = json.loads(versions(experiment)[number].tags[promote.DECISION])
+    decided = json.loads(versions(experiment)[number].tags[tags.DECISION])
     assert number not in numbers(experiment)
     monkeypatch.setattr(promote, "compare", None)
     _, decision = promoting(threshold)
@@ -293,7 +293,7 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(promoting, experim
         assert not decision["promoted"]
         assert decision["reason"].endswith("v2 was rolled back; delete its tag segline.rolled_back to allow it")
         assert numbers(experiment)[0] == 1
-    MlflowClient(experiment.uri).delete_model_version_tag("lamps", "2", promote.ROLLED_BACK)
+    MlflowClient(experiment.uri).delete_model_version_tag("lamps", "2", tags.ROLLED_BACK)
     assert promoting(BEST)[1]["promoted"]
     assert numbers(experiment)[0] == 2
 
@@ -377,7 +377,7 @@ def test_what_ensemble_left_out_is_named(promoting, dataset_dir, tmp_path, name)
 def test_the_decision_is_kept_with_the_version(promoting, experiment):
     promoting(GOOD)
     _, decision = promoting(POOR)
-    kept = promote.Decision(**json.loads(versions(experiment)[2].tags[promote.DECISION]))
+    kept = promote.Decision(**json.loads(versions(experiment)[2].tags[tags.DECISION]))
     assert asdict(kept) == {key: decision[key] for key in asdict(kept)}
 
 

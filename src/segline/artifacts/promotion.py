@@ -86,6 +86,7 @@ PROMOTION = Artifact(
         "segline.models",
         "segline.reporting.report",
         "segline.stages.promote",
+        "segline.stages.settlement",
     ),
     metadata=_metadata,
     metrics=_metrics,

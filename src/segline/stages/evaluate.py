@@ -38,6 +38,7 @@ from segline.config.sections import Evaluate
 from segline.data.boxes import Box
 from segline.data.shards import Split, open_split
 from segline.errors import StageError
+from segline.files.names import bounded
 from segline.inference.audit import Suspect, find_missing_labels
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split, probabilities
@@ -175,7 +176,8 @@ def _write_pictures(
     for number, position in enumerate(pictured):
         images, labels = split.take([position])
         maps = {"label": labels[0]} | {name: result.maps[number] for name, result in results.items()}
-        draw_comparison(images[0], maps, info.classes, folder / f"{split.index['key'].iloc[position]}.png")
+        name = bounded(split.index["key"].iloc[position])
+        draw_comparison(images[0], maps, info.classes, folder / f"{name}.png")
 
 
 def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluate, work: Path) -> int:
@@ -196,7 +198,7 @@ def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluat
     write_missing_labels(work, table)
     (work / MISSING_LABELS_PICTURES).mkdir()
     for rank, number in enumerate(table.index[: settings.audit.pictures], start=1):
-        path = work / MISSING_LABELS_PICTURES / f"{rank:03d}-{rows[number]['key']}.png"
+        path = work / MISSING_LABELS_PICTURES / f"{rank:03d}-{bounded(rows[number]['key'])}.png"
         _draw_finding(findings[number], models, info, path)
     return len(table)
 

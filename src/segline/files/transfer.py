@@ -92,7 +92,7 @@ def download(url: str, folder: Path | None = None) -> Path:
 def origin(folder: Path) -> str:
     """Return the URL that a folder was downloaded from; empty for any other folder."""
     file = _origin_file(folder.resolve())
-    return file.read_text() if folder.resolve().parent == cache_dir() and file.is_file() else ""
+    return file.read_text(encoding="utf-8") if folder.resolve().parent == cache_dir() and file.is_file() else ""
 
 
 def upload(folder: Path, url: str) -> None:

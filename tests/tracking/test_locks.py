@@ -49,7 +49,7 @@ def test_a_lock_that_was_left_is_removed_and_its_holder_told(experiment, client,
         slow.check()
         with registry_lock(experiment) as fast:
             fast.check()
-            with pytest.raises(TrackingError, match="has another holder.*run the same command again"):
+            with pytest.raises(TrackingError, match=r"has another holder.*run the same command again"):
                 slow.check()
         assert client.search_registered_models() == []
     with pytest.raises(TrackingError, match="another holder"):

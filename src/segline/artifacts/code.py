@@ -23,6 +23,7 @@ LEFT_OUT = {
     "segline.files": "It moves bytes; checksums tell whether they are the right ones.",
     "segline.parallel": "It decides where work runs, and every piece of work has the same bytes everywhere.",
     "segline.progress": "It only displays.",
+    "segline.ray_start": "It starts Ray, on which every piece of work has the same bytes.",
     "segline.tracking": "It logs artifacts to MLflow and changes none.",
 }
 """The modules and packages that no artifact depends on, each with the reason."""
@@ -33,6 +34,8 @@ LEFT_OUT_OF = {
         "segline.training.checkpoints": "It copies files.",
         "segline.training.leaderboard": "It displays what the trials wrote.",
         "segline.training.lease": "It stops a training without an observer, and a stopped training continues.",
+        "segline.training.preflight": "It refuses what cannot be trained, and leaves nothing.",
+        "segline.training.search.check": "It chooses what is tried before the first trial.",
         "segline.training.search.plan": "It prints what a training would cost.",
     },
 }

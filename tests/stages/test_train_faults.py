@@ -122,7 +122,8 @@ from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
 from segline.config.params import Train
-from segline.training.engine import Run, fit
+from segline.training.engine import fit
+from segline.training.run import Run
 dataset_dir = Path({dataset_dir!r})
 run = Run(
     model=MODELS["unet"](2, width=4, depth=2),

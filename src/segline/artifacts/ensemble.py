@@ -59,6 +59,7 @@ ENSEMBLE = Artifact(
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.metrics.confusion",
+        "segline.metrics.finite",
         "segline.models",
         "segline.stages.ensemble",
     ),

@@ -7,15 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from segline.errors import SeglineError, StoppedError, TrainingError
+from segline.errors import SeglineError, StoppedError, TrainingError, one_line
+from segline.files.atomic import write_text
 from segline.parallel import AUTOSCALING
 from segline.training.ray_train import Record, Records, train_distributed
 from segline.training.trial import Trial
 
 # The prefix of an error's last line in Ray's report.
 ERROR_PREFIX = re.compile(rf"\b{re.escape(SeglineError.__module__)}\.\w+: ")
+
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
+"""The codes by which Ray colours a report."""
+
+TRACEBACK = "traceback.txt"
+"""The file in the folder of a trial that failed by an error that is not known."""
+
+MAX_LETTERS = 300
+"""The most letters of such an error's text in a line."""
 
 PATIENCE_S = 8.0
 """The seconds that trials have to save themselves: a spot node is gone ten seconds or more after its notice."""
@@ -24,6 +34,9 @@ HEAD = "node:__internal_head__"
 """Ray's resource of the head node, which its cluster does not outlive."""
 
 LOST = "its process was killed, perhaps for want of memory; lower train.batch_size, or run fewer trials at once"
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 MAX_WAITING_TRIALS = 8
 """The trials of several workers that run at once in a cluster that grows; each has a waiting process on the head."""
@@ -117,6 +130,39 @@ def run_trials(
     return _failures(results, trials)
 
 
+def is_one_machine() -> bool:
+    """Return whether the Ray that this process is connected to is one node that stays alone."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes()) == 1 and not os.environ.get(AUTOSCALING)
+
+
+def run_apart(
+    run: Callable[[Argument], Result], argument: Argument, workers: int, cpus: int, gpus: float
+) -> Result | None:
+    """Call a function in a process of its own, with the cores and the GPUs of one worker of a trial.
+
+    Returns:
+        What the function returns; None if its process was killed.
+
+    Raises:
+        TrainingError: A trial of so many workers wants more resources than the cluster has, and it does not grow.
+    """
+    import ray
+
+    if not os.environ.get(AUTOSCALING):
+        _refuse_too_large(ray.cluster_resources(), _room(ray.nodes(), cpus, gpus), workers, cpus, gpus)
+    # A process that is used once leaves nothing in the memory of a GPU.
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)(run)
+    try:
+        result: Result = ray.get(remote.remote(argument))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError:
+        return None
+    return result
+
+
 def _scheduler(asha: Asha | None) -> Any:
     from ray.tune.schedulers import ASHAScheduler
 
@@ -131,7 +177,7 @@ def _scheduler(asha: Asha | None) -> Any:
 
 
 def _failures(results: Any, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
-    """Return the failures that users can mend; anything else is our own bug and keeps its traceback."""
+    """Return the failures; that of an error that is not known leaves its traceback in the trial's folder."""
     from ray.exceptions import RayActorError
 
     failed = []
@@ -143,12 +189,23 @@ def _failures(results: Any, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
             failed.append((trial, LOST))
             continue
         if not isinstance(error, SeglineError):
-            raise error
+            failed.append((trial, _keep_traceback(trial, error)))
+            continue
         reason = ERROR_PREFIX.sub("", str(error).strip().splitlines()[-1])
         if isinstance(error, StoppedError):
             raise StoppedError(reason)
         failed.append((trial, reason))
     return failed
+
+
+def _keep_traceback(trial: Trial, error: BaseException) -> str:
+    """Write the traceback of an error into the trial's folder; return the reason of the failure in a line."""
+    cause = getattr(error, "cause", None) or error
+    if not isinstance(cause, Exception):
+        raise error
+    path = trial.folder / TRACEBACK
+    write_text(path, COLORS.sub("", str(error)).strip() + "\n")
+    return f"{type(cause).__name__}: {one_line(cause)[:MAX_LETTERS]}; its traceback is in {path}"
 
 
 def _room(nodes: Sequence[dict[str, Any]], cpus: int, gpus: float) -> int:

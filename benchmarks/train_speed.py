@@ -56,8 +56,8 @@ from segline.metrics.confusion import confusion_matrix, mean_iou
 from segline.models import MODELS
 from segline.parallel import tune_malloc
 from segline.training import engine
-from segline.training.run import Run, runs_in_bf16
 from segline.training.determinism import set_deterministic
+from segline.training.run import Run, runs_in_bf16
 from segline.training.schedules import learning_rate
 
 CLASSES = 8  # as good as any for a count of operations

@@ -80,7 +80,8 @@ class GridDisplay:
         """Record the end of a trial, and log it: ``state`` is done, eliminated or failed, which has a reason."""
         trial = self.trials[name]
         trial.state = state
-        log(f"train: {name} {state}, validation mIoU {trial.best:.3f} after {trial.epoch} epochs{reason and ': '}{reason}")
+        why = f": {reason}" if reason else ""
+        log(f"train: {name} {state}, validation mIoU {trial.best:.3f} after {trial.epoch} epochs{why}")
         self._redraw()
 
     def _redraw(self) -> None:

@@ -65,7 +65,7 @@ def predict_split(
     """Yield the labels (b, h, w) and averaged probabilities of all crops of a split, batch by batch."""
     for positions in split.ranges(batch_size):
         images, labels = split.take(positions)
-        yield labels, probabilities(models, images, list(split.index["key"].iloc[positions]))
+        yield labels, probabilities(models, images, split.keys(positions))
 
 
 def count_split(

@@ -94,7 +94,7 @@ class Predictions:
             for start in range(0, len(positions), self.batch_size):
                 batch = positions[start : start + self.batch_size]
                 images, _ = self.split.take(batch)
-                keys = list(self.split.index["key"].iloc[batch])
+                keys = self.split.keys(batch)
                 with naming_model(str(folder), TRAIN_AGAIN):
                     planes[folder.name][start : start + len(batch)] = probabilities(models, images, keys).cpu().numpy()
                 advance(len(batch))

@@ -100,7 +100,7 @@ def _refuse_nonfinite(contest: Contest) -> None:
     split, models = open_split(contest.dataset_dir, "test"), load_models(folder, read_bundle(folder))
     positions = range(min(len(split), contest.params.evaluate.batch_size))
     with naming_model(str(folder), TRAIN_AGAIN):
-        probabilities(models, split.take(positions)[0], list(split.index["key"].iloc[positions]))
+        probabilities(models, split.take(positions)[0], split.keys(positions))
 
 
 def _register(contest: Contest, test_metrics: Record) -> Version:

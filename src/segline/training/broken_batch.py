@@ -28,7 +28,7 @@ def keep_batch(
     """
     content = {
         "positions": np.asarray(positions),
-        "keys": split.index["key"].iloc[np.asarray(positions)].to_numpy(str),
+        "keys": np.array(split.keys(positions)),
         "images": images.permute(0, 2, 3, 1).cpu().numpy(),
         "labels": labels.cpu().numpy(),
     }

@@ -109,5 +109,5 @@ def _fail(run: Run, positions: range, fault: Fault, when: str, folder: Path) -> 
     """Keep the batch, and end the run."""
     images, labels = to_unit(fault.images, torch.device("cpu")), torch.from_numpy(fault.labels)
     path = keep_batch(folder, run.val, np.asarray(positions), images, labels)
-    key = run.val.index["key"].iloc[positions[fault.row]]
+    key = run.val.keys([positions[fault.row]])[0]
     raise TrainingError(f"{fault.what} of the image {key} is not finite {when}, see {path}; {ADVICE}")

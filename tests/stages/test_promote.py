@@ -38,14 +38,14 @@ from segline.tracking.client import Experiment
 from segline.tracking.registry import CHALLENGER, CHAMPION, champion_statistics
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
-PARAMS = Params(name="lamps", promote=Settings(resamples=200))
+PARAMS = Params(name="lamps")
 BEST, CLOSE, GOOD, POOR = 128, 99, 160, 220
 
 
 def write_labelled(folder, seed=0, classes=CLASSES):
     """Ten test crops of noise; what is brighter than 128 is bright."""
     images = np.random.default_rng(seed).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
-    _, digest = write_split(folder / "test", images, (images[..., 0] >= BEST).astype(np.uint8))
+    _, digest = write_split(folder / "test", images, (images[..., 0] >= BEST).astype(np.uint8), group="")
     description = DatasetInfo(
         classes=classes,
         background=0,
@@ -54,7 +54,7 @@ def write_labelled(folder, seed=0, classes=CLASSES):
         source="here",
         source_hash="source",
         source_revision="",
-        pixels={"test": [1, 1]},
+        pixels={"train": [3, 2], "test": [1, 1]},
         test_is_val=False,
     )
     write_dataset_info(folder, description)
@@ -173,11 +173,13 @@ def test_the_first_becomes_champion(promoting, experiment, dataset_dir, tmp_path
     _, decision = promoting(GOOD)
     expected = {
         "promoted": True,
-        "reason": "it is the first",
+        "reason": f"it is the first, and its mIoU {decision['test_miou']:.4f} exceeds the "
+        f"{decision['baseline_test_miou']:.4f} of the most frequent class, dark, on the same 10 images",
         "version": 1,
         "against": None,
         "test_miou": pytest.approx(plain_miou(dataset_dir, GOOD)),
         "champion_test_miou": None,
+        "baseline_test_miou": pytest.approx(plain_miou(dataset_dir, 256)),
         "lower_bound": None,
         "dataset": json.loads((dataset_dir / "dataset.json").read_text())["content_hash"],
         "model": "lamps",
@@ -253,7 +255,8 @@ def test_cut_off_after_the_decision_it_decides_the_same_again(
     number = max(versions(experiment))
     decided = json.loads(versions(experiment)[number].tags[promote.DECISION])
     assert number not in numbers(experiment)
-    monkeypatch.setattr(promote, "compare", None)
+    monkeypatch.setattr(promote, "judge", None)
+    monkeypatch.setattr(promote, "judge_first", None)
     _, decision = promoting(threshold)
     assert {key: decision[key] for key in decided} == decided
     assert numbers(experiment) == ((number, None) if decision["promoted"] else (1, number))
@@ -318,7 +321,7 @@ def test_it_is_decided_anew_with_other_settings(promoting, experiment):
     """CLOSE gains too little to be sure of, but more likely than not it gains."""
     promoting(GOOD)
     assert not promoting(CLOSE)[1]["promoted"]
-    assert promoting(CLOSE, params=replace(PARAMS, promote=Settings(resamples=200, confidence=0.5)))[1]["promoted"]
+    assert promoting(CLOSE, params=replace(PARAMS, promote=Settings(confidence=0.5)))[1]["promoted"]
     assert numbers(experiment) == (2, None)
 
 

@@ -116,7 +116,8 @@ def main() -> None:
     # A forked process cannot use the GPU.
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         for cell in pool.map(train, missing):
-            log(f"ablation: {cell.what}, seed {cell.seed}: {json.loads(cell.file.read_text())['mIoU']:.3f}")
+            scores = json.loads(cell.file.read_text(encoding="utf-8"))
+            log(f"ablation: {cell.what}, seed {cell.seed}: {scores['mIoU']:.3f}")
     show(cells, dataset_dir)
     print(f"{stamp()}, torch {torch.__version__}")
 
@@ -170,7 +171,7 @@ def score(run: Run, dataset_dir: Path) -> dict[str, float]:
 
 
 def show(cells: list[Cell], dataset_dir: Path) -> None:
-    found = {(cell.what, cell.seed): json.loads(cell.file.read_text()) for cell in cells}
+    found = {(cell.what, cell.seed): json.loads(cell.file.read_text(encoding="utf-8")) for cell in cells}
     seeds = sorted({cell.seed for cell in cells})
     sizes = {name: len(open_split(dataset_dir, name)) for name in ("train", "val", "test")}
     first = cells[0]

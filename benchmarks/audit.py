@@ -88,7 +88,7 @@ def main() -> None:
     missing = find_missing(arguments.seed)
     listed = pd.read_csv("data/evaluate/missing_labels.csv", dtype={"key": str})
     show(listed, missing)
-    metrics = json.loads(Path("data/evaluate/metrics.json").read_text())
+    metrics = json.loads(Path("data/evaluate/metrics.json").read_text(encoding="utf-8"))
     minutes = (time.monotonic() - started) / 60
     print(f"validation mIoU {max(entry['miou'] for entry in metrics.values()):.3f}; {minutes:.1f} minutes; {folder}")
     print(f"{stamp()}, torch {torch.__version__}")

@@ -68,7 +68,9 @@ def hash_files(data: Path) -> None:
 def ingest(data: Path, out: Path) -> None:
     params = json.dumps({"ingest": {"source": str(data)}})
     words = ["ingest", "--params", params, "--out", str(out)]
-    done = subprocess.run([sys.executable, "-c", SEGLINE, *words], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SEGLINE, *words], check=True, capture_output=True, text=True, encoding="utf-8"
+    )
     print(done.stdout.strip(), file=sys.stderr)
 
 

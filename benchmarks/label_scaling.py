@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segline.artifacts.manifest import read_manifest, write_manifest
-from segline.artifacts.validation import write_statistics
+from segline.artifacts.validation import VALIDATION, write_statistics
 from segline.data.pairs import open_tree
 from segline.data.statistics import measure
 from streets import write_streets
@@ -83,6 +83,7 @@ def prepare(drawn: Path, at: Path, count: int) -> None:
     write_manifest(at / "validate", manifest)
     tree = open_tree(manifest.origin.root, at / "ingest")
     write_statistics(at / "validate", measure(manifest, tree, pieces=at / "pieces"))
+    VALIDATION.write_mark(at / "validate")
 
 
 def segline(stage: str, params: dict, *words: str) -> subprocess.Popen:
@@ -111,7 +112,7 @@ def label(at: Path, frames: int, workers: int) -> Run:
     seconds = time.perf_counter() - start
     moments = sorted(done.values())
     steady = (len(moments) - workers) * settings["shard_size"] / (moments[-1] - moments[workers - 1])
-    content = json.loads((out / "dataset.json").read_text())["content_hash"]
+    content = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["content_hash"]
     return Run(frames, workers, seconds, steady, peak, content)
 
 
@@ -122,7 +123,7 @@ def high_water_mark(pid: int, workers: int) -> float:
         try:
             name = (path / "cmdline").read_bytes()
             if (int(path.name) == pid and workers == 1) or name.startswith(b"ray::make_shard"):
-                lines = (path / "status").read_text().splitlines()
+                lines = (path / "status").read_text(encoding="utf-8").splitlines()
                 peaks += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
         except OSError:
             continue

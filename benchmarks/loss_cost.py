@@ -121,14 +121,14 @@ def peak(name, task, shape, device):
         before = torch.cuda.memory_allocated()
         step(loss, arguments)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = resident("VmRSS")
     step(loss, arguments)
     return resident("VmHWM") - before
 
 
 def resident(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 

@@ -150,7 +150,7 @@ def memory_in_use() -> int:
     """Return the memory in use on the GPU, or else by this process, in bytes."""
     if DEVICE.type == "cuda":
         return torch.cuda.memory_allocated()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
 
 
 def peak_memory() -> int:

@@ -34,7 +34,7 @@ def readme(name: str) -> str:
 
 def _documentation(name: str) -> docstring_parser.Docstring:
     """Return the docstring from the source: Kubeflow keeps the descriptions of inputs, but not those of outputs."""
-    tree = ast.parse((ROOT / name / "component.py").read_text())
+    tree = ast.parse((ROOT / name / "component.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
     return docstring_parser.parse(ast.get_docstring(function) or "")
 
@@ -51,4 +51,4 @@ def _kind(kind: str) -> str:
 
 if __name__ == "__main__":
     for name in ALL:
-        (ROOT / name / "README.md").write_text(readme(name))
+        (ROOT / name / "README.md").write_text(readme(name), encoding="utf-8")

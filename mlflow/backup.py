@@ -72,7 +72,7 @@ class Backups:
         with TemporaryDirectory() as folder:
             dump, empty, tables = (Path(folder, part) for part in ("dump", "empty.sql", "tables.sql"))
             self.client.download_file(self.bucket, self.prefix + name, str(dump))
-            empty.write_text(EMPTY)
+            empty.write_text(EMPTY, encoding="utf-8")
             _run("pg_restore", "--no-owner", "--no-privileges", f"--file={tables}", str(dump))
             _run(
                 "psql",
@@ -87,7 +87,7 @@ class Backups:
 
 def _run(*words: str) -> str:
     """Run a program of PostgreSQL and return its output; its error messages go to stderr."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     if done.returncode:
         sys.exit(f"backup: {words[0]} failed")
     return done.stdout

@@ -17,6 +17,7 @@ from pipelines.training import DeploymentConfig, compile_to
 from segline.config.loader import load, read
 from segline.config.params import Params
 from segline.errors import ParamsError, SeglineError
+from segline.utf8 import use_utf8
 
 if TYPE_CHECKING:
     from pipelines.service import Service
@@ -26,6 +27,8 @@ SECTIONS = tuple(field.name for field in fields(Params) if field.name not in ("n
 
 def main(words: list[str] | None = None) -> int:
     """Run one command, and return its exit code."""
+    if words is None:
+        use_utf8()
     arguments = make_parser().parse_args(words)
     try:
         check_options(arguments)
@@ -136,7 +139,8 @@ def _run_locally(arguments: argparse.Namespace, values: dict[str, Any]) -> None:
         raise ParamsError("--local", ["train.gpus_per_worker: expected 0, since local containers have no GPU"])
     check_images(config)
     promotion = run_locally(values, config, arguments.folder, arguments.network)
-    print(f"pipelines: {json.loads((promotion / 'decision.json').read_text())['reason']}; report in {promotion}")
+    decision = json.loads((promotion / "decision.json").read_text(encoding="utf-8"))
+    print(f"pipelines: {decision['reason']}; report in {promotion}")
 
 
 def _schedule(arguments: argparse.Namespace) -> None:

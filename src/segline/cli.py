@@ -23,6 +23,7 @@ from segline.config.explain import explain
 from segline.config.loader import load
 from segline.config.renamed import argument_error
 from segline.errors import ParamsError, SeglineError, StageError
+from segline.utf8 import use_utf8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,8 @@ SHOWN = ("evaluation", "ensemble", "promotion")
 
 def main(words: list[str] | None = None) -> int:
     """Run one command, and return its exit code (see :mod:`segline.errors`)."""
+    if words is None:
+        use_utf8()
     _exit_with_dvc()
     signal.signal(signal.SIGTERM, _interrupt)
     if refusal := argument_error(sys.argv[1:] if words is None else words):

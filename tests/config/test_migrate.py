@@ -236,16 +236,16 @@ def test_a_file_that_cannot_become_a_present_one_is_refused(text, expected):
 
 def test_the_command_shows_the_difference_and_writes_only_when_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(OLD)
+    Path("params.yaml").write_text(OLD, encoding="utf-8")
     assert main(["migrate"]) == 0
     shown = capsys.readouterr()
-    assert Path("params.yaml").read_text() == OLD
+    assert Path("params.yaml").read_text(encoding="utf-8") == OLD
     assert shown.out.startswith("--- params.yaml\n+++ params.yaml\n")
     assert "\n-  min_blur: 20.0\n+  min_sharpness: 20.0\n" in shown.out
     assert "--write" in shown.err
     assert main(["migrate", "--write"]) == 0
     assert capsys.readouterr().out == shown.out
-    assert Path("params.yaml").read_text() == migrated(OLD)
+    assert Path("params.yaml").read_text(encoding="utf-8") == migrated(OLD)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "params.yaml"]
     assert main(["migrate", "--write"]) == 0
     assert capsys.readouterr().out == "params.yaml is up to date\n"
@@ -254,12 +254,12 @@ def test_the_command_shows_the_difference_and_writes_only_when_told(tmp_path, mo
 @pytest.mark.parametrize("params", ['{"train": {"clip": 1}}', "missing.yaml", "wrong.yaml"])
 def test_the_command_refuses_in_a_line_and_writes_nothing(params, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("wrong.yaml").write_text("train:\n  clip: much\n")
+    Path("wrong.yaml").write_text("train:\n  clip: much\n", encoding="utf-8")
     assert main(["migrate", "--write", "--params", params]) == 2
     head, line = capsys.readouterr().err.splitlines()
     assert head.startswith("segline migrate: ")
     assert line.strip()
-    assert Path("wrong.yaml").read_text() == "train:\n  clip: much\n"
+    assert Path("wrong.yaml").read_text(encoding="utf-8") == "train:\n  clip: much\n"
 
 
 def test_json_text_is_refused(capsys):

@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from shard_files import write_split
 
 from segline.artifacts.bundle import Bundle, Member, join_bundles
-from segline.artifacts.dataset import DatasetInfo, read_dataset_info, write_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info, write_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE
 from segline.artifacts.evaluation import EVALUATION, write_counts
 from segline.artifacts.validation import STATISTICS
 from segline.classes import LabelClass
 from segline.config.params import Params
 from segline.config.sections import Promote as Settings
+from segline.config.sections.promote import ErrorBudget
 from segline.data.augment import MEAN, STD
 from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
@@ -33,9 +34,10 @@ from segline.metrics.confusion import scores
 from segline.models.unet import UNet
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard
+from segline.stages.judgement import times_judged
 from segline.tracking import registry
 from segline.tracking.client import Experiment
-from segline.tracking.registry import CHALLENGER, CHAMPION, champion_statistics
+from segline.tracking.registry import CHALLENGER, CHAMPION, Version, champion_statistics
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
 PARAMS = Params(name="lamps")
@@ -364,6 +366,7 @@ def test_scores_of_other_images_are_refused(promoting, dataset_dir, tmp_path):
     folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
     metrics = json.loads((folder / "metrics.json").read_text())
     write_json(folder / "metrics.json", metrics | {"dataset": "of other images"})
+    ENSEMBLE.write_mark(folder)
     with pytest.raises(StageError, match="tested on other data"):
         promoting(GOOD)
 
@@ -372,7 +375,7 @@ def test_scores_of_other_images_are_refused(promoting, dataset_dir, tmp_path):
 def test_what_ensemble_left_out_is_named(promoting, dataset_dir, tmp_path, name):
     folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
     (folder / name).unlink()
-    with pytest.raises(StageError, match=f"{name} is missing or broken"):
+    with pytest.raises(StageError, match=f"{name} is missing; run `segline ensemble` again"):
         promoting(GOOD)
 
 
@@ -398,6 +401,7 @@ def test_the_version_knows_its_data(promoting, experiment, dataset_dir, tracking
 def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_told(promoting, dataset_dir):
     table = pd.DataFrame({"key": ["crop3", "crop8", "of another day"], "sharpness": 1.0})
     table.to_parquet(dataset_dir / STATISTICS)
+    DATASET.write_mark(dataset_dir)
     promoting(GOOD)
     _, decision = promoting(POOR)
     assert decision["seen_by_champion"] == 2
@@ -415,3 +419,61 @@ def test_with_promotion_off_the_winner_stays_challenger(promoting, experiment):
     assert (better["promoted"], better["lower_bound"] > 0, numbers(experiment)) == (False, True, (1, 2))
     _, again = promoting(GOOD, params=off)
     assert (again["promoted"], again["reason"]) == (True, "it is champion already")
+
+
+def test_a_first_that_is_no_better_than_the_most_frequent_class_stays_challenger(
+    promoting, experiment, dataset_dir, tmp_path
+):
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
+    split = open_split(dataset_dir, "test")
+    constant = np.zeros((10, 2, 2), np.int64)
+    for count, labels in zip(constant, split.take(range(10))[1], strict=True):
+        count[:, 0] = np.bincount(labels.ravel(), minlength=2)
+    write_counts(folder / "test_counts.npz", constant, split.index)
+    ENSEMBLE.write_mark(folder)
+    _, decision = promoting(GOOD)
+    assert (decision["promoted"], numbers(experiment)) == (False, (None, 1))
+    assert decision["baseline_test_miou"] == decision["test_miou"] == pytest.approx(plain_miou(dataset_dir, 256))
+    assert "does not exceed" in decision["reason"]
+    assert decision["reason"].endswith("of the most frequent class, dark, on the same 10 images")
+
+
+def test_a_decision_states_its_units_and_how_often_the_test_set_has_judged(promoting, tmp_path):
+    promoting(POOR)
+    _, second = promoting(GOOD)
+    assert (second["units"], second["kind"], second["judged"]) == (10, "images", 2)
+    assert second["lower_bound"] < second["gain"] < second["upper_bound"]
+    assert second["reason"].endswith("; this test set has judged 2 times")
+    _, other = promoting(BEST, dataset_dir=write_labelled(tmp_path / "later", seed=1))
+    assert other["judged"] == 1
+
+
+def test_a_budget_is_spread_over_decisions_and_ends_with_them(promoting, experiment):
+    budget = replace(PARAMS, promote=Settings(error_budget=ErrorBudget(total=0.02, decisions=2)))
+    promoting(POOR, params=budget)
+    _, second = promoting(GOOD, params=budget)
+    assert second["promoted"]
+    assert "the 99% lower bound of the gain" in second["reason"]
+    _, third = promoting(BEST, params=budget)
+    assert third["lower_bound"] > 0
+    assert (third["promoted"], numbers(experiment)) == (False, (2, 3))
+    assert third["reason"].endswith(
+        "its 2 decisions are spent (promote.error_budget), so take another test set or another budget"
+    )
+
+
+def test_counts_of_other_labels_are_refused(promoting, dataset_dir, tmp_path):
+    promoting(POOR)
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
+    split = open_split(dataset_dir, "test")
+    write_counts(folder / "test_counts.npz", np.ones((10, 2, 2), np.int64), split.index)
+    ENSEMBLE.write_mark(folder)
+    with pytest.raises(StageError, match=r"test_counts\.npz counts other labels than .*; run `segline ensemble` again"):
+        promoting(GOOD)
+
+
+def test_a_decision_that_is_no_json_counts_for_nothing():
+    versions = [Version(1, {}), Version(2, {"segline.decision": "{"}), Version(3, {"segline.decision": "[1]"})]
+    known = json.dumps({"test_set": "a", "judged": 4})
+    assert times_judged(versions, "a") == 0
+    assert times_judged([*versions, Version(4, {"segline.decision": known})], "a") == 4

@@ -55,7 +55,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     path = folder / HISTORY
     if not path.is_file():
         return []
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
@@ -71,7 +71,7 @@ def write_trial_params(folder: Path, params: dict[str, Any]) -> None:
 
 def read_trial_params(folder: Path) -> dict[str, Any]:
     """Return the parameters of a trial."""
-    content: dict[str, Any] = json.loads((folder / TRIAL).read_text())
+    content: dict[str, Any] = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
     return content
 
 
@@ -83,9 +83,10 @@ def _metadata(folder: Path) -> Record:
 CANDIDATES = Artifact(
     name="candidates",
     stage="train",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
         "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.classes",

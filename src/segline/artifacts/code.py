@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[2]
 LEFT_OUT = {
     "segline": "It holds the version, which changes with every release.",
     "segline.artifacts.artifact": "It marks formats and words errors.",
+    "segline.artifacts.mark": "Its sums tell whether files are whole.",
     "segline.artifacts.code": "It hashes code; the hashes are compared, not stored.",
     "segline.cli": "It only passes on paths and parameters.",
     "segline.config": "Its values reach a stage as parameters, which DVC and the fingerprints compare themselves.",
@@ -22,6 +23,7 @@ LEFT_OUT = {
     "segline.files": "It moves bytes; checksums tell whether they are the right ones.",
     "segline.parallel": "It decides where work runs, and every piece of work has the same bytes everywhere.",
     "segline.progress": "It only displays.",
+    "segline.ray_start": "It starts Ray, on which every piece of work has the same bytes.",
     "segline.tracking": "It logs artifacts to MLflow and changes none.",
 }
 """The modules and packages that no artifact depends on, each with the reason."""
@@ -32,6 +34,8 @@ LEFT_OUT_OF = {
         "segline.training.checkpoints": "It copies files.",
         "segline.training.leaderboard": "It displays what the trials wrote.",
         "segline.training.lease": "It stops a training without an observer, and a stopped training continues.",
+        "segline.training.preflight": "It refuses what cannot be trained, and leaves nothing.",
+        "segline.training.search.check": "It chooses what is tried before the first trial.",
         "segline.training.search.plan": "It prints what a training would cost.",
     },
 }

@@ -45,9 +45,11 @@ def _metrics(folder: Path) -> Record:
 ENSEMBLE = Artifact(
     name="ensemble",
     stage="ensemble",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
+        "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.artifacts.ensemble",
         "segline.artifacts.evaluation",
@@ -56,6 +58,7 @@ ENSEMBLE = Artifact(
         "segline.data.shards",
         "segline.inference.bundle",
         "segline.inference.predict",
+        "segline.inference.scratch",
         "segline.metrics.confusion",
         "segline.models",
         "segline.stages.ensemble",

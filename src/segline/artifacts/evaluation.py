@@ -127,9 +127,10 @@ def _metrics(folder: Path) -> Record:
 EVALUATION = Artifact(
     name="evaluation",
     stage="evaluate",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
         "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.artifacts.evaluation",

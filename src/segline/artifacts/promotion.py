@@ -82,9 +82,10 @@ def _metrics(folder: Path) -> Record:
 PROMOTION = Artifact(
     name="promotion",
     stage="promote",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
         "segline.artifacts.dataset",
         "segline.artifacts.ensemble",
         "segline.artifacts.evaluation",

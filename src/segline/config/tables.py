@@ -11,10 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from segline.config.fields import Pretrained, Range, Unit
+from segline.config.fields import AlignCorners, Pretrained, Range, Unit
 
 PACKAGE = Path(__file__).parents[1]
-ANNOTATIONS = {"Annotated": Annotated, "Literal": Literal, "Pretrained": Pretrained, "Range": Range, "Unit": Unit}
+ANNOTATIONS = {
+    "AlignCorners": AlignCorners,
+    "Annotated": Annotated,
+    "Literal": Literal,
+    "Pretrained": Pretrained,
+    "Range": Range,
+    "Unit": Unit,
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ def class_names(layout: str) -> tuple[str, ...]:
 def _entries(package: str) -> dict[str, _Entry]:
     """Return the entries of a table by name; the entry ``partial(Name, ...)`` stands for ``Name``."""
     folder = PACKAGE.joinpath(*package.split("."))
-    body = ast.parse((folder / "__init__.py").read_text()).body
+    body = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
     modules = {
         alias.asname or alias.name: str(node.module).rpartition(".")[2]
         for node in body
@@ -89,7 +96,7 @@ def _entries(package: str) -> dict[str, _Entry]:
     entries = {}
     for key, value in zip(table.keys, table.values, strict=True):
         target = ast.unparse(value.args[0] if isinstance(value, ast.Call) else value)
-        module = ast.parse((folder / f"{modules[target]}.py").read_text()).body
+        module = ast.parse((folder / f"{modules[target]}.py").read_text(encoding="utf-8")).body
         definition = next(
             node for node in module if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == target
         )

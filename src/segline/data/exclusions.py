@@ -99,7 +99,7 @@ def read_exclusions(path: Path) -> Exclusions:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(UTF8_OF_SPREADSHEETS)
+        return path.read_text(encoding=UTF8_OF_SPREADSHEETS)
     except UnicodeDecodeError:
         raise DataError(f"{path}: got a file that is not UTF-8 text, expected CSV in UTF-8; save it again") from None
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import IMAGES, INDEX, LABELS, SUMS, part_file, shard_file, shard_files
+from segline.artifacts.dataset import IMAGES, INDEX, LABELS, part_file, shard_file, shard_files
 from segline.errors import StageError
 from segline.files.atomic import naming, write_json
 from segline.files.hashing import file_hash
@@ -183,14 +183,13 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
     Returns:
         The pixels of each label value (256), and the SHA-256 over index and shards.
     """
-    parts = [json.loads(part_file(folder, number).read_text()) for number in range(count)]
+    parts = [json.loads(part_file(folder, number).read_text(encoding="utf-8")) for number in range(count)]
     index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX_COLUMNS))
     index.to_csv(folder / INDEX, index=False, lineterminator="\n")
     digest = hashlib.sha256((folder / INDEX).read_bytes())
     sums = {name: value for part in parts for name, value in part["sums"].items()}
     for name in sorted(sums):
         digest.update(f"{name} {sums[name]}\n".encode())
-    write_json(folder / SUMS, sums)
     for number in range(count):
         part_file(folder, number).unlink()
     return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()

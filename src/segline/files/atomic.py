@@ -36,7 +36,7 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
     work = out.with_name(out.name + ".partial")
     with output_lock(out):
         mark = work / MARK
-        if not fingerprint or not mark.is_file() or mark.read_text() != fingerprint:
+        if not fingerprint or not mark.is_file() or mark.read_text(encoding="utf-8") != fingerprint:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             write_text(mark, fingerprint)
@@ -49,12 +49,12 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
 def unfinished_fingerprint(out: Path) -> str:
     """Return the fingerprint of a run that was begun to write ``out`` and was not finished; empty without one."""
     mark = out.with_name(f"{out.name}.partial") / MARK
-    return mark.read_text() if mark.is_file() else ""
+    return mark.read_text(encoding="utf-8") if mark.is_file() else ""
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_file(path, lambda temporary: temporary.write_text(text))
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -14,12 +14,13 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from segline.errors import SourceError, one_line
+from segline.files import multipart
 from segline.files.atomic import write_file
 from segline.files.retry import ATTEMPTS, attempts
 from segline.files.trees import File
@@ -35,6 +36,8 @@ OBJECT_ERRORS = {
     "InvalidObjectState": "it is in an archive tier; restore it",
 }
 """The error codes that concern one object, with their meaning."""
+STATUS_CODES = {412: "PreconditionFailed", 416: "InvalidRange"}
+"""The codes of answers that have a status and no body, as some servers and every HEAD give them."""
 TRANSIENT_CODES = {
     "SlowDown",
     "Throttling",
@@ -157,6 +160,9 @@ class Bucket:
 
     def write(self, path: str, file: Path) -> None:
         """Copy a file into an object, which S3 does atomically. Raises OSError if the object cannot be written."""
+        if file.stat().st_size > multipart.THRESHOLD_BYTES:
+            multipart.upload(_client(), self._address(path), file, partial(self._retry, path=path))
+            return
 
         def put() -> None:
             with file.open("rb") as stream:
@@ -238,8 +244,9 @@ class Bucket:
         """Raise for an error that the server answered with, unless it is a passing one."""
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error.response["Error"]["Code"]
-        if path and code in OBJECT_ERRORS:
-            raise OSError(errno.EIO, OBJECT_ERRORS[code], path) from None
+        meaning = OBJECT_ERRORS.get(code) or OBJECT_ERRORS.get(STATUS_CODES.get(status, ""))
+        if path and meaning:
+            raise OSError(errno.EIO, meaning, path) from None
         if status >= 500 or status == 429 or code in TRANSIENT_CODES:
             return
         if code == "NoSuchBucket":

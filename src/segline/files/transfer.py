@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from segline.errors import SourceError, StageError
+from segline.files import multipart
 from segline.files.atomic import MARK, write_file, write_text
 from segline.files.cache import cache_dir
 from segline.files.hashing import file_md5
@@ -92,7 +93,7 @@ def download(url: str, folder: Path | None = None) -> Path:
 def origin(folder: Path) -> str:
     """Return the URL that a folder was downloaded from; empty for any other folder."""
     file = _origin_file(folder.resolve())
-    return file.read_text() if folder.resolve().parent == cache_dir() and file.is_file() else ""
+    return file.read_text(encoding="utf-8") if folder.resolve().parent == cache_dir() and file.is_file() else ""
 
 
 def upload(folder: Path, url: str) -> None:
@@ -124,8 +125,13 @@ def upload(folder: Path, url: str) -> None:
 
 
 def matches_etag(path: Path, file: File) -> bool:
-    """Return whether a file has the content of an object: the ETag of an object sent in one part is its MD5."""
-    return path.is_file() and path.stat().st_size == file.size and file_md5(path) == file.stamp
+    """Return whether a file has the content of an object that Segline sent, by its ETag.
+
+    The ETag of an object sent whole is its MD5, that of one sent in parts is made from theirs.
+    """
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    return file.stamp == (multipart.etag(path) if "-" in file.stamp else file_md5(path))
 
 
 def _origin_file(folder: Path) -> Path:

@@ -80,7 +80,7 @@ class RayJobApi:
             raise StageError(f"no way to Kubernetes ({error}); run it in a pod, or set KUBECONFIG") from None
         namespace = os.environ.get("SEGLINE_NAMESPACE", "")
         if not namespace and NAMESPACE_FILE.is_file():
-            namespace = NAMESPACE_FILE.read_text().strip()
+            namespace = NAMESPACE_FILE.read_text(encoding="utf-8").strip()
         return cls(configuration, namespace or require_variable("SEGLINE_NAMESPACE", "where RayJobs are made"))
 
     def create(self, job: Json) -> bool:

@@ -47,7 +47,7 @@ def read_template(path: Path) -> Json:
         StageError: The file is missing or is not a RayJob.
     """
     try:
-        template: Json = yaml.safe_load(path.read_text())
+        template: Json = yaml.safe_load(path.read_text(encoding="utf-8"))
         if template["kind"] == "RayJob" and pod_specs(template["spec"]):
             return template
     except (OSError, yaml.YAMLError, KeyError, TypeError):

@@ -193,7 +193,7 @@ class CheckpointStore:
         """Remove what another run left on this node; the driver's own folder has the mark."""
         mark, key = work / MARK, self.url.rpartition("/")[2]
         with machine_lock(work):
-            if mark.is_file() and mark.read_text().startswith(key):
+            if mark.is_file() and mark.read_text(encoding="utf-8").startswith(key):
                 return
             if mark.is_file():
                 shutil.rmtree(work)

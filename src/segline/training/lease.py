@@ -61,7 +61,7 @@ def watchdog(url: str, on_lapse: Callable[[], None]) -> Iterator[None]:
 def _renew(url: str, ended: threading.Event) -> None:
     bucket, name = _split(url)
     while not ended.is_set():
-        with suppress(SourceError, OSError), tempfile.NamedTemporaryFile("w") as file:
+        with suppress(SourceError, OSError), tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
             file.write(datetime.now(UTC).isoformat())
             file.flush()
             bucket.write(name, Path(file.name))

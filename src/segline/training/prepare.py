@@ -49,7 +49,7 @@ def prepare_losses(
         result = inputs.prepared_dir / name / PREPARATION
         if not result.is_file():
             _prepare(term, result.parent, inputs, seed=seed, threads=threads)
-        preparation = json.loads(result.read_text())
+        preparation = json.loads(result.read_text(encoding="utf-8"))
         files = [f"{name}/{file}" for file in (*preparation["files"], PREPARATION)]
         store.upload(inputs.prepared_dir, files)
         log(f"train: {name}: {preparation['message']}")

@@ -39,7 +39,7 @@ def _dvc_revision(root: Path) -> str:
     """Return ``dvc:<md5>`` from DVC's file beside a folder; empty if DVC does not track the folder itself."""
     path = root.resolve()
     try:
-        document = yaml.safe_load(path.with_name(f"{path.name}.dvc").read_text())
+        document = yaml.safe_load(path.with_name(f"{path.name}.dvc").read_text(encoding="utf-8"))
         return f"dvc:{document['outs'][0]['md5']}"
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         return ""

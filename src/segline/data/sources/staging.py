@@ -39,7 +39,7 @@ def staged_origin(files: Path) -> str:
     """
     mark = files / MARK
     if mark.is_file():
-        return mark.read_text()
+        return mark.read_text(encoding="utf-8")
     if files.is_file() or (files.is_dir() and any(files.iterdir())):
         raise StageError(f"{files} holds files that segline did not put there; move them or give --out another folder")
     return ""

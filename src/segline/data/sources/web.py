@@ -138,7 +138,7 @@ class Download:
     def version(self) -> str:
         """The version of the downloaded bytes, as JSON text; empty if there are none."""
         try:
-            return self._version_file.read_text()
+            return self._version_file.read_text(encoding="utf-8")
         except OSError:
             return ""
 

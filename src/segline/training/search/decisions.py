@@ -35,7 +35,7 @@ class Decisions:
     def find(self, name: str) -> dict[str, Any] | None:
         """Return the decision of this name, or None."""
         path = self._path(name)
-        decision: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        decision: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return decision
 
     def _path(self, name: str) -> Path:

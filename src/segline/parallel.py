@@ -110,7 +110,7 @@ def _run_on_ray(
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SeglineError | OSError):
                 raise error.cause from None
-            raise
+            raise error.cause from error
         except ray.exceptions.RayError as error:
             raise StageError(
                 f"a worker died ({str(error).splitlines()[0]}); the same command continues, with fewer workers in less "

@@ -142,6 +142,7 @@ EVALUATION = Artifact(
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.metrics.confusion",
+        "segline.metrics.finite",
         "segline.models",
         "segline.reporting.figures",
         "segline.stages.evaluate",

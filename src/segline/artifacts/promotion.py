@@ -98,6 +98,7 @@ PROMOTION = Artifact(
         "segline.inference.predict",
         "segline.metrics.comparison",
         "segline.metrics.confusion",
+        "segline.metrics.finite",
         "segline.metrics.jackknife",
         "segline.metrics.units",
         "segline.models",

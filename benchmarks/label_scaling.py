@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segline.artifacts.manifest import read_manifest, write_manifest
-from segline.artifacts.validation import write_statistics
+from segline.artifacts.validation import VALIDATION, write_statistics
 from segline.data.pairs import open_tree
 from segline.data.statistics import measure
 from streets import write_streets
@@ -83,6 +83,7 @@ def prepare(drawn: Path, at: Path, count: int) -> None:
     write_manifest(at / "validate", manifest)
     tree = open_tree(manifest.origin.root, at / "ingest")
     write_statistics(at / "validate", measure(manifest, tree, pieces=at / "pieces"))
+    VALIDATION.write_mark(at / "validate")
 
 
 def segline(stage: str, params: dict, *words: str) -> subprocess.Popen:

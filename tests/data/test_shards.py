@@ -1,6 +1,5 @@
 """Shards are held against the plain arrays that they were written from."""
 
-import hashlib
 import json
 from dataclasses import replace
 
@@ -13,8 +12,6 @@ from segline.artifacts.dataset import (
     DatasetInfo,
     part_file,
     read_dataset_info,
-    shard_bytes,
-    verify,
     write_dataset_info,
 )
 from segline.classes import LabelClass
@@ -243,38 +240,3 @@ def test_a_missing_or_broken_description_is_one_line(tmp_path, content):
         (tmp_path / "dataset.json").write_bytes(content.encode("latin1"))
     with pytest.raises(StageError, match=r"missing or broken; run `segline label` again"):
         read_dataset_info(tmp_path)
-
-
-def test_shards_are_verified_by_the_sums_that_label_wrote(tmp_path):
-    for name, count in (("train", 7), ("val", 2)):
-        write(tmp_path / name, count, 3)
-    sizes = []
-    verify(tmp_path, ("train", "val"), sizes.append)
-    assert sum(sizes) == shard_bytes(tmp_path, ("train", "val"))
-    sums = json.loads((tmp_path / "train/sums.json").read_text())
-    assert sums == {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "train").glob("*.npy")
-    }
-
-
-@pytest.mark.parametrize("offset", [0, 100, -1])
-def test_a_flipped_bit_names_the_shard(tmp_path, offset):
-    write(tmp_path / "train", 7, 3)
-    path = tmp_path / "train/labels-00001.npy"
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 4
-    path.write_bytes(content)
-    with pytest.raises(
-        StageError, match=r"train/labels-00001\.npy has the SHA-256 .*the shard is damaged, run `segline"
-    ):
-        verify(tmp_path, ["train"], lambda size: None)
-
-
-def test_a_shard_that_is_missing_is_named_and_so_is_a_missing_list(tmp_path):
-    write(tmp_path / "train", 7, 3)
-    (tmp_path / "train/images-00002.npy").unlink()
-    with pytest.raises(StageError, match=r"train/images-00002\.npy is missing"):
-        verify(tmp_path, ["train"], lambda size: None)
-    (tmp_path / "train/sums.json").unlink()
-    with pytest.raises(StageError, match=r"train/sums\.json is missing or broken; run `segline label` again"):
-        verify(tmp_path, ["train"], lambda size: None)

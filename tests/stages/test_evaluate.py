@@ -89,6 +89,17 @@ def test_the_surest_are_pictured(run):
     assert sorted(path.name for path in (run() / "missing_labels").iterdir()) == ["001-a.png", "002-c.png"]
 
 
+def test_a_key_may_be_longer_than_a_name_of_a_file(run, monkeypatch):
+    """Layouts join the folders of an image into its key."""
+    longer = [(split, "drive__" * 38 + key, *more) for split, key, *more in CROPS]
+    monkeypatch.setattr("test_evaluate.CROPS", longer)
+    out = run()
+    assert {len(key) for key in pd.read_csv(out / "missing_labels.csv")["key"]} == {267}
+    pictures = [*(out / "pictures").iterdir(), *(out / "missing_labels").iterdir()]
+    assert len(pictures) == 3
+    assert all("drive__" in path.name for path in pictures)
+
+
 def test_a_test_split_that_is_the_validation_split_is_looked_at_once(run):
     assert pd.read_csv(run(test_is_val=True) / "missing_labels.csv")["split"].tolist() == ["train", "val"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from segline.artifacts.dataset import part_file
 from segline.artifacts.manifest import FILE, read_manifest, write_manifest
 from segline.artifacts.validation import STATISTICS as STATISTICS
-from segline.artifacts.validation import read_statistics, write_statistics
+from segline.artifacts.validation import VALIDATION, read_statistics, write_statistics
 from segline.cli import main
 from segline.config.sections import STREET_CLASSES
 from segline.data.pairs import open_tree
@@ -36,6 +36,7 @@ def manifest_dir(wad, tmp_path):
     write_statistics(
         tmp_path / "validate", measure(manifest, open_tree(manifest.origin.root, tmp_path), pieces=tmp_path / "pieces")
     )
+    VALIDATION.write_mark(tmp_path / "validate")
     return tmp_path / "ingest"
 
 
@@ -45,6 +46,7 @@ def write_validated(folder, manifest):
     if (folder / STATISTICS).exists():
         table = read_statistics(folder)
         write_statistics(folder, table[table["key"].isin(manifest.rows["key"])].reset_index(drop=True))
+    VALIDATION.write_mark(folder)
 
 
 def label(manifest_dir, out="label", seed=7, exclusions=None, **settings):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from shard_files import write_split
 
 from segline.artifacts.bundle import Bundle, Member, join_bundles
-from segline.artifacts.dataset import DatasetInfo, read_dataset_info, write_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info, write_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE
 from segline.artifacts.evaluation import EVALUATION, write_counts
 from segline.artifacts.validation import STATISTICS
@@ -361,6 +361,7 @@ def test_scores_of_other_images_are_refused(promoting, dataset_dir, tmp_path):
     folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
     metrics = json.loads((folder / "metrics.json").read_text())
     write_json(folder / "metrics.json", metrics | {"dataset": "of other images"})
+    ENSEMBLE.write_mark(folder)
     with pytest.raises(StageError, match="tested on other data"):
         promoting(GOOD)
 
@@ -369,7 +370,7 @@ def test_scores_of_other_images_are_refused(promoting, dataset_dir, tmp_path):
 def test_what_ensemble_left_out_is_named(promoting, dataset_dir, tmp_path, name):
     folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
     (folder / name).unlink()
-    with pytest.raises(StageError, match=f"{name} is missing or broken"):
+    with pytest.raises(StageError, match=f"{name} is missing; run `segline ensemble` again"):
         promoting(GOOD)
 
 
@@ -395,6 +396,7 @@ def test_the_version_knows_its_data(promoting, experiment, dataset_dir, tracking
 def test_a_champion_that_was_trained_on_todays_test_images_has_its_advantage_told(promoting, dataset_dir):
     table = pd.DataFrame({"key": ["crop3", "crop8", "of another day"], "sharpness": 1.0})
     table.to_parquet(dataset_dir / STATISTICS)
+    DATASET.write_mark(dataset_dir)
     promoting(GOOD)
     _, decision = promoting(POOR)
     assert decision["seen_by_champion"] == 2

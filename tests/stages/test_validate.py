@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 
 import segline
 from segline import cli
-from segline.artifacts.manifest import Manifest, read_manifest, write_manifest
+from segline.artifacts.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from segline.artifacts.validation import read_statistics
 from segline.config.components import ComponentSpec
 from segline.config.loader import load
@@ -591,6 +591,7 @@ def manifest_of(root: Path) -> Manifest:
 def test_a_broken_manifest_stops_the_line(root, change, reason):
     manifest = manifest_of(root)
     write_manifest(root.parent / "broken", replace(manifest, rows=change(manifest.rows)))
+    MANIFEST.write_mark(root.parent / "broken")
     with pytest.raises(DataError, match=reason):
         validate.run(Params(), manifest_dir=root.parent / "broken", tracking_uri=NOWHERE, out=root.parent / "validate")
     assert not (root.parent / "validate").exists()

@@ -27,6 +27,21 @@ def test_a_new_database_lies_in_a_new_folder(tmp_path, empty_store):
     assert experiment.client.get_run(run).info.artifact_uri.startswith((path.parent / "artifacts").as_uri())
 
 
+@pytest.mark.parametrize("name", ["p%20q", "p?q", "p?a=b&c", "p#q", "p%2Fq", "p q", "ü+;:@q"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    """In an address ``?`` begins a query and ``%20`` is a space."""
+    folder = tmp_path / name
+    experiment = Experiment(f"sqlite:///{folder}/mlflow.db", "streets")
+    run = start(experiment)
+    (tmp_path / "notes.txt").write_text("here", encoding="utf-8")
+    experiment.client.log_artifact(run, str(tmp_path / "notes.txt"))
+    assert len(list(folder.glob("artifacts/*/artifacts/notes.txt"))) == 1
+    assert (folder / "mlflow.db").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "notes.txt"])
+    again = Experiment(f"sqlite:///{folder}/mlflow.db", "streets")
+    assert again.client.get_run(run).info.run_name == "unet-dice"
+
+
 def test_a_server_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with socket.socket() as unused:

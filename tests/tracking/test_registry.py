@@ -45,6 +45,13 @@ def register(experiment, bundle, key="key"):
         return register_model(experiment, run, key, bundle, {"color": "red"})
 
 
+def test_a_version_comes_back_from_a_folder_of_any_name(bundle, tmp_path):
+    experiment = Experiment(f"sqlite:///{tmp_path}/p%20q?x#y/mlflow.db", "streets")
+    version = register(experiment, bundle)
+    set_alias(experiment, CHAMPION, version)
+    assert (download_bundle(experiment, version) / "model.json").read_text(encoding="utf-8") == '{"one": 1}'
+
+
 def test_the_aliases_have_the_names_that_users_look_for():
     assert (CHAMPION, CHALLENGER) == ("champion", "challenger")
 

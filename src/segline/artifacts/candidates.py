@@ -83,7 +83,7 @@ def _metadata(folder: Path) -> Record:
 CANDIDATES = Artifact(
     name="candidates",
     stage="train",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
         "segline.artifacts.candidates",

@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[2]
 LEFT_OUT = {
     "segline": "It holds the version, which changes with every release.",
     "segline.artifacts.artifact": "It marks formats and words errors.",
+    "segline.artifacts.mark": "Its sums tell whether files are whole.",
     "segline.artifacts.code": "It hashes code; the hashes are compared, not stored.",
     "segline.cli": "It only passes on paths and parameters.",
     "segline.config": "Its values reach a stage as parameters, which DVC and the fingerprints compare themselves.",

@@ -1,22 +1,17 @@
-"""The data set, which label writes: classes, and for each split shards of crops with their checksums."""
+"""The data set, which label writes: classes, and for each split shards of crops."""
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from segline.artifacts.artifact import Artifact, Record
 from segline.classes import LabelClass
-from segline.errors import StageError
 from segline.files.atomic import write_json
-from segline.files.hashing import file_hash
 
 INFO = "dataset.json"
 INDEX = "index.csv"
 """The file of a split with the key, group, corner and scale of every crop."""
-SUMS = "sums.json"
-"""The file of a split with the SHA-256 of each of its shards."""
 IMAGES, LABELS = "images", "labels"
 """The kinds of shard files of every split; distance maps are further kinds."""
 
@@ -64,7 +59,7 @@ class DatasetInfo:
 
 
 def write_dataset_info(folder: Path, info: DatasetInfo) -> None:
-    """Write ``dataset.json`` and the format's mark into a folder."""
+    """Write ``dataset.json`` and the mark into a folder that holds everything else."""
     write_json(folder / INFO, info.to_dict())
     DATASET.write_mark(folder)
 
@@ -95,35 +90,6 @@ def part_file(split: Path, number: int) -> Path:
     return split / f"part-{number:05d}.json"
 
 
-def verify(dataset_dir: Path, splits: Iterable[str], progress: Callable[[int], None]) -> None:
-    """Compare the shards of some splits with the SHA-256 that label wrote beside them.
-
-    Args:
-        dataset_dir: The folder of label.
-        splits: The names of the splits.
-        progress: The function to call with the bytes of each intact shard.
-
-    Raises:
-        StageError: A shard is missing or has other content than label wrote.
-    """
-    for folder in (dataset_dir / name for name in splits):
-        with DATASET.reading(folder / SUMS):
-            sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
-        for name, expected in sums.items():
-            path = folder / name
-            if not path.is_file():
-                raise StageError(f"{path} is missing; the shard is damaged, run `segline label` again")
-            if (got := file_hash(path)) != expected:
-                difference = f"has the SHA-256 {got[:12]}..., expected {expected[:12]}..."
-                raise StageError(f"{path} {difference}; the shard is damaged, run `segline label` again")
-            progress(path.stat().st_size)
-
-
-def shard_bytes(dataset_dir: Path, splits: Iterable[str]) -> int:
-    """Return the size of the shards of some splits, in bytes."""
-    return sum(path.stat().st_size for name in splits for path in shard_files(dataset_dir / name))
-
-
 def _metadata(folder: Path) -> Record:
     """Return the classes, the hashes and the origin of the data set."""
     info = read_dataset_info(folder)
@@ -134,7 +100,7 @@ def _metadata(folder: Path) -> Record:
 DATASET = Artifact(
     name="dataset",
     stage="label",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.dataset",
         "segline.artifacts.manifest",

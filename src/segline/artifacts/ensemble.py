@@ -45,9 +45,10 @@ def _metrics(folder: Path) -> Record:
 ENSEMBLE = Artifact(
     name="ensemble",
     stage="ensemble",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.artifacts.ensemble",
         "segline.artifacts.evaluation",

@@ -117,7 +117,7 @@ def _metrics(folder: Path) -> Record:
 EVALUATION = Artifact(
     name="evaluation",
     stage="evaluate",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
         "segline.artifacts.candidates",

@@ -142,4 +142,5 @@ MANIFEST = Artifact(
         "streets",
     ),
     metadata=_metadata,
+    only=(FILE,),
 )

@@ -68,7 +68,7 @@ def _metrics(folder: Path) -> Record:
 PROMOTION = Artifact(
     name="promotion",
     stage="promote",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.bundle",
         "segline.artifacts.dataset",

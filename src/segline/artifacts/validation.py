@@ -100,7 +100,7 @@ def _metadata(folder: Path) -> Record:
 VALIDATION = Artifact(
     name="validation",
     stage="validate",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.manifest",
         "segline.artifacts.validation",

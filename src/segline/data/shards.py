@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import IMAGES, INDEX, LABELS, SUMS, part_file, shard_file, shard_files
+from segline.artifacts.dataset import IMAGES, INDEX, LABELS, part_file, shard_file, shard_files
 from segline.errors import StageError
 from segline.files.atomic import naming, write_json
 from segline.files.hashing import file_hash
@@ -190,7 +190,6 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
     sums = {name: value for part in parts for name, value in part["sums"].items()}
     for name in sorted(sums):
         digest.update(f"{name} {sums[name]}\n".encode())
-    write_json(folder / SUMS, sums)
     for number in range(count):
         part_file(folder, number).unlink()
     return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()

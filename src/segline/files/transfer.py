@@ -16,7 +16,7 @@ from segline.files.atomic import MARK, write_file, write_text
 from segline.files.cache import cache_dir
 from segline.files.hashing import file_md5
 from segline.files.locks import machine_lock
-from segline.files.names import safe_path
+from segline.files.paths import safe_path
 from segline.files.s3 import SCHEME, Bucket
 from segline.files.trees import File
 

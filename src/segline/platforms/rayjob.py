@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segline.artifacts.dataset import read_dataset_info
+from segline.artifacts.dataset import DATASET, read_dataset_info
 from segline.config.params import Params
 from segline.errors import SeglineError, StageError, StoppedError, TrainingError
 from segline.files.atomic import MARK, writing
@@ -63,6 +63,7 @@ def train(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, ru
         TrainingError: The training failed.
         StoppedError: This process was asked to end; the cluster trains on for a while, and the same command follows it.
     """
+    DATASET.check(dataset_dir)
     template = read_template(Path(os.environ["SEGLINE_RAYJOB"]))
     image = require_variable("SEGLINE_IMAGE", "the image of train")
     check_resources(template, params.train)

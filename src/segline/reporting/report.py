@@ -12,16 +12,17 @@ from typing import Any
 from rich.table import Table
 
 from segline.artifacts.artifact import Record
-from segline.artifacts.ensemble import read_metrics
+from segline.artifacts.ensemble import ENSEMBLE, read_metrics
 from segline.artifacts.evaluation import (
     CURVES_PLOT,
+    EVALUATION,
     MISSING_LABELS,
     count_missing_labels,
     missing_label_pictures,
     pictures,
     read_leaderboard,
 )
-from segline.artifacts.promotion import REPORT, read_decision
+from segline.artifacts.promotion import PROMOTION, REPORT, read_decision
 from segline.progress import plain_console
 
 SUSPECTS_SHOWN = 4
@@ -49,6 +50,9 @@ img { max-width: 100%; display: block; margin: .6rem 0 } .note { color: #59636e 
 
 def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Path) -> None:
     """Print the candidates, the ensemble and the champion, and the addresses of MLflow and the report."""
+    EVALUATION.check(evaluation_dir)
+    ENSEMBLE.check(ensemble_dir, folders=())
+    PROMOTION.check(promotion_dir)
     board = read_leaderboard(evaluation_dir)
     metrics, decision = read_metrics(ensemble_dir), read_decision(promotion_dir)
     table = Table(title=f"{decision['model']}: candidates on the validation split")

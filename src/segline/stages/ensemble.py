@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.artifacts.bundle import join_bundles, read_bundle
-from segline.artifacts.dataset import read_dataset_info
+from segline.artifacts.candidates import CANDIDATES
+from segline.artifacts.dataset import DATASET, read_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, write_metrics
-from segline.artifacts.evaluation import read_leaderboard, write_counts
+from segline.artifacts.evaluation import EVALUATION, read_leaderboard, write_counts
 from segline.config.params import Params
 from segline.config.sections import Ensemble
 from segline.data.shards import Split, open_split
@@ -29,7 +30,14 @@ Probabilities = NDArray[np.float16]
 
 
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_dir: Path, out: Path) -> None:
-    """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop."""
+    """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop.
+
+    Raises:
+        StageError: A file of an input is missing or damaged.
+    """
+    DATASET.check(dataset_dir, folders=("val", "test"))
+    CANDIDATES.check(candidates_dir)
+    EVALUATION.check(evaluation_dir)
     info, batch_size = read_dataset_info(dataset_dir), params.evaluate.batch_size
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with ENSEMBLE.writing(out) as work:

@@ -17,8 +17,8 @@ from torch import nn
 
 from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import read_bundle
-from segline.artifacts.candidates import HISTORY, candidate_folders
-from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.artifacts.candidates import CANDIDATES, HISTORY, candidate_folders
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
 from segline.artifacts.evaluation import (
     CURVES,
     CURVES_PLOT,
@@ -38,6 +38,7 @@ from segline.config.sections import Evaluate
 from segline.data.boxes import Box
 from segline.data.shards import Split, open_split
 from segline.errors import StageError
+from segline.files.names import bounded
 from segline.inference.audit import Suspect, find_missing_labels
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split, predict_split, probabilities
@@ -93,8 +94,10 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     first.
 
     Raises:
-        StageError: There are no candidates, or one was trained on other classes.
+        StageError: There are no candidates, one was trained on other classes, or a file is missing or damaged.
     """
+    DATASET.check(dataset_dir)
+    CANDIDATES.check(candidates_dir)
     info, settings = read_dataset_info(dataset_dir), params.evaluate
     split = open_split(dataset_dir, "val")
     pictured = np.unique(np.linspace(0, len(split) - 1, settings.pictures).round().astype(int))
@@ -173,7 +176,8 @@ def _write_pictures(
     for number, position in enumerate(pictured):
         images, labels = split.take([position])
         maps = {"label": labels[0]} | {name: result.maps[number] for name, result in results.items()}
-        draw_comparison(images[0], maps, info.classes, folder / f"{split.index['key'].iloc[position]}.png")
+        name = bounded(split.index["key"].iloc[position])
+        draw_comparison(images[0], maps, info.classes, folder / f"{name}.png")
 
 
 def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluate, work: Path) -> int:
@@ -194,7 +198,7 @@ def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluat
     write_missing_labels(work, table)
     (work / MISSING_LABELS_PICTURES).mkdir()
     for rank, number in enumerate(table.index[: settings.audit.pictures], start=1):
-        path = work / MISSING_LABELS_PICTURES / f"{rank:03d}-{rows[number]['key']}.png"
+        path = work / MISSING_LABELS_PICTURES / f"{rank:03d}-{bounded(rows[number]['key'])}.png"
         _draw_finding(findings[number], models, info, path)
     return len(table)
 

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from segline.artifacts.manifest import CHECKSUMS, COLUMNS, FILE, FILES, Manifest, Origin, read_manifest, write_manifest
+from segline.artifacts.manifest import (
+    CHECKSUMS,
+    COLUMNS,
+    FILE,
+    FILES,
+    MANIFEST,
+    Manifest,
+    Origin,
+    read_manifest,
+    write_manifest,
+)
 from segline.config.params import Params
 from segline.config.sections import Ingest
 from segline.data.layouts import LAYOUTS, Layout, Pair
@@ -50,6 +60,7 @@ def _ingest(settings: Ingest, seed: int, out: Path) -> None:
         log(f"ingest: nothing changed in {settings.source} ({len(pairs)} pairs)")
         return
     write_manifest(out, manifest)
+    MANIFEST.write_mark(out)
     _log_summary(manifest)
 
 
@@ -125,7 +136,7 @@ def _checksums(pairs: list[Pair], layout: Layout, tree: Tree, out: Path) -> dict
         rows = [(tree.where, path, *_size_and_stamp(tree, path), checksums[path]) for path in wanted]
         table = pd.DataFrame(rows, columns=["where", "path", "size", "stamp", "checksum"])
         out.mkdir(parents=True, exist_ok=True)
-        write_file(out / CHECKSUMS, lambda path: table.to_parquet(path))
+        write_file(out / CHECKSUMS, lambda path: table.to_parquet(path, write_page_checksum=True))
     return checksums
 
 
@@ -153,7 +164,7 @@ def _read_files(paths: list[str], tree: Tree) -> Iterator[str]:
 def _read_checksums(path: Path, tree: Tree) -> dict[str, tuple[int, str, str]]:
     """Return size, stamp and checksum by path, as the last run read them from the same tree."""
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path, page_checksum_verification=True)
         table = table[table["where"] == tree.where]
         values = zip(table["size"].tolist(), table["stamp"].tolist(), table["checksum"].tolist(), strict=True)
         return dict(zip(table["path"].tolist(), values, strict=True))
@@ -166,6 +177,7 @@ def _is_written(out: Path, manifest: Manifest) -> bool:
     if not (out / FILE).is_file():
         return False
     try:
+        MANIFEST.check(out)
         before = read_manifest(out)
     except StageError:
         log(f"ingest: {out / FILE} is broken or of another version of segline; it is written anew")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segline.artifacts.dataset import DATASET, DatasetInfo, part_file, write_dataset_info
 from segline.artifacts.manifest import Manifest, read_manifest
-from segline.artifacts.validation import read_statistics, write_statistics
+from segline.artifacts.validation import VALIDATION, read_statistics, write_statistics
 from segline.config.params import Params
 from segline.config.sections import Label
 from segline.config.serialization import as_json
@@ -71,7 +71,9 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
 
     Raises:
         DataError: The class map names an unknown class, the groups cannot be split, or a file has changed.
+        StageError: A file that validate wrote is missing or damaged.
     """
+    VALIDATION.check(validation_dir)
     settings = params.label
     manifest, statistics = read_manifest(validation_dir), read_statistics(validation_dir)
     excluded = _read_exclusions(exclusions, manifest)

@@ -14,9 +14,9 @@ import pandas as pd
 from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import bundle_hash, read_bundle
 from segline.artifacts.code import code_hash
-from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, read_metrics
-from segline.artifacts.evaluation import read_counts
+from segline.artifacts.evaluation import EVALUATION, read_counts
 from segline.artifacts.promotion import PROMOTION, REPORT, Decision, write_decision
 from segline.artifacts.validation import STATISTICS
 from segline.config.params import Params
@@ -67,9 +67,12 @@ def run(
     """Write ``decision.json`` and ``report.html``; move the aliases in the registry.
 
     Raises:
-        StageError: The ensemble was tested on other data.
+        StageError: The ensemble was tested on other data, or a file of an input is missing or damaged.
         TrackingError: The registry cannot be reached, or its champion has other classes.
     """
+    DATASET.check(dataset_dir, folders=("test",))
+    EVALUATION.check(evaluation_dir)
+    ENSEMBLE.check(ensemble_dir)
     info, metrics = read_dataset_info(dataset_dir), read_metrics(ensemble_dir)
     if metrics["dataset"] != info.content_hash:
         raise StageError(f"{ensemble_dir} was tested on other data than {dataset_dir}; run `segline ensemble` again")

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from segline.artifacts.candidates import CANDIDATES
 from segline.artifacts.code import code_hash
-from segline.artifacts.dataset import DatasetInfo, read_dataset_info, shard_bytes, verify
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
 from segline.config.params import Params
 from segline.config.sections import Train
 from segline.config.serialization import as_json
@@ -57,21 +57,20 @@ def run(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, plan
 
     Raises:
         SourceError: A file of encoder weights is missing.
-        StageError: Shards are damaged, or Optuna is missing.
+        StageError: Files of the data set are damaged, or Optuna is missing.
         TrainingError: A model or loss cannot be made, or more trials failed than may.
         StoppedError: SIGTERM came, or nobody follows any more; every trial saved itself.
         TrackingError: MLflow cannot be reached.
     """
     if params.train.search.searcher == "optuna":
         proposals.check_installed()
+    DATASET.check(dataset_dir, folders=SPLITS)
     info = read_dataset_info(dataset_dir)
     inputs = _inputs(params.train, dataset_dir, out)
     _preflight(params.train, info, inputs)
     if plan_only:
         _show_plan(params, inputs)
         return
-    with progress_bar("checking shards", shard_bytes(dataset_dir, SPLITS)) as advance:
-        verify(dataset_dir, SPLITS, advance)
     key = fingerprint(params, info, list(inputs.encoders.values()))
     candidates = _search(params, inputs, info, key, tracking_uri, out)
     log(f"train: {len(candidates)} candidates in {out}: {', '.join(candidates)}")

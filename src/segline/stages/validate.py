@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from segline.artifacts.manifest import Manifest, read_manifest, write_manifest
+from segline.artifacts.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from segline.artifacts.validation import (
     PAGE,
     PIECES,
@@ -50,6 +50,7 @@ def run(params: Params, *, manifest_dir: Path, tracking_uri: str, out: Path) -> 
         DataError: Too many pairs are bad, too few are intact, or a rule whose severity is "stop" is broken; the
             report is then in ``<out>.rejected``.
     """
+    MANIFEST.check(manifest_dir)
     settings, manifest = params.validate, read_manifest(manifest_dir)
     tree = checked(open_tree(manifest.origin.root, manifest_dir), manifest)
     rejected = out.with_name(f"{out.name}.rejected")

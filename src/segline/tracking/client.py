@@ -14,6 +14,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import URL
 
 from segline.errors import TrackingError
 
@@ -53,7 +54,7 @@ class Experiment:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # MLflow raises what it logs as well
         # An absolute path holds in every working directory.
-        uri = f"{SQLITE}{self.database}" if self.database else self.uri
+        uri = _database_uri(self.database) if self.database else self.uri
         mlflow.set_tracking_uri(uri)
         try:
             if self.database and self.database.is_dir():
@@ -95,12 +96,20 @@ class Experiment:
             return str(known.experiment_id)
 
 
+def _database_uri(path: Path) -> str:
+    """Return the address of a database file for SQLAlchemy, to which ``?`` begins a query and ``%20`` is a space."""
+    if not {"%", "?"} & set(str(path)):
+        return f"{SQLITE}{path}"
+    # MLflow makes the folders of an address that begins with sqlite:///, and takes them as they are written there.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+
+
 def _create_database(path: Path) -> None:
     """Create an empty MLflow database that is complete from its first moment: a kill amid its many steps breaks it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        MlflowClient(f"{SQLITE}{fresh}").search_experiments(max_results=1)
+        MlflowClient(_database_uri(fresh)).search_experiments(max_results=1)
         with suppress(FileExistsError):
             os.link(fresh, path)
 

@@ -19,7 +19,7 @@ from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, co
 from segline.errors import SourceError
 from segline.files.atomic import MARK, write_text
 from segline.files.locks import machine_lock
-from segline.files.names import safe_path
+from segline.files.paths import safe_path
 from segline.files.s3 import SCHEME, Bucket
 from segline.files.transfer import download, local_file, matches_etag, origin
 

@@ -21,7 +21,7 @@ from segline.data.sources.staging import check_free_space, delete_manifest, stag
 from segline.errors import SourceError, one_line
 from segline.files.atomic import MARK, write_text, writing
 from segline.files.hashing import file_hash
-from segline.files.names import name_problem
+from segline.files.paths import name_problem
 from segline.files.trees import Folder
 from segline.progress import progress_bar
 

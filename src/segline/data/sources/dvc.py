@@ -21,7 +21,7 @@ from segline.data.sources.staging import delete_manifest, prepare_staging, write
 from segline.errors import SourceError, one_line
 from segline.files.atomic import write_file
 from segline.files.hashing import file_md5
-from segline.files.names import safe_path
+from segline.files.paths import safe_path
 from segline.files.retry import ATTEMPTS, attempts
 from segline.files.trees import Folder
 from segline.progress import progress_bar

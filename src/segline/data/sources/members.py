@@ -31,7 +31,7 @@ MAX_MEMBERS = 4_000_000
 MAX_TARGET_BYTES = 4096
 """The longest path that a link may lead to, as on Linux."""
 DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": gzip.open,
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
     b"]\0\0": lzma.open,

@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 
 def raw_s3(objects):
-    """Return the function that answers ListObjectsV2, GetObject and PutObject; ``objects``: key -> bytes."""
+    """Return the function that answers to list, get, put and delete; ``objects``: key -> bytes."""
 
     def answer(handler):
         url = urlsplit(handler.path)
@@ -16,6 +16,9 @@ def raw_s3(objects):
         key = unquote(url.path.split("/", 2)[2])
         if handler.command == "PUT":
             objects[key] = handler.rfile.read(int(handler.headers["Content-Length"]))
+        if handler.command == "DELETE":
+            objects.pop(key, None)
+            return 204, {}, b""
         if key not in objects:
             return 404, {}, b"<Error><Code>NoSuchKey</Code></Error>"
         body = objects[key] if handler.command == "GET" else b""

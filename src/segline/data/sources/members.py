@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 CHUNK_BYTES = 1024 * 1024
 MAX_READ_BYTES = 16 * 1024 * 1024
@@ -31,7 +31,7 @@ MAX_MEMBERS = 4_000_000
 MAX_TARGET_BYTES = 4096
 """The longest path that a link may lead to, as on Linux."""
 DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"\x1f\x8b": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
     b"]\0\0": lzma.open,

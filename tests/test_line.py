@@ -88,6 +88,7 @@ def test_the_first_is_champion_and_the_summary_says_so(line, capsys):
     assert "mlflow ui --backend-store-uri" in shown
 
 
+@pytest.mark.slow
 def test_run_again_from_scratch_it_measures_the_same(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     again = run(tmp_path, train=PARAMS["train"])

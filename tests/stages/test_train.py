@@ -70,6 +70,7 @@ def start(folder, params=PARAMS):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(dataset_dir):
     data = dataset_dir.parent
     process = start(data.parent)

@@ -62,6 +62,7 @@ def epochs(store):
     return len(Bucket(f"{store}/checkpoints").read(saved(store)["history.csv"]).splitlines()) - 1
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_while_it_is_followed_and_then_saves_itself_and_ends(start, store, monkeypatch):
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
     with heartbeat(f"{store}/followed/one"):

@@ -114,6 +114,7 @@ def test_pbt_replaces_a_trial_that_fails(dataset_dir, tracking_uri):
     assert sum(row["status"] == "finished" for row in found.values()) == 4
 
 
+@pytest.mark.slow
 def test_what_a_pod_has_trained_is_in_the_store_of_its_site(dataset_dir, tracking_uri, monkeypatch, bucket, s3_client):
     name = bucket({})
     monkeypatch.setenv("SEGLINE_STORE", f"s3://{name}/ray")
@@ -137,6 +138,7 @@ OPTUNA = {
 
 
 @pytest.mark.usefixtures("joined_ray")
+@pytest.mark.slow
 def test_optuna_draws_by_the_results(dataset_dir, tracking_uri):
     found = board(train(dataset_dir, tracking_uri, **OPTUNA))
     assert set(found) == {f"unet-dice-draw{number}" for number in range(1, 6)}

@@ -419,7 +419,7 @@ def test_it_learns_an_easy_problem(splits, edge_network, tmp_path, loss, precisi
     history = list(fit(new_run(splits, settings=settings, loss=loss, edge_network=edge_network), tmp_path))
     first, last = history[0].train_loss, history[-1].train_loss
     assert last < first - 0.1 * abs(first), "it falls; boundary goes below zero"
-    assert history[-1].val_miou > 0.9
+    assert history[-1].val_miou > (0.85 if loss == "boundary" else 0.9)
 
 
 @pytest.mark.parametrize(("capabilities", "expected"), [({"avx2": True}, False), ({"avx512_bf16": True}, True)])

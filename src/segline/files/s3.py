@@ -35,6 +35,8 @@ OBJECT_ERRORS = {
     "InvalidObjectState": "it is in an archive tier; restore it",
 }
 """The error codes that concern one object, with their meaning."""
+STATUS_CODES = {412: "PreconditionFailed", 416: "InvalidRange"}
+"""The codes of answers that have a status and no body, as some servers and every HEAD give them."""
 TRANSIENT_CODES = {
     "SlowDown",
     "Throttling",
@@ -238,8 +240,9 @@ class Bucket:
         """Raise for an error that the server answered with, unless it is a passing one."""
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error.response["Error"]["Code"]
-        if path and code in OBJECT_ERRORS:
-            raise OSError(errno.EIO, OBJECT_ERRORS[code], path) from None
+        meaning = OBJECT_ERRORS.get(code) or OBJECT_ERRORS.get(STATUS_CODES.get(status, ""))
+        if path and meaning:
+            raise OSError(errno.EIO, meaning, path) from None
         if status >= 500 or status == 429 or code in TRANSIENT_CODES:
             return
         if code == "NoSuchBucket":

@@ -86,6 +86,7 @@ CANDIDATES = Artifact(
     format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
         "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.classes",

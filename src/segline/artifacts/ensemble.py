@@ -48,6 +48,7 @@ ENSEMBLE = Artifact(
     format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
         "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.artifacts.ensemble",

@@ -120,6 +120,7 @@ EVALUATION = Artifact(
     format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
         "segline.artifacts.candidates",
         "segline.artifacts.dataset",
         "segline.artifacts.evaluation",

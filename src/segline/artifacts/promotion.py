@@ -71,6 +71,7 @@ PROMOTION = Artifact(
     format=3,
     code=(
         "segline.artifacts.bundle",
+        "segline.artifacts.bundle_of_0_1",
         "segline.artifacts.dataset",
         "segline.artifacts.ensemble",
         "segline.artifacts.evaluation",

@@ -1,14 +1,13 @@
 """The models of a bundle, ready to predict."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from segline.artifacts.bundle import Bundle
+from segline.artifacts.bundle import Bundle, Member
 from segline.errors import StageError
 from segline.models import MODELS
 
@@ -22,7 +21,7 @@ def load_models(folder: Path, bundle: Bundle) -> list[nn.Module]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = []
     for member in bundle.members:
-        model = MODELS[member.model](len(bundle.classes), **_offline(member.options))
+        model = make_model(member, len(bundle.classes))
         try:
             model.load_state_dict(load_file(folder / member.weights))
         except (OSError, SafetensorError, RuntimeError):
@@ -32,6 +31,7 @@ def load_models(folder: Path, bundle: Bundle) -> list[nn.Module]:
     return models
 
 
-def _offline(options: dict[str, Any]) -> dict[str, Any]:
-    """The weights come from the bundle, so that pretrained ones need not be fetched again."""
-    return {key: False if key == "pretrained" else value for key, value in options.items()}
+def make_model(member: Member, classes: int) -> nn.Module:
+    """Return a member's network with weights that are still to be loaded; pretrained ones are not fetched again."""
+    offline = {"pretrained": False} if "pretrained" in member.options else {}
+    return MODELS[member.model](classes, **(member.options | offline))

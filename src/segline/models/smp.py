@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segline.config.fields import Pretrained, suggestion
+from segline.config.model_options import smp_encoder
 from segline.errors import TrainingError
 from segline.models.blocks import BatchNorm, adaptive_avg_pool, pad_to_stride
 from segline.models.encoders import backbone, backbone_features, one_line, read_weights, with_normalization
@@ -20,8 +21,6 @@ STRIDES = {"pan": 64}
 """The multiples to which sides are padded, where not 32: PAN pools its smallest features three more times."""
 EXTRA_OPTIONS = {"dpt": {"dynamic_img_size": True}}
 """Arguments of the library that an architecture needs to accept images of any size."""
-DEFAULT_ENCODERS = {"dpt": "tu-vit_base_patch16_224"}
-"""The default encoder of an architecture, where it is not ResNet-34."""
 TIMM_PREFIX = "tu-"
 
 
@@ -46,7 +45,7 @@ class Smp(nn.Module):
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        name = encoder or DEFAULT_ENCODERS.get(architecture, "resnet34")
+        name = smp_encoder(architecture, encoder)
         network = _create(architecture, name, classes, hub=pretrained is True)
         if isinstance(pretrained, str):
             _load_encoder(network.encoder, name, pretrained)

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from segline.artifacts.bundle import FILE, Bundle, Member
+from segline.artifacts.bundle import FILE, Bundle, Member, write_description
 from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, write_history, write_trial_params
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.data.shards import Split, open_split
 from segline.errors import SeglineError, StoppedError, TrainingError
-from segline.files.atomic import write_json
 from segline.files.hashing import file_hash
 from segline.losses import LOSSES
 from segline.models import MODELS
@@ -145,7 +144,7 @@ def _save_epoch(trial: Trial, info: DatasetInfo, history: list[dict[str, float]]
 def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
     member = Member(trial.name, trial.config.model.name, trial.config.model.options, WEIGHTS)
     (trial.folder / CHECKPOINT).unlink()
-    write_json(trial.folder / FILE, asdict(Bundle(info.classes, info.background, (member,))))
+    write_description(trial.folder, Bundle(info.classes, info.background, (member,)))
 
 
 def _upload(trial: Trial) -> None:

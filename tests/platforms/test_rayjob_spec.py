@@ -105,7 +105,7 @@ def test_the_parameters_come_through_all_shells(windows, text):
     """A shell reads the entry point; ``ray job submit`` makes one line of its words, and a shell reads that again."""
     everything = {
         "ingest": {"layout": {"wad": {}}, "source": text},
-        "label": {"distances": ["border"], "class_maps": {"wad": {text: ["car", "bus"]}}},
+        "label": {"distances": ["border"], "class_maps": {"wad": {text.replace("\n", " "): ["car", "bus"]}}},
         "train": {
             "models": ["unet", {"unet_resnet34": {"pretrained": False}}],
             "losses": ["dice", {"dice": {"weight": 0.5}, "cross_entropy": {"weight": 0.25}}, "distance_map"],

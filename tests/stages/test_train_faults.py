@@ -20,7 +20,7 @@ from segline.errors import StageError, TrainingError
 from segline.files.atomic import write_text
 from segline.stages.train import run
 from segline.training import run_trial as trials
-from segline.training.run_trial import _explaining_memory
+from segline.training.run_trial import explaining_memory
 
 pytestmark = pytest.mark.usefixtures("joined_ray")
 
@@ -100,15 +100,15 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_try():
         pytest.raises(
             TrainingError, match=r"^out of memory at train.batch_size 8; try train.batch_size: 4 with train.gr"
         ),
-        _explaining_memory(Train(batch_size=8)),
+        explaining_memory(Train(batch_size=8)),
     ):
         torch.empty(2**50)
     with (
         pytest.raises(TrainingError, match=r"try a smaller label.crop or model"),
-        _explaining_memory(Train(batch_size=1)),
+        explaining_memory(Train(batch_size=1)),
     ):
         raise MemoryError
-    with pytest.raises(RuntimeError, match="size mismatch"), _explaining_memory(Train()):
+    with pytest.raises(RuntimeError, match="size mismatch"), explaining_memory(Train()):
         raise RuntimeError("size mismatch")
 
 
@@ -162,3 +162,11 @@ def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, caps
     assert re.search(r"unet\(width=2, depth=1\).* dice .* 8 .*0\.0 M.* \d+\.\d s .* \d+\.\d GB", told)
     assert re.search(r"about \d.* for 10 epochs, measured one trial at a time", told)
     assert sorted(dataset_dir.parent.rglob("*")) == before
+
+
+def test_a_grid_with_an_encoder_of_one_size_ends_before_its_first_trial(dataset_dir, tracking_uri):
+    swin = {"smp/upernet": {"encoder": "tu-swin_tiny_patch4_window7_224"}}
+    with pytest.raises(TrainingError, match=r"^smp_upernet-dice: .*224") as caught:
+        train(dataset_dir, tracking_uri, models=[*TINY["models"], swin], search={"max_failed": 1})
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (dataset_dir.parent / "out.partial/unet-dice").exists()

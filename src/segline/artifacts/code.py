@@ -33,6 +33,8 @@ LEFT_OUT_OF = {
         "segline.training.checkpoints": "It copies files.",
         "segline.training.leaderboard": "It displays what the trials wrote.",
         "segline.training.lease": "It stops a training without an observer, and a stopped training continues.",
+        "segline.training.preflight": "It refuses what cannot be trained, and leaves nothing.",
+        "segline.training.search.check": "It chooses what is tried before the first trial.",
         "segline.training.search.plan": "It prints what a training would cost.",
     },
 }

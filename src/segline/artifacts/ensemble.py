@@ -58,6 +58,7 @@ ENSEMBLE = Artifact(
         "segline.data.shards",
         "segline.inference.bundle",
         "segline.inference.predict",
+        "segline.inference.scratch",
         "segline.metrics.confusion",
         "segline.models",
         "segline.stages.ensemble",

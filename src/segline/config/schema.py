@@ -19,6 +19,8 @@ from segline.config.spaces import Space, has_ranges
 
 Schema = dict[str, Any]
 WIDTH = 120
+ONE_LINE = r"^[^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f][^\u0000-\u001f\u007f]*$"
+"""The pattern of text that can be shown in one line."""
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -147,4 +149,4 @@ def _class_map(layout: str) -> Schema:
     known = tables.class_names(layout)
     name = {"enum": list(known)} if known else {"type": "string"}
     classes = {"type": "array", "items": name, "minItems": 1, "uniqueItems": True}
-    return {"type": "object", "additionalProperties": classes}
+    return {"type": "object", "propertyNames": {"pattern": ONE_LINE}, "additionalProperties": classes}

@@ -5,11 +5,9 @@ as the validation mIoU gains.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segline.artifacts.bundle import join_bundles, read_bundle
 from segline.artifacts.candidates import CANDIDATES
@@ -20,13 +18,13 @@ from segline.config.params import Params
 from segline.config.sections import Ensemble
 from segline.data.shards import Split, open_split
 from segline.inference.bundle import load_models
-from segline.inference.predict import count_split, predict_split
+from segline.inference.predict import count_split
+from segline.inference.scratch import Planes, Predictions
 from segline.metrics.confusion import Counts, confusion_matrix, mean_iou, scores
-from segline.progress import log, progress_bar
+from segline.progress import log
 
 SCRATCH = "probabilities"
 """The folder for the candidates' probabilities, which is deleted after the selection."""
-Probabilities = NDArray[np.float16]
 
 
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_dir: Path, out: Path) -> None:
@@ -42,9 +40,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with ENSEMBLE.writing(out) as work:
         val = open_split(dataset_dir, "val")
-        planes = _predict_all(pool, val, batch_size, work / SCRATCH)
-        members, gains = select(planes, val, params.ensemble, batch_size)
-        shutil.rmtree(work / SCRATCH)
+        members, gains = _choose(pool, val, params.ensemble, batch_size, work / SCRATCH)
         bundle = join_bundles(
             work / MODEL, [(folder, read_bundle(folder)) for folder in map(candidates_dir.joinpath, members)]
         )
@@ -66,18 +62,25 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
     log(f"ensemble: {' + '.join(members)}, test mIoU {test_metrics['miou']:.3f}")
 
 
-def select(
-    planes: Mapping[str, Probabilities], split: Split, settings: Ensemble, batch_size: int
+def _choose(
+    pool: list[Path], split: Split, settings: Ensemble, batch_size: int, scratch: Path
 ) -> tuple[list[str], list[float]]:
+    """Return what :func:`select` does, with a scratch that is gone afterwards, also when the disk was full."""
+    scratch.mkdir()
+    try:
+        max_bytes = int(settings.scratch_gb * 1e9)
+        predictions = Predictions(pool, split, batch_size=batch_size, scratch=scratch, max_bytes=max_bytes)
+        return select(predictions, settings)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def select(predictions: Predictions, settings: Ensemble) -> tuple[list[str], list[float]]:
     """Return the members in the order in which they were added, and the validation mIoU with each."""
     members: list[str] = []
     reached: list[float] = []
-    while len(members) < min(settings.max_members, len(planes)):
-        with_each = {
-            name: float(mean_iou(_count_mean([planes[member] for member in [*members, name]], split, batch_size)))
-            for name in planes
-            if name not in members
-        }
+    while len(members) < min(settings.max_members, len(predictions.names)):
+        with_each = {name: float(mean_iou(counts)) for name, counts in _count_with_each(predictions, members).items()}
         best = max(with_each, key=lambda name: with_each[name])
         if reached and with_each[best] < reached[-1] + settings.min_gain:
             break
@@ -86,36 +89,22 @@ def select(
     return members, reached
 
 
-def _count_mean(planes: list[Probabilities], split: Split, batch_size: int) -> Counts:
-    """Return the confusion matrix of the mean of several candidates' probabilities over a split."""
-    classes, start = planes[0].shape[1], 0
+def _count_with_each(predictions: Predictions, members: list[str]) -> dict[str, Counts]:
+    """Return the confusion matrix of the mean of the members and one further candidate, for each candidate."""
+    totals: dict[str, Counts] = {}
+    for positions, planes in predictions.windows():
+        for name in [name for name in predictions.names if name not in members]:
+            counts = _count_mean([planes[member] for member in [*members, name]], positions, predictions)
+            totals[name] = totals[name] + counts if name in totals else counts
+    return totals
+
+
+def _count_mean(planes: list[Planes], positions: range, predictions: Predictions) -> Counts:
+    """Return the confusion matrix of the mean of several candidates' probabilities over a window."""
+    classes, size = planes[0].shape[1], predictions.batch_size
     total = np.zeros((classes, classes), np.int64)
-    for _, labels in split.batches(batch_size):
-        rows = slice(start, start + len(labels))
-        mean = np.add.reduce([plane[rows].astype(np.float32) for plane in planes])
+    for start in range(0, len(positions), size):
+        _, labels = predictions.split.take(positions[start : start + size])
+        mean = np.add.reduce([plane[start : start + size].astype(np.float32) for plane in planes])
         total += confusion_matrix(labels, mean.argmax(1), classes).sum(0)
-        start += len(labels)
     return total
-
-
-def _predict_all(folders: list[Path], split: Split, batch_size: int, scratch: Path) -> dict[str, Probabilities]:
-    """Return each candidate's probabilities on a split, memory-mapped so that any number of candidates fits."""
-    scratch.mkdir()
-    with progress_bar("predicting", len(folders) * len(split)) as advance:
-        return {folder.name: _predict(folder, split, batch_size, scratch, advance) for folder in folders}
-
-
-def _predict(
-    folder: Path, split: Split, batch_size: int, scratch: Path, advance: Callable[[int], None]
-) -> Probabilities:
-    bundle = read_bundle(folder)
-    models = load_models(folder, bundle)
-    height, width = split.take([0])[1].shape[1:]
-    shape = (len(split), len(bundle.classes), height, width)
-    planes = np.lib.format.open_memmap(scratch / f"{folder.name}.npy", "w+", np.float16, shape)
-    start = 0
-    for labels, predicted in predict_split(models, split, batch_size):
-        planes[start : start + len(labels)] = predicted.cpu().numpy()
-        start += len(labels)
-        advance(len(labels))
-    return planes

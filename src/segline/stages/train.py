@@ -34,6 +34,7 @@ from segline.training.leaderboard import Row, write_leaderboard
 from segline.training.lease import FOLLOWED, watchdog
 from segline.training.search import grid, plan
 from segline.training.search import optuna as proposals
+from segline.training.search.check import check_trials
 from segline.training.search.run import run_search
 from segline.training.search.state import SearchState, TrialRuns
 from segline.training.trial import Cost, Trial, TrialConfig, TrialInputs
@@ -58,7 +59,7 @@ def run(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, plan
     Raises:
         SourceError: A file of encoder weights is missing.
         StageError: Files of the data set are damaged, or Optuna is missing.
-        TrainingError: A model or loss cannot be made, or more trials failed than may.
+        TrainingError: A model or loss cannot be made or trained, or more trials failed than may.
         StoppedError: SIGTERM came, or nobody follows any more; every trial saved itself.
         TrackingError: MLflow cannot be reached.
     """
@@ -104,6 +105,7 @@ def _search(
         state = SearchState(params=params, inputs=inputs, work=work, store=store, runs=trial_runs, display=display)
         followed = watchdog(os.environ.get(FOLLOWED, ""), partial(store.request_stop, work))
         with ray_session(), store.stop_on_sigterm(work), followed:
+            check_trials(state)
             run_search(state)
         _conclude(state)
         CANDIDATES.write_mark(work)
@@ -146,9 +148,9 @@ def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
 
 def _preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
     """Import torch only here: the checks before need none."""
-    from segline.training.run_trial import preflight
+    from segline.training.preflight import check_components
 
-    preflight(settings, info, inputs)
+    check_components(settings, info, inputs)
 
 
 def _show_plan(params: Params, inputs: TrialInputs) -> None:
@@ -167,9 +169,11 @@ def _show_plan(params: Params, inputs: TrialInputs) -> None:
 
 
 def _measure(inputs: TrialInputs, config: TrialConfig) -> Cost:
+    from segline.training.preflight import naming_trial
     from segline.training.run_trial import measure_cost
 
-    return measure_cost(Trial(config=config, inputs=inputs, folder=Path(), until=1, store=CheckpointStore("")))
+    with naming_trial(config.name):
+        return measure_cost(Trial(config=config, inputs=inputs, folder=Path(), until=1, store=CheckpointStore("")))
 
 
 def _store_url(settings: Train, key: str) -> str:

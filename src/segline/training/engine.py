@@ -192,6 +192,14 @@ def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
     return run.steps_per_epoch * sum(took[1:]) / steps + validation
 
 
+def try_step(run: Run) -> None:
+    """Make one step of training and one of validation, whose results are of no use, to see whether they work."""
+    run.model.train()
+    losses = _train_step(run, _load(run, np.arange(len(run.train)), 0), 0)
+    float(losses[-1])
+    _eval_step(run, range(1))
+
+
 def is_finished(run: Run) -> bool:
     """Return whether a run has ended: by epochs, steps, time or patience."""
     settings, done = run.settings, len(run.history)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from segline.errors import SeglineError, StoppedError, TrainingError
 from segline.parallel import AUTOSCALING
@@ -24,6 +24,9 @@ HEAD = "node:__internal_head__"
 """Ray's resource of the head node, which its cluster does not outlive."""
 
 LOST = "its process was killed, perhaps for want of memory; lower train.batch_size, or run fewer trials at once"
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 MAX_WAITING_TRIALS = 8
 """The trials of several workers that run at once in a cluster that grows; each has a waiting process on the head."""
@@ -115,6 +118,39 @@ def run_trials(
         )
         results = tuner.fit()
     return _failures(results, trials)
+
+
+def is_one_machine() -> bool:
+    """Return whether the Ray that this process is connected to is one node that stays alone."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes()) == 1 and not os.environ.get(AUTOSCALING)
+
+
+def run_apart(
+    run: Callable[[Argument], Result], argument: Argument, workers: int, cpus: int, gpus: float
+) -> Result | None:
+    """Call a function in a process of its own, with the cores and the GPUs of one worker of a trial.
+
+    Returns:
+        What the function returns; None if its process was killed.
+
+    Raises:
+        TrainingError: A trial of so many workers wants more resources than the cluster has, and it does not grow.
+    """
+    import ray
+
+    if not os.environ.get(AUTOSCALING):
+        _refuse_too_large(ray.cluster_resources(), _room(ray.nodes(), cpus, gpus), workers, cpus, gpus)
+    # A process that is used once leaves nothing in the memory of a GPU.
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)(run)
+    try:
+        result: Result = ray.get(remote.remote(argument))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError:
+        return None
+    return result
 
 
 def _scheduler(asha: Asha | None) -> Any:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import torch
 from segline.artifacts.bundle import FILE, Bundle, Member, write_description
 from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, write_history, write_trial_params
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
-from segline.config.components import ComponentSpec
 from segline.config.sections import Train
-from segline.data.shards import Split, open_split
-from segline.errors import SeglineError, StoppedError, TrainingError
+from segline.data.shards import open_split
+from segline.errors import StoppedError, TrainingError
 from segline.files.hashing import file_hash
 from segline.losses import LOSSES
 from segline.models import MODELS
@@ -26,7 +24,7 @@ from segline.training import ddp, engine
 from segline.training.checkpoints import STOP
 from segline.training.components import all_options, make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
-from segline.training.trial import Cost, Trial, TrialInputs
+from segline.training.trial import Cost, Trial
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """The texts of PyTorch's allocators, of a CPU and of a GPU."""
@@ -53,7 +51,7 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
 def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     info = _prepare_process(trial)
     history: list[dict[str, float]] = []
-    with _naming(trial), _explaining_memory(trial.config.settings):
+    with _naming(trial), explaining_memory(trial.config.settings):
         run = make_run(trial, info)
         stop_here = _file_watch(trial.folder.parent / STOP)
         run.stop = lambda: stop_requested() or stop_here()
@@ -86,7 +84,7 @@ def make_run(trial: Trial, info: DatasetInfo) -> engine.Run:
         classes=len(info.classes),
         settings=config.settings,
         seed=config.seed,
-        device=_device(config.settings),
+        device=training_device(config.settings),
     )
 
 
@@ -94,34 +92,11 @@ def measure_cost(trial: Trial) -> Cost:
     """Measure the cost of a trial from a few steps on real crops after one to warm up."""
     trial.inputs.origins.fetch()
     info = _prepare_process(trial)
-    with _naming(trial), _explaining_memory(trial.config.settings):
+    with _naming(trial), explaining_memory(trial.config.settings):
         run = make_run(trial, info)
         seconds = engine.estimate_epoch_seconds(run)
     memory = torch.cuda.max_memory_allocated() if run.device.type == "cuda" else _peak_memory()
     return Cost(seconds, memory, sum(parameter.numel() for parameter in run.model.parameters()))
-
-
-def preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
-    """Make each model and loss once before the first trial begins, as some faults show only then.
-
-    A loss with a preparation step is made after it.
-
-    Raises:
-        TrainingError: All faults, such as an unknown encoder, weights that do not fit, an unknown class name.
-    """
-    faults = []
-    train = open_split(inputs.dataset_dir, "train")
-    checks: list[Callable[[], object]] = [
-        partial(make_model, model, info, inputs.encoders) for model in settings.models if _may_fail(model)
-    ]
-    checks += [partial(_try_loss, terms, info, inputs.prepared_dir, train) for terms in settings.losses]
-    for check in checks:
-        try:
-            check()
-        except SeglineError as error:
-            faults.append(str(error))
-    if faults:
-        raise TrainingError("; ".join(faults))
 
 
 def _prepare_process(trial: Trial) -> DatasetInfo:
@@ -171,7 +146,7 @@ def _system_metrics(run: engine.Run, seconds: float) -> dict[str, float]:
 
 
 @contextmanager
-def _explaining_memory(settings: Train) -> Iterator[None]:
+def explaining_memory(settings: Train) -> Iterator[None]:
     """Turn a lack of memory into an error with the batch size to try."""
     try:
         yield
@@ -198,17 +173,6 @@ def _naming(trial: Trial) -> Iterator[None]:
         raise TrainingError(f"{trial.name}: {error.filename}: {error.strerror}") from None
 
 
-def _try_loss(terms: tuple[ComponentSpec, ...], info: DatasetInfo, prepared_dir: Path, train: Split) -> None:
-    """Make a loss without the terms that need a preparation, and read the distance maps that it needs."""
-    loss = make_loss([term for term in terms if not preparation_name(term)], info, prepared_dir)
-    train.take_distances(loss.distances, [0])
-
-
-def _may_fail(model: ComponentSpec) -> bool:
-    """Return whether a model depends on more than its options: on weights, or on another library's encoders."""
-    return model.name.startswith("smp/") or bool(model.options.get("pretrained"))
-
-
 def _file_watch(file: Path) -> Callable[[], bool]:
     """Return a function that says whether the file exists and asks the file system at most once a second."""
     looked, exists = -STOP_POLL_S, False
@@ -222,7 +186,8 @@ def _file_watch(file: Path) -> Callable[[], bool]:
     return look
 
 
-def _device(settings: Train) -> torch.device:
+def training_device(settings: Train) -> torch.device:
+    """Return the device that trials train on here."""
     # With its number: another thread, such as the one that reads ahead, uses the first GPU unless told.
     is_gpu = settings.gpus_per_worker and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
@@ -240,7 +205,7 @@ def _mlflow_params(trial: Trial) -> dict[str, Any]:
         params |= {f"loss.{term.name}.{key}": value for key, value in options.items()}
     file = trial.inputs.encoders.get(str(config.model.options.get("pretrained")))
     params |= {"model.pretrained_sha256": file_hash(file)} if file else {}
-    bf16 = engine.runs_in_bf16(config.settings.precision, _device(config.settings))
+    bf16 = engine.runs_in_bf16(config.settings.precision, training_device(config.settings))
     params["precision"] = "bf16" if bf16 else "fp32"
     return params | {
         key: value for key, value in settings.items() if key not in ("models", "losses", "precision", "search")

@@ -3,11 +3,13 @@
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 from rich.table import Table
 
 from segline.config.sections import Train
+from segline.errors import TrainingError
 from segline.progress import plain_console
 from segline.training.search.grid import round_sizes
 from segline.training.search.schedulers import rungs
@@ -36,9 +38,17 @@ def measure(
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for config in configs:
             if kind(config) not in costs:
-                costs[kind(config)] = pool.submit(measure_one, config).result()
+                costs[kind(config)] = _measured(config, pool.submit(measure_one, config))
                 progress(1)
     return costs
+
+
+def _measured(config: TrialConfig, cost: Future[Cost]) -> Cost:
+    try:
+        return cost.result()
+    except BrokenProcessPool:
+        fault = "its process was killed while it was measured, perhaps for want of memory; lower train.batch_size"
+        raise TrainingError(f"{config.name}: {fault}") from None
 
 
 def epochs_of(settings: Train, seed: int) -> int:

@@ -5,7 +5,8 @@ reduced to 48 channels, are concatenated with the upsampled ASPP; two separable 
 classifier and an upsampling by 4 follow. Batch normalisation and ReLU follow both halves of a separable convolution,
 as in the paper's Xception and everywhere in its code. A ResNet-101 has multi-grid (1, 2, 4) in its last stage, as in
 v3; the aligned Xception-71 of Seed S4 has none (section 4.3) and gets images in the normalisation of its ImageNet
-weights.
+weights. ``xception: official`` is the encoder of the authors' code (:mod:`segline.models.xception`). ``timm`` is that
+of version 0.1, which loses a trained shortcut at output stride 8 and takes low-level features behind the ReLU.
 """
 
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from segline.config.fields import Pretrained, Range
 from segline.models.aspp import ASPP, WIDTH, SeparableConvBNReLU, apply_multi_grid
 from segline.models.blocks import Conv1x1BNReLU, concat_skip, pad_to_stride
 from segline.models.encoders import backbone_features
+from segline.models.xception import xception_features
 
 LOW_LEVEL_CHANNELS = 48
 
@@ -31,11 +33,15 @@ class DeepLabV3Plus(nn.Module):
         *,
         encoder: Annotated[Literal["resnet101", "xception71"], "the network that computes the features"] = "resnet101",
         output_stride: Annotated[Literal[8, 16], "stride of the encoder's features; at 8 all atrous rates double"] = 16,
+        xception: Annotated[
+            Literal["official", "timm"], "xception71 as in the authors' code, or as version 0.1 took it from timm"
+        ] = "official",
         dropout: Annotated[float, Range(0, 0.9), "share of the pooled features that is dropped in training"] = 0.1,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, channels = backbone_features(encoder, pretrained=pretrained, output_stride=output_stride)
+        features = xception_features if (encoder, xception) == ("xception71", "official") else backbone_features
+        self.encoder, channels = features(encoder, pretrained=pretrained, output_stride=output_stride)
         if encoder == "resnet101":
             apply_multi_grid(self.encoder.get_submodule("layer4"), rate=32 // output_stride)
         self.aspp = ASPP(channels[-1], unit=SeparableConvBNReLU, output_stride=output_stride, dropout=dropout)

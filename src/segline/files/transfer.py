@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from segline.errors import SourceError, StageError
+from segline.files import multipart
 from segline.files.atomic import MARK, write_file, write_text
 from segline.files.cache import cache_dir
 from segline.files.hashing import file_md5
@@ -124,8 +125,13 @@ def upload(folder: Path, url: str) -> None:
 
 
 def matches_etag(path: Path, file: File) -> bool:
-    """Return whether a file has the content of an object: the ETag of an object sent in one part is its MD5."""
-    return path.is_file() and path.stat().st_size == file.size and file_md5(path) == file.stamp
+    """Return whether a file has the content of an object that Segline sent, by its ETag.
+
+    The ETag of an object sent whole is its MD5, that of one sent in parts is made from theirs.
+    """
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    return file.stamp == (multipart.etag(path) if "-" in file.stamp else file_md5(path))
 
 
 def _origin_file(folder: Path) -> Path:

@@ -84,6 +84,10 @@ SHAPE = [
         {"label": {"class_maps": {"wad": {"a": []}}}},
         "label.class_maps.wad.a: got no classes, expected some of the layout's",
     ),
+    (
+        {"label": {"class_maps": {"wad": {"a\nb": ["car"]}}}},
+        "label.class_maps.wad: got the class name 'a\\nb', expected text that can be shown in one line",
+    ),
     ({"label": {"class_maps": {"wad": {"a": ["car", "car"]}}}}, "label.class_maps.wad: names 'car' twice; remove one"),
     (
         {"train": {"search": {"spaces": {"zzz": [1]}}}},
@@ -124,10 +128,6 @@ SHAPE = [
 ]
 # These hold between several values, or JSON Schema has no word for them: to it, 160.0 is a whole number.
 BEYOND_SCHEMA = [
-    (
-        {"label": {"class_maps": {"wad": {"a\nb": ["car"]}}}},
-        "label.class_maps.wad: got the class name 'a\\nb', expected text that can be shown in one line",
-    ),
     ({"label": {"crop": 160.0}}, "label.crop: got 160.0, expected a whole number 16 to 4096"),
     ({"label": {"split": {"train": 0.7}}}, "label.split: got shares that add up to 0.9, expected 1"),
     ({"train": {"models": ["unet", "unet"]}}, re.compile("train: the same model with the same loss .* twice")),

@@ -12,7 +12,8 @@
     └── StoppedError                 75   training was asked to stop and saved its state; the same command continues
 
 A message says in one line what is wrong, where, what was got, what was expected and what to do. Any other exception
-is a bug in Segline and keeps its traceback.
+is a fault of Segline: it is one line as well with the exit code 1, and its traceback is kept in a file that the line
+names (SEGLINE_DEBUG=1 prints it instead). A lack of memory, disk, files or network ends with the code 5.
 """
 
 LONGEST_VALUE = 300

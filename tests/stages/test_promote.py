@@ -12,7 +12,7 @@ import torch
 from documented import ROOT
 from mlflow import MlflowClient
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from shard_files import write_split
 
 from segline.artifacts.bundle import Bundle, Member, join_bundles
@@ -414,3 +414,29 @@ def test_with_promotion_off_the_winner_stays_challenger(promoting, experiment):
     assert (better["promoted"], better["lower_bound"] > 0, numbers(experiment)) == (False, True, (1, 2))
     _, again = promoting(GOOD, params=off)
     assert (again["promoted"], again["reason"]) == (True, "it is champion already")
+
+
+def break_weights(bundle):
+    """Make a logit of the bundle's only model infinite."""
+    [weights] = bundle.glob("*.safetensors")
+    state = load_file(weights)
+    state["head.bias"][0] = torch.inf
+    save_file(state, weights)
+
+
+def test_a_model_whose_logits_are_not_finite_is_not_registered(promoting, experiment, dataset_dir, tmp_path):
+    folder = write_ensembled(tmp_path / f"ensemble-{dataset_dir.name}-{BEST}", dataset_dir, BEST)
+    break_weights(folder / "model")
+    ENSEMBLE.write_mark(folder)
+    with pytest.raises(StageError, match=r"model: the predictions for the image crop0 are not finite; run `segline tr"):
+        promoting(BEST)
+    assert versions(experiment) == {}
+
+
+def test_a_champion_whose_logits_are_not_finite_is_named_with_the_command_that_helps(promoting, experiment):
+    promoting(POOR)
+    break_weights(registry.download_bundle(experiment, registry.get_by_alias(experiment, CHAMPION)))
+    said = r"^champion lamps v1: the predictions for the image crop0 are not finite; `segline registry rollback` puts"
+    with pytest.raises(TrackingError, match=said):
+        promoting(BEST)
+    assert numbers(experiment)[0] == 1

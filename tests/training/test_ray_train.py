@@ -36,9 +36,10 @@ from segline.models import MODELS
 from segline.parallel import SETTINGS, ray_session
 from segline.training import ddp as workers
 from segline.training.checkpoints import STOP, CheckpointStore
-from segline.training.engine import Run, fit
+from segline.training.engine import fit
 from segline.training.ray_train import MAX_LOSSES, _raise_unless_lost
 from segline.training.ray_tune import Asha, Watch, _room, run_trials
+from segline.training.run import Run
 from segline.training.trial import Trial, TrialConfig, TrialInputs
 
 NAMES = ("dark", "grey", "light")

@@ -132,6 +132,7 @@ EVALUATION = Artifact(
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.metrics.confusion",
+        "segline.metrics.finite",
         "segline.models",
         "segline.reporting.figures",
         "segline.stages.evaluate",

@@ -84,6 +84,7 @@ PROMOTION = Artifact(
         "segline.inference.predict",
         "segline.metrics.bootstrap",
         "segline.metrics.confusion",
+        "segline.metrics.finite",
         "segline.models",
         "segline.reporting.report",
         "segline.stages.promote",

@@ -51,6 +51,12 @@ Pretrained = Annotated[
     "s3://bucket/key, false for random weights",
 ]
 """The option of every architecture with an encoder."""
+AlignCorners = Annotated[
+    bool,
+    "enlarge coarse features with aligned corners, each at the pixel that it is centred on; otherwise a logit looks "
+    "half a stride to the top left",
+]
+"""The option of architectures whose features of a high stride are enlarged in one or two steps."""
 
 TYPE_NAMES: dict[Any, str] = {
     int: "a whole number",

@@ -51,8 +51,8 @@ class Xception(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b 128 h//4 w//4"], Float[Tensor, "b 256 h//4 w//4"], Float[Tensor, "b 2048 t u"]]:
-        """Return the features of the first block, the low-level ones, and the deep ones."""
+    ) -> tuple[Float[Tensor, "b 128 t u"], Float[Tensor, "b 256 t u"], Float[Tensor, "b 2048 m n"]]:
+        """Return the features of the first block and the low-level ones, both of stride 4, and the deep ones."""
         first, second, block, *rest = self.blocks
         entry = first(self.stem(images))
         features = second(entry)

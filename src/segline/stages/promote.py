@@ -24,7 +24,7 @@ from segline.config.serialization import as_json
 from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
 from segline.inference.bundle import load_models
-from segline.inference.predict import count_split
+from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, probabilities
 from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log
@@ -67,8 +67,10 @@ def run(
     """Write ``decision.json`` and ``report.html``; move the aliases in the registry.
 
     Raises:
-        StageError: The ensemble was tested on other data, or a file of an input is missing or damaged.
-        TrackingError: The registry cannot be reached, or its champion has other classes.
+        StageError: The ensemble was tested on other data, its predictions are not finite, or a file of an input is
+            missing or damaged.
+        TrackingError: The registry cannot be reached, or its champion has other classes or predictions that are not
+            finite.
     """
     DATASET.check(dataset_dir, folders=("test",))
     EVALUATION.check(evaluation_dir)
@@ -80,6 +82,7 @@ def run(
     contest = Contest(
         experiment=experiment, params=params, info=info, dataset_dir=dataset_dir, ensemble_dir=ensemble_dir
     )
+    _refuse_nonfinite(contest)
     with PROMOTION.writing(out) as work:
         version = _register(contest, metrics["test"])
         decision = _earlier_decision(contest, version) or _decide(contest, version)
@@ -89,6 +92,15 @@ def run(
         write_decision(work, record)
         write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
     log(f"promote: {sentence(record)}; see `segline summary`")
+
+
+def _refuse_nonfinite(contest: Contest) -> None:
+    """Let the models that would be registered predict a few test images, whose logits have to be finite."""
+    folder = contest.ensemble_dir / MODEL
+    split, models = open_split(contest.dataset_dir, "test"), load_models(folder, read_bundle(folder))
+    positions = range(min(len(split), contest.params.evaluate.batch_size))
+    with naming_model(str(folder), TRAIN_AGAIN):
+        probabilities(models, split.take(positions)[0], split.keys(positions))
 
 
 def _register(contest: Contest, test_metrics: Record) -> Version:
@@ -208,12 +220,14 @@ def _count_champion(contest: Contest, champion: Version) -> Counts:
             f"{', '.join(entry.name for entry in bundle.classes)}, the data have {', '.join(info.names)}; "
             "give `name` in params.yaml another value"
         )
-    return count_split(
-        load_models(folder, bundle),
-        open_split(contest.dataset_dir, "test"),
-        classes=len(info.classes),
-        batch_size=contest.params.evaluate.batch_size,
-    )
+    name = f"champion {contest.params.name} v{champion.number}"
+    with naming_model(name, "`segline registry rollback` puts its predecessor back", TrackingError):
+        return count_split(
+            load_models(folder, bundle),
+            open_split(contest.dataset_dir, "test"),
+            classes=len(info.classes),
+            batch_size=contest.params.evaluate.batch_size,
+        )
 
 
 def _move_aliases(experiment: Experiment, version: Version, decision: Decision) -> None:

@@ -114,6 +114,7 @@ def serving(answer, tls=None):
             faulty.headers = dict(self.headers)
             fault = faulty.faults.pop(0) if faulty.faults else None
             if isinstance(fault, Refuse):
+                self.rfile.read(int(self.headers["Content-Length"] or 0))  # else it would be the next request
                 text = f"<Error><Code>{fault.code}</Code><Message>a planned fault</Message></Error>".encode()
                 status, headers, body = fault.status, {"Content-Type": "application/xml"}, text
             else:

@@ -43,7 +43,7 @@ def test_rates_with_xception71(output_stride, middle, last_but_one, last, aspp):
     """Five entry blocks, sixteen of the middle flow, two of the exit flow, three convolutions each."""
     with torch.device("meta"):
         model = DeepLabV3Plus(5, encoder="xception71", output_stride=output_stride)
-    groups = [f"encoder.1.blocks_{index}." for index in (4, *range(5, 21), 21, 22)]
+    groups = [f"encoder.1.blocks.{index}." for index in (4, *range(5, 21), 21, 22)]
     expected = [[1] * 3, *[[middle] * 3] * 16, [last_but_one] * 3, [last] * 3]
     assert rates_of(model, *groups, "aspp.") == [*expected, aspp]
 

@@ -115,6 +115,43 @@ def test_a_tensor_of_another_shape_is_refused(whole, tmp_path):
         backbone_features(NAME, pretrained=write(state, tmp_path / "cut.safetensors"))
 
 
+def make_smp(name, *, pretrained):
+    return Smp("fpn", 3, encoder=name, pretrained=pretrained)
+
+
+def make_smp_of_timm(name, *, pretrained):
+    return Smp("fpn", 3, encoder=f"tu-{name}", pretrained=pretrained)
+
+
+@pytest.mark.parametrize("make", [backbone_features, backbone, make_smp, make_smp_of_timm])
+def test_tensors_that_the_encoder_does_not_have_are_refused_and_a_few_named(tmp_path, make):
+    state = timm.create_model("resnet18").state_dict()
+    state |= {f"layer4.{index}.shortcut.weight": torch.zeros(2) for index in range(2, 9)}
+    path = write(state, tmp_path / "more.safetensors")
+    with pytest.raises(TrainingError) as caught:
+        make("resnet18", pretrained=path)
+    first = ", ".join(f"layer4.{index}.shortcut.weight" for index in (2, 3, 4))
+    assert str(caught.value) == (
+        f"pretrained: {path} does not fit resnet18: the encoder has no tensors {first} and 4 more; "
+        "give the weights of this encoder"
+    )
+
+
+@pytest.mark.parametrize("head", ["fc.weight", "classifier.bias", "head.fc.weight", "last_linear.weight", "_fc.bias"])
+def test_the_classifier_of_another_library_is_no_tensor_too_many(tmp_path, head):
+    state = timm.create_model("resnet18", num_classes=0).state_dict() | {head: torch.zeros(3)}
+    make_smp("resnet18", pretrained=write(state, tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
+def test_a_dilated_encoder_has_all_tensors_of_the_plain_one(name):
+    with torch.device("meta"):
+        plain, dilated = (
+            backbone_features(name, pretrained=False, output_stride=stride)[0].state_dict() for stride in (32, 8)
+        )
+    assert {key: value.shape for key, value in dilated.items()} == {key: value.shape for key, value in plain.items()}
+
+
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
 @pytest.mark.parametrize("content", [None, b"", b"not weights"])
 def test_a_file_that_is_no_weights_is_told_in_one_line(tmp_path, file, content):

@@ -154,3 +154,23 @@ def test_dropout_follows_both_large_layers(fcn8s):
     for kept, dropped in (fed, given):
         assert float((kept > 0).float().mean()) == pytest.approx(0.5, abs=0.1)
         assert float((dropped > 0).float().mean()) == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["fcn16s", "fcn8s"])
+def test_scaled_skips_are_those_of_the_released_networks(name):
+    """Scoring pool4 times 0.01 and pool3 times 0.0001 is scoring the same features by kernels of that size."""
+    torch.manual_seed(3)
+    model = MODELS[name](CLASSES, scale_skips=True).eval()
+    skips = {key: factor for key, factor in (("score_pool4", 0.01), ("score_pool3", 0.0001)) if hasattr(model, key)}
+    for key in ("score_fc7", *skips):
+        torch.nn.init.normal_(model.get_submodule(key).weight)
+    images = noise(1, 3, 64, 64)
+    with torch.inference_mode():
+        scaled = model(images)
+        for key, factor in skips.items():
+            model.get_submodule(key).weight.mul_(factor)
+        with torch.device("meta"):
+            plain = MODELS[name](CLASSES)
+        plain.load_state_dict(model.state_dict(), assign=True)
+        torch.testing.assert_close(scaled, plain.eval()(images), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(scaled, model(images))

@@ -7,17 +7,25 @@ that an option which is added to an architecture gets the value that keeps the r
 from typing import Any
 
 _PRETRAINED = {"pretrained": False}
+_ONE_STEP = {"align_corners": False, **_PRETRAINED}
+_SKIPS = {"scale_skips": False, **_PRETRAINED}
 _SMP = {"encoder": "resnet34", **_PRETRAINED}
 OPTIONS: dict[str, dict[str, Any]] = {
     "deeplab_v1": _PRETRAINED,
-    "deeplab_v2": _PRETRAINED,
-    "deeplab_v3": {"output_stride": 16, "multi_grid": True, "dropout": 0.1, **_PRETRAINED},
-    "deeplab_v3plus": {"encoder": "resnet101", "output_stride": 16, "dropout": 0.1, **_PRETRAINED},
+    "deeplab_v2": _ONE_STEP,
+    "deeplab_v3": {"output_stride": 16, "multi_grid": True, "dropout": 0.1, **_ONE_STEP},
+    "deeplab_v3plus": {
+        "encoder": "resnet101",
+        "output_stride": 16,
+        "xception": "timm",
+        "dropout": 0.1,
+        **_ONE_STEP,
+    },
     "downup": {"width": 212},
-    "drn_a_18": _PRETRAINED,
-    "fcn16s": _PRETRAINED,
+    "drn_a_18": _ONE_STEP,
+    "fcn16s": _SKIPS,
     "fcn32s": _PRETRAINED,
-    "fcn8s": _PRETRAINED,
+    "fcn8s": _SKIPS,
     "segnet": _PRETRAINED,
     "smp/deeplabv3": _SMP,
     "smp/deeplabv3plus": _SMP,
@@ -31,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "smp/unet": _SMP,
     "smp/unetplusplus": _SMP,
     "smp/upernet": _SMP,
-    "spp": {"output_stride": 8, "dropout": 0.1, **_PRETRAINED},
+    "spp": {"output_stride": 8, "dropout": 0.1, **_ONE_STEP},
     "spp_unet": {"dropout": 0.1, **_PRETRAINED},
     "unet": {"width": 64, "depth": 4},
     "unet_resnet34": _PRETRAINED,

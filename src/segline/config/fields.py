@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from segline.errors import LONGEST_VALUE, shown
+
 
 @dataclass(frozen=True)
 class Range:
@@ -49,6 +51,12 @@ Pretrained = Annotated[
     "s3://bucket/key, false for random weights",
 ]
 """The option of every architecture with an encoder."""
+AlignCorners = Annotated[
+    bool,
+    "enlarge coarse features with aligned corners, each at the pixel that it is centred on; otherwise a logit looks "
+    "half a stride to the top left",
+]
+"""The option of architectures whose features of a high stride are enlarged in one or two steps."""
 
 TYPE_NAMES: dict[Any, str] = {
     int: "a whole number",
@@ -63,7 +71,7 @@ TYPE_NAMES: dict[Any, str] = {
 def find_error(value: object, annotation: Any) -> str | None:
     """Return one line that says why ``value`` does not fit ``annotation``, or None when it fits."""
     kind, notes = split_annotation(annotation)
-    return None if _fits(value, kind, notes) else f"got {value!r}, expected {_describe_type(kind, notes)}"
+    return None if _fits(value, kind, notes) else f"got {shown(value)}, expected {_describe_type(kind, notes)}"
 
 
 def as_declared(value: Any, annotation: Any) -> Any:
@@ -76,7 +84,7 @@ def suggestion(word: object, known: Collection[str]) -> str:
     """Return ``; did you mean 'x'?`` for a near miss, otherwise the list of known names, which may be empty."""
     if not known:
         return "; it has no options"
-    near = difflib.get_close_matches(str(word), known, n=1)
+    near = difflib.get_close_matches(str(word)[:LONGEST_VALUE], known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
 
 

@@ -11,10 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from segline.config.fields import Pretrained, Range, Unit
+from segline.config.fields import AlignCorners, Pretrained, Range, Unit
 
 PACKAGE = Path(__file__).parents[1]
-ANNOTATIONS = {"Annotated": Annotated, "Literal": Literal, "Pretrained": Pretrained, "Range": Range, "Unit": Unit}
+ANNOTATIONS = {
+    "AlignCorners": AlignCorners,
+    "Annotated": Annotated,
+    "Literal": Literal,
+    "Pretrained": Pretrained,
+    "Range": Range,
+    "Unit": Unit,
+}
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from segline.errors import SourceError, one_line
+from segline.files import multipart
 from segline.files.atomic import write_file
 from segline.files.retry import ATTEMPTS, attempts
 from segline.files.trees import File
@@ -159,6 +160,9 @@ class Bucket:
 
     def write(self, path: str, file: Path) -> None:
         """Copy a file into an object, which S3 does atomically. Raises OSError if the object cannot be written."""
+        if file.stat().st_size > multipart.THRESHOLD_BYTES:
+            multipart.upload(_client(), self._address(path), file, partial(self._retry, path=path))
+            return
 
         def put() -> None:
             with file.open("rb") as stream:

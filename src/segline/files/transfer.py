@@ -3,7 +3,6 @@
 A stage's output folder may be in a bucket: :func:`upload` copies it there, :func:`download` copies it back.
 """
 
-import errno
 import hashlib
 import json
 import tempfile
@@ -13,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from segline.errors import SourceError, StageError
+from segline.files import multipart
 from segline.files.atomic import MARK, write_file, write_text
 from segline.files.cache import cache_dir
 from segline.files.hashing import file_md5
 from segline.files.locks import machine_lock
+from segline.files.paths import safe_path
 from segline.files.s3 import SCHEME, Bucket
 from segline.files.trees import File
 
@@ -124,8 +125,13 @@ def upload(folder: Path, url: str) -> None:
 
 
 def matches_etag(path: Path, file: File) -> bool:
-    """Return whether a file has the content of an object: the ETag of an object sent in one part is its MD5."""
-    return path.is_file() and path.stat().st_size == file.size and file_md5(path) == file.stamp
+    """Return whether a file has the content of an object that Segline sent, by its ETag.
+
+    The ETag of an object sent whole is its MD5, that of one sent in parts is made from theirs.
+    """
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    return file.stamp == (multipart.etag(path) if "-" in file.stamp else file_md5(path))
 
 
 def _origin_file(folder: Path) -> Path:
@@ -133,10 +139,9 @@ def _origin_file(folder: Path) -> Path:
 
 
 def _fetch(bucket: Bucket, work: Path, name: str) -> None:
-    if ".." in name.split("/"):
-        raise OSError(errno.EINVAL, "its name leads out of the folder", name)
-    if not matches_etag(work / name, bucket.all_files[name]):
-        bucket.fetch(name, work / name, bucket.checksum(name))
+    path = safe_path(work, name, bucket.url)
+    if not matches_etag(path, bucket.all_files[name]):
+        bucket.fetch(name, path, bucket.checksum(name))
 
 
 def _for_each(task: Callable[[str], None], names: Iterable[str], url: str) -> None:

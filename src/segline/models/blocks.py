@@ -99,16 +99,33 @@ def _cell_masks(side: int, cells: int, device: torch.device) -> Float[Tensor, "{
 
 
 def pad_to_stride(
-    network: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"], stride: int
+    network: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"], stride: int, *, align_corners: bool = False
 ) -> Float[Tensor, "b k h w"]:
     """Run a network on images of any size: pad them below and right to a multiple of its stride, crop the result.
 
-    A side is padded to at least two strides, so that batch normalisation has several values per channel for one image.
+    A side is padded to at least two features, so that batch normalisation has several values per channel for one image.
+    With ``align_corners`` it is padded to one pixel more than a multiple: the last feature then lies on the last pixel.
     """
     height, width = images.shape[-2:]
-    below, right = (max(2 * stride, -(-side // stride) * stride) - side for side in (height, width))
+    extra = int(align_corners)
+    below, right = (
+        max((2 - extra) * stride, -((extra - side) // stride) * stride) + extra - side for side in (height, width)
+    )
     padded = F.pad(images, (0, right, 0, below)) if below or right else images
     return network(padded)[..., :height, :width]
+
+
+def upsample(features: Float[Tensor, "b c h w"], factor: int, *, align_corners: bool) -> Float[Tensor, "b c t u"]:
+    """Enlarge features bilinearly to the size of what they were computed from with the stride ``factor``.
+
+    A strided layer with an odd kernel centres feature i on position factor * i. With ``align_corners`` a side n becomes
+    factor * (n - 1) + 1 and each feature lies there. Otherwise it becomes factor * n, and each feature lies in the
+    middle of a square, (factor - 1) / 2 positions below and right of where it was computed.
+    """
+    if not align_corners:
+        return F.interpolate(features, scale_factor=factor, mode="bilinear", align_corners=False)
+    height, width = ((side - 1) * factor + 1 for side in features.shape[-2:])
+    return F.interpolate(features, size=(height, width), mode="bilinear", align_corners=True)
 
 
 def concat_skip(deep: Float[Tensor, "b d h w"], skip: Float[Tensor, "b s h w"]) -> Float[Tensor, "b d+s h w"]:

@@ -7,13 +7,12 @@ the paper does not mention one. Without multi-grid the encoder is a plainly dila
 
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.config.fields import Pretrained, Range
+from segline.config.fields import AlignCorners, Pretrained, Range
 from segline.models.aspp import ASPP, WIDTH, AtrousConvBNReLU, apply_multi_grid
-from segline.models.blocks import pad_to_stride
+from segline.models.blocks import pad_to_stride, upsample
 from segline.models.encoders import backbone_features
 
 
@@ -27,6 +26,7 @@ class DeepLabV3(nn.Module):
         output_stride: Annotated[Literal[8, 16], "stride of the encoder's features; at 8 all atrous rates double"] = 16,
         multi_grid: Annotated[bool, "multiply the rates of the encoder's last stage by 1, 2, 4"] = True,
         dropout: Annotated[float, Range(0, 0.9), "share of the pooled features that is dropped in training"] = 0.1,
+        align_corners: AlignCorners = False,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class DeepLabV3(nn.Module):
             apply_multi_grid(self.encoder.get_submodule("layer4"), rate=32 // output_stride)
         self.aspp = ASPP(channels[-1], unit=AtrousConvBNReLU, output_stride=output_stride, dropout=dropout)
         self.head = nn.Conv2d(WIDTH, classes, kernel_size=1)
-        self.stride = output_stride
+        self.stride, self.align_corners = output_stride, align_corners
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Return logits of the input's size."""
-        return pad_to_stride(self._segment, images, self.stride)
+        return pad_to_stride(self._segment, images, self.stride, align_corners=self.align_corners)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         features = self.encoder(images)[-1]
         logits = self.head(self.aspp(features))
-        return F.interpolate(logits, scale_factor=self.stride, mode="bilinear", align_corners=False)
+        return upsample(logits, self.stride, align_corners=self.align_corners)

@@ -5,19 +5,20 @@ reduced to 48 channels, are concatenated with the upsampled ASPP; two separable 
 classifier and an upsampling by 4 follow. Batch normalisation and ReLU follow both halves of a separable convolution,
 as in the paper's Xception and everywhere in its code. A ResNet-101 has multi-grid (1, 2, 4) in its last stage, as in
 v3; the aligned Xception-71 of Seed S4 has none (section 4.3) and gets images in the normalisation of its ImageNet
-weights.
+weights. ``xception: official`` is the encoder of the authors' code (:mod:`segline.models.xception`). ``timm`` is that
+of version 0.1, which loses a trained shortcut at output stride 8 and takes low-level features behind the ReLU.
 """
 
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.config.fields import Pretrained, Range
+from segline.config.fields import AlignCorners, Pretrained, Range
 from segline.models.aspp import ASPP, WIDTH, SeparableConvBNReLU, apply_multi_grid
-from segline.models.blocks import Conv1x1BNReLU, concat_skip, pad_to_stride
+from segline.models.blocks import Conv1x1BNReLU, concat_skip, pad_to_stride, upsample
 from segline.models.encoders import backbone_features
+from segline.models.xception import xception_features
 
 LOW_LEVEL_CHANNELS = 48
 
@@ -31,11 +32,16 @@ class DeepLabV3Plus(nn.Module):
         *,
         encoder: Annotated[Literal["resnet101", "xception71"], "the network that computes the features"] = "resnet101",
         output_stride: Annotated[Literal[8, 16], "stride of the encoder's features; at 8 all atrous rates double"] = 16,
+        xception: Annotated[
+            Literal["official", "timm"], "xception71 as in the authors' code, or as version 0.1 took it from timm"
+        ] = "official",
         dropout: Annotated[float, Range(0, 0.9), "share of the pooled features that is dropped in training"] = 0.1,
+        align_corners: AlignCorners = False,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
-        self.encoder, channels = backbone_features(encoder, pretrained=pretrained, output_stride=output_stride)
+        features = xception_features if (encoder, xception) == ("xception71", "official") else backbone_features
+        self.encoder, channels = features(encoder, pretrained=pretrained, output_stride=output_stride)
         if encoder == "resnet101":
             apply_multi_grid(self.encoder.get_submodule("layer4"), rate=32 // output_stride)
         self.aspp = ASPP(channels[-1], unit=SeparableConvBNReLU, output_stride=output_stride, dropout=dropout)
@@ -44,14 +50,14 @@ class DeepLabV3Plus(nn.Module):
             SeparableConvBNReLU(WIDTH + LOW_LEVEL_CHANNELS, WIDTH), SeparableConvBNReLU(WIDTH, WIDTH)
         )
         self.head = nn.Conv2d(WIDTH, classes, kernel_size=1)
-        self.stride = output_stride
+        self.stride, self.align_corners = output_stride, align_corners
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Return logits of the input's size."""
-        return pad_to_stride(self._segment, images, self.stride)
+        return pad_to_stride(self._segment, images, self.stride, align_corners=self.align_corners)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         _, low, *_, deep = self.encoder(images)
-        context = F.interpolate(self.aspp(deep), scale_factor=self.stride // 4, mode="bilinear", align_corners=False)
+        context = upsample(self.aspp(deep), self.stride // 4, align_corners=self.align_corners)
         refined = self.refine(concat_skip(context, self.reduce(low)))
-        return F.interpolate(self.head(refined), scale_factor=4, mode="bilinear", align_corners=False)
+        return upsample(self.head(refined), 4, align_corners=self.align_corners)

@@ -6,12 +6,11 @@ the stride, keeps the dilation of the stage before it. The features at every fou
 features of the plain ResNet-18, whose weights fit unchanged.
 """
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.config.fields import Pretrained
-from segline.models.blocks import pad_to_stride
+from segline.config.fields import AlignCorners, Pretrained
+from segline.models.blocks import pad_to_stride, upsample
 from segline.models.encoders import backbone_features
 
 STRIDE = 8
@@ -20,15 +19,16 @@ STRIDE = 8
 class DrnA18(nn.Module):
     """DRN-A-18, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
-    def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
+    def __init__(self, classes: int, *, align_corners: AlignCorners = False, pretrained: Pretrained = False) -> None:
         super().__init__()
         self.encoder, channels = backbone_features("resnet18", pretrained=pretrained, output_stride=STRIDE)
+        self.align_corners = align_corners
         self.head = nn.Conv2d(channels[-1], classes, kernel_size=1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Return logits of the input's size."""
-        return pad_to_stride(self._segment, images, STRIDE)
+        return pad_to_stride(self._segment, images, STRIDE, align_corners=self.align_corners)
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         features = self.encoder(images)[-1]
-        return F.interpolate(self.head(features), scale_factor=STRIDE, mode="bilinear", align_corners=False)
+        return upsample(self.head(features), STRIDE, align_corners=self.align_corners)

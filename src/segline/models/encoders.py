@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from segline.errors import TrainingError
 
-CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.")
+CLASSIFIER_PREFIXES = ("fc.", "_fc.", "classifier.", "head.", "head_dist.", "last_linear.", "linear.", "AuxLogits.")
+"""The names of classifiers, which a file of a whole network has and an encoder has not, or the other way round."""
+MAX_NAMED = 3
+"""The most tensors that a message names."""
 COUNTER = "num_batches_tracked"
 TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2."}
 """Torchvision's names of VGG layers that are convolutions in timm, with the same weights in another shape."""
@@ -32,8 +35,7 @@ def backbone_features(name: str, *, pretrained: bool | str, output_stride: int =
     options = {} if output_stride == 32 else {"output_stride": output_stride}
     encoder = _create(name, pretrained, features_only=True, **options)
     channels = encoder.feature_info.channels()
-    norm = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    return with_normalization(encoder, norm.mean, norm.std), channels
+    return normalized(encoder, name), channels
 
 
 def backbone(name: str, *, pretrained: bool | str) -> nn.Module:
@@ -60,10 +62,13 @@ class Renormalize(nn.Module):
         return images * self.scale + self.shift
 
 
-def with_normalization(encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
-    """Adapt an encoder to images in ImageNet's normalisation, with which a few (Xception) were not trained."""
+def normalized(encoder: nn.Module, name: str) -> nn.Module:
+    """Adapt a timm model to images in ImageNet's normalisation, with which a few (Xception) were not trained."""
+    norm = timm.get_pretrained_cfg(name, allow_unregistered=False)
     imagenet = (*IMAGENET_DEFAULT_MEAN, *IMAGENET_DEFAULT_STD)
-    return encoder if (*mean, *std) == imagenet else nn.Sequential(Renormalize(mean, std), encoder)
+    if (*norm.mean, *norm.std) == imagenet:
+        return encoder
+    return nn.Sequential(Renormalize(norm.mean, norm.std), encoder)
 
 
 def _create(name: str, pretrained: bool | str, **options: Any) -> Any:
@@ -90,7 +95,7 @@ def read_weights(file: str, expected: Mapping[str, Tensor], name: str) -> dict[s
         name: The encoder's name.
 
     Raises:
-        TrainingError: The file cannot be read or lacks a tensor.
+        TrainingError: The file cannot be read, lacks a tensor, or has one that the encoder does not have.
     """
     try:
         weights = load_state_dict(file, weights_only=True)
@@ -105,7 +110,19 @@ def read_weights(file: str, expected: Mapping[str, Tensor], name: str) -> dict[s
             f"pretrained: {file} does not fit {name}: {len(mismatched)} of {len(names)} tensors are missing or of "
             f"another shape, the first is {mismatched[0]}"
         )
+    _refuse_unknown(weights, expected, f"pretrained: {file} does not fit {name}")
     return weights
+
+
+def _refuse_unknown(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], fault: str) -> None:
+    """Raise an error for tensors that would be lost, but for those of a classifier and for counters."""
+    unknown = [
+        key for key in weights if key not in expected and not key.startswith(CLASSIFIER_PREFIXES) and COUNTER not in key
+    ]
+    if unknown:
+        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
+        named = ", ".join(unknown[:MAX_NAMED])
+        raise TrainingError(f"{fault}: the encoder has no tensors {named}{more}; give the weights of this encoder")
 
 
 def _to_timm_names(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,8 +7,13 @@ as in the paper, so the encoder learns from the second step on. The networks dif
 
 * fc6 is padded by 3 instead of the image by 100 px: the grid stays aligned and nothing is cropped in between;
 * the last upsampling is learnt too, where the paper keeps it bilinear;
-* each network is trained in one stage, where the 2015 paper initialises a finer one from the coarser one.
+* each network is trained in one stage, "at once", where the 2015 paper initialises a finer one from the coarser one.
+
+The networks that were released with the 2017 paper for training at once multiply pool4 by 0.01 and pool3 by 0.0001
+before they are scored, so that the streams have about the same norm; ``scale_skips`` does so.
 """
+
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +29,9 @@ POOL3, POOL4 = 17, 24
 """The numbers of layers of timm's VGG-16 up to and including these poolings."""
 CHANNELS = {"pool3": 256, "pool4": 512, "fc7": 4096}
 STRIDE = 32
+SKIP_SCALES = {"pool4": 0.01, "pool3": 0.0001}
+"""The factors of the released at-once networks (voc-fcn8s-atonce in shelhamer/fcn.berkeleyvision.org)."""
+NO_SCALES = dict.fromkeys(SKIP_SCALES, 1.0)
 
 
 class FCN32s(nn.Module):
@@ -47,8 +55,15 @@ class FCN32s(nn.Module):
 class FCN16s(nn.Module):
     """FCN-16s, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
-    def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
+    def __init__(
+        self,
+        classes: int,
+        *,
+        scale_skips: Annotated[bool, "multiply pool4 by 0.01 and pool3 by 0.0001 before they are scored"] = False,
+        pretrained: Pretrained = False,
+    ) -> None:
         super().__init__()
+        self.scales = SKIP_SCALES if scale_skips else NO_SCALES
         self.encoder = ConvolutionalVGG16(pretrained)
         self.score_fc7 = score_layer("fc7", classes)
         self.score_pool4 = score_layer("pool4", classes)
@@ -61,15 +76,22 @@ class FCN16s(nn.Module):
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         _, pool4, fc7 = self.encoder(images)
-        sixteenth = self.from_32(self.score_fc7(fc7)) + self.score_pool4(pool4)
+        sixteenth = self.from_32(self.score_fc7(fc7)) + self.score_pool4(self.scales["pool4"] * pool4)
         return self.from_16(sixteenth)
 
 
 class FCN8s(nn.Module):
     """FCN-8s, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
-    def __init__(self, classes: int, *, pretrained: Pretrained = False) -> None:
+    def __init__(
+        self,
+        classes: int,
+        *,
+        scale_skips: Annotated[bool, "multiply pool4 by 0.01 and pool3 by 0.0001 before they are scored"] = False,
+        pretrained: Pretrained = False,
+    ) -> None:
         super().__init__()
+        self.scales = SKIP_SCALES if scale_skips else NO_SCALES
         self.encoder = ConvolutionalVGG16(pretrained)
         self.score_fc7 = score_layer("fc7", classes)
         self.score_pool4 = score_layer("pool4", classes)
@@ -84,8 +106,8 @@ class FCN8s(nn.Module):
 
     def _segment(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         pool3, pool4, fc7 = self.encoder(images)
-        sixteenth = self.from_32(self.score_fc7(fc7)) + self.score_pool4(pool4)
-        eighth = self.from_16(sixteenth) + self.score_pool3(pool3)
+        sixteenth = self.from_32(self.score_fc7(fc7)) + self.score_pool4(self.scales["pool4"] * pool4)
+        eighth = self.from_16(sixteenth) + self.score_pool3(self.scales["pool3"] * pool3)
         return self.from_8(eighth)
 
 

@@ -7,7 +7,6 @@ is deterministic on a GPU. The encoders are the library's list, and ``tu-<name>`
 
 from typing import Annotated, Any
 
-import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from segline.config.fields import Pretrained, suggestion
 from segline.config.model_options import smp_encoder
 from segline.errors import TrainingError
 from segline.models.blocks import BatchNorm, adaptive_avg_pool, pad_to_stride
-from segline.models.encoders import backbone, backbone_features, one_line, read_weights, with_normalization
+from segline.models.encoders import backbone, backbone_features, normalized, one_line, read_weights
 
 STRIDES = {"pan": 64}
 """The multiples to which sides are padded, where not 32: PAN pools its smallest features three more times."""
@@ -53,8 +52,7 @@ class Smp(nn.Module):
         self.stride = STRIDES.get(architecture, 32)
         self.network = network
         if name.startswith(TIMM_PREFIX):
-            norm = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX), allow_unregistered=False)
-            self.network = with_normalization(network, norm.mean, norm.std)
+            self.network = normalized(network, name.removeprefix(TIMM_PREFIX))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
         """Return logits of the input's size."""

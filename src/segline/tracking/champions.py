@@ -37,10 +37,15 @@ def make_challenger(experiment: Experiment, version: Version) -> None:
     registry.set_alias(experiment, CHALLENGER, version)
 
 
-def roll_back(experiment: Experiment, why: str) -> tuple[Version, Version]:
+def roll_back(experiment: Experiment, why: str, *, allow_none: bool = False) -> tuple[Version, Version | None]:
     """Make the champion before this one champion again, and return the version that was and the one that is.
 
     The former champion keeps the reason in a tag, which prevents promote from promoting it again.
+
+    Args:
+        experiment: The experiment and the registered model of the same name.
+        why: The reason.
+        allow_none: Whether the model may be left without a champion, if there is none before this one.
 
     Raises:
         TrackingError: There is no champion, or none before it that was not rolled back.
@@ -50,15 +55,25 @@ def roll_back(experiment: Experiment, why: str) -> tuple[Version, Version]:
         if champion is None:
             raise TrackingError(f"{experiment.name} has no champion; nothing was changed")
         target = _before(experiment, champion)
-        if target is None:
-            raise TrackingError(f"v{champion.number} has no champion before it; nothing was changed")
+        if target is None and not allow_none:
+            raise TrackingError(
+                f"{experiment.name} v{champion.number} has no champion before it; nothing was changed; to leave the "
+                "model without a champion, add --allow-none"
+            )
         history.complete(experiment, champion.number)
         registry.set_tags(experiment, champion, {ROLLED_BACK: why[: history.MAX_REASON]})
-        _move(experiment, target, lock)
+        if target:
+            _move(experiment, target, lock)
+        else:
+            lock.check()
+            registry.delete_alias(experiment, CHAMPION)
+        _set_previous(experiment, _number(_before(experiment, target) if target else None))
         history.record(experiment, target, champion.number, history.ROLLED_BACK, why)
-        earlier = _before(experiment, target)
-        _set_previous(experiment, earlier.number if earlier else None)
     return champion, target
+
+
+def _number(version: Version | None) -> int | None:
+    return version.number if version else None
 
 
 def _before(experiment: Experiment, version: Version) -> Version | None:

@@ -26,7 +26,7 @@ class Change:
     """A change of the champion.
 
     Attributes:
-        version: The version that became champion.
+        version: The version that became champion, or None for no champion.
         before: The champion before it, or None.
         kind: ``promoted``, ``rolled back`` or ``unrecorded``.
         who: The user and machine, or the Kubeflow run; empty if unknown.
@@ -34,7 +34,7 @@ class Change:
         why: The reason.
     """
 
-    version: int
+    version: int | None
     before: int | None
     kind: str
     who: str = ""
@@ -52,15 +52,19 @@ def changes(experiment: Experiment) -> list[Change]:
     return kept + _missing(experiment, kept, champion)
 
 
-def record(experiment: Experiment, version: Version, before: int | None, kind: str, why: str) -> None:
-    """Add the change that made a version champion, unless it is the last one. The caller holds the lock."""
+def record(experiment: Experiment, version: Version | None, before: int | None, kind: str, why: str) -> None:
+    """Add the change that made a version champion, None for no champion, unless it is the last one.
+
+    The caller holds the lock.
+    """
     last = complete(experiment, before)
-    if last and last.version == version.number:
+    number = version.number if version else None
+    if last and last.version == number:
         return
     now = datetime.now(UTC).isoformat(timespec="seconds")
     _append(
         experiment,
-        [Change(version=version.number, before=before, kind=kind, who=_who(), when=now, why=why[:MAX_REASON])],
+        [Change(version=number, before=before, kind=kind, who=_who(), when=now, why=why[:MAX_REASON])],
     )
 
 

@@ -121,6 +121,20 @@ def model_tags(experiment: Experiment) -> dict[str, str]:
         raise
 
 
+def aliases(experiment: Experiment) -> dict[int, list[str]]:
+    """Return the sorted aliases of each version that has one; none if the model does not exist."""
+    try:
+        of_model = experiment.client.get_registered_model(experiment.name).aliases
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND:
+            return {}
+        raise
+    found: dict[int, list[str]] = {}
+    for alias, number in sorted(of_model.items()):
+        found.setdefault(int(number), []).append(alias)
+    return found
+
+
 def parse_record(text: str) -> Record:
     """Return the mapping that a tag holds as JSON; an empty one for any other text."""
     try:

@@ -526,7 +526,7 @@ def test_a_model_whose_logits_are_not_finite_is_not_registered(promoting, experi
 def test_a_champion_whose_logits_are_not_finite_is_named_with_the_command_that_helps(promoting, experiment):
     promoting(POOR)
     break_weights(registry.download_bundle(experiment, registry.get_by_alias(experiment, CHAMPION)))
-    said = r"^champion lamps v1: the predictions for the image crop0 are not finite; `segline registry rollback --name lamps "
+    said = r"^champion lamps v1: the predictions for the image crop0 are not finite; `segline registry rollback "
     with pytest.raises(TrackingError, match=said):
         promoting(BEST)
     assert numbers(experiment)[0] == 1

@@ -1,8 +1,11 @@
 """HTTP with no surprises: only http and https, and no hop that the caller does not accept."""
 
 import urllib.request
+from email.message import Message
 from typing import IO, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
+
+from segline.errors import clip
 
 Redirects = Literal["https", "any", "none"]
 """Which redirects are followed: only to https, also to http, or none; another scheme never is."""
@@ -45,11 +48,13 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, schemes: tuple[str, ...]) -> None:
         self.schemes = schemes
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        scheme = urlsplit(newurl).scheme.lower()
+    def http_error_302(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message) -> Any:
+        """Refuse an address of another scheme before anything is made of it."""
+        location = headers.get("location") or headers.get("uri") or ""
+        scheme = urlsplit(urljoin(req.full_url, location)).scheme
         if scheme not in self.schemes:
             fp.close()
-            raise RedirectError(scheme or "no scheme")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+            raise RedirectError(clip(scheme, 20) or "no scheme")
+        return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

@@ -48,8 +48,9 @@ from segline.progress import log
 from segline.training.checkpoints import CheckpointStore
 from segline.training.components import preparation_name
 from segline.training.determinism import set_deterministic
-from segline.training.engine import Run, fit
+from segline.training.engine import fit
 from segline.training.prepare import prepare_losses
+from segline.training.run import Run
 from segline.training.trial import TrialInputs
 
 LOSS_OF = {

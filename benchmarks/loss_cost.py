@@ -32,7 +32,7 @@ from segline.losses.edge_network import EdgeNetwork
 from segline.losses.semeda import EDGE_NETWORK
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.training.engine import computes_bf16
+from segline.training.run import computes_bf16
 
 PLAIN = "torch's cross_entropy"
 

@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segline.models import MODELS
 from segline.progress import log
-from segline.training.engine import computes_bf16
+from segline.training.run import computes_bf16
 
 CLASSES = 8
 MIN_ROUNDS = 3

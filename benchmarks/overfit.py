@@ -44,8 +44,8 @@ from segline.models import MODELS
 from segline.progress import log
 from segline.training.checkpoints import CheckpointStore
 from segline.training.components import preparation_name
-from segline.training.engine import computes_bf16
 from segline.training.prepare import prepare_losses
+from segline.training.run import computes_bf16
 from segline.training.trial import TrialInputs
 
 SEMEDA = ComponentSpec(name="semeda")

@@ -57,6 +57,7 @@ from segline.models import MODELS
 from segline.parallel import tune_malloc
 from segline.training import engine
 from segline.training.determinism import set_deterministic
+from segline.training.run import Run, runs_in_bf16
 from segline.training.schedules import learning_rate
 
 CLASSES = 8  # as good as any for a count of operations
@@ -136,7 +137,7 @@ def engine_epochs(dataset_dir: Path, train: Split, settings: Train, seed: int) -
     set_deterministic(seed)
     tune_malloc()
     names = tuple(read_dataset_info(dataset_dir).names)
-    run = engine.Run(
+    run = Run(
         model=MODELS["unet_resnet34"](len(names)),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
         train=train,
@@ -244,7 +245,7 @@ def as_files(split: Split, folder: Path) -> Path:
 
 def show(took: dict[str, list[tuple[float, float]]], dataset_dir: Path, settings: Train) -> None:
     images, crop = len(open_split(dataset_dir, "train")), read_dataset_info(dataset_dir).side
-    precision = "bf16" if engine.runs_in_bf16(settings.precision, DEVICE) else "fp32"
+    precision = "bf16" if runs_in_bf16(settings.precision, DEVICE) else "fp32"
     table = Table(title=f"{images} crops of {crop} px, batch {settings.batch_size}, {DEVICE}; Segline in {precision}")
     for heading in ("", "images/s", "val mIoU, last three epochs"):
         table.add_column(heading, justify="left" if not heading else "right")

@@ -11,7 +11,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jaxtyping
 import pytest
 
-CHECKED = ("models", "losses", "metrics", "data.augment", "inference", "training.engine")
+CHECKED = (
+    "models",
+    "losses",
+    "metrics",
+    "data.augment",
+    "inference",
+    "training.engine",
+    "training.run",
+    "training.step",
+    "training.validation",
+)
 
 jaxtyping.install_import_hook([f"segline.{name}" for name in CHECKED], "beartype.beartype")
 

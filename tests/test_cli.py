@@ -1,5 +1,6 @@
 """The one door: its help, its exit codes, and what it does when a stage ends otherwise than by returning."""
 
+import errno
 import json
 import os
 import signal
@@ -191,13 +192,134 @@ def test_a_known_error_is_its_text_and_its_exit_code(ingest, capsys, error, code
     assert capsys.readouterr().err == f"segline ingest: {error}\n"
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyError, OSError, AssertionError])
-def test_an_unexpected_error_keeps_its_traceback(ingest, error):
-    def run(params, *, out):
-        raise error("a fault of our own")
+class Panic(BaseException):
+    """What a library in Rust raises when it panics."""
 
-    with pytest.raises(error, match="a fault of our own"):
-        main(ingest(run))
+
+FOREIGN = [
+    RuntimeError("a fault\nof our own"),
+    KeyError("key"),
+    AssertionError(),
+    RecursionError("maximum recursion depth exceeded"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    OSError("without a number"),
+    OSError(errno.EINVAL, "Invalid argument"),
+    ExceptionGroup("several", [ValueError("one"), KeyError("two")]),
+    ValueError("long " * 1000),
+    StopIteration(),
+    Panic("in Rust"),
+]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.delenv("SEGLINE_DEBUG", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept(ingest, capsys, cache, error):
+    def run(params, *, out):
+        raise error
+
+    assert main(ingest(run)) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"segline ingest: {type(error).__name__}: ")
+    assert "this is a fault of Segline" in line
+    assert len(line) < 600
+    [kept] = (cache / "tracebacks").iterdir()
+    assert line.endswith(f"its traceback is in {kept}")
+    assert "in run" in kept.read_text(encoding="utf-8")
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_only_the_last_tracebacks_are_kept(ingest, capsys, cache):
+    (cache / "tracebacks").mkdir(parents=True)
+    for number in range(70):
+        (cache / "tracebacks" / f"20260101-0000{number:02d}-train-1.txt").touch()
+
+    def run(params, *, out):
+        raise RuntimeError
+
+    assert main(ingest(run)) == 1
+    assert len(list((cache / "tracebacks").iterdir())) == 50
+
+
+@pytest.mark.parametrize("variable", ["SEGLINE_DEBUG", "KUBERNETES_SERVICE_HOST"])
+def test_a_traceback_is_shown_where_that_is_wished_or_no_file_lasts(ingest, capsys, cache, monkeypatch, variable):
+    def run(params, *, out):
+        raise KeyError("key")
+
+    monkeypatch.setenv(variable, "1")
+    assert main(ingest(run)) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last)")
+    assert shown.splitlines()[-1].endswith("this is a fault of Segline; its traceback is above")
+    assert not cache.exists()
+
+
+def test_a_traceback_that_cannot_be_kept_is_shown(ingest, capsys, cache):
+    cache.touch()
+
+    def run(params, *, out):
+        raise KeyError("key")
+
+    assert main(ingest(run)) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("its traceback is above")
+
+
+PIPES = (errno.EPIPE, errno.ESHUTDOWN)
+SHORTAGES = [
+    MemoryError(),
+    *(OSError(number, os.strerror(number)) for number in (errno.ENOSPC, errno.EMFILE, errno.EIO, errno.ECONNREFUSED)),
+    TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+]
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: f"{type(error).__name__}-{error}")
+def test_what_the_machine_lacks_is_no_fault_of_segline(ingest, capsys, cache, error):
+    def run(params, *, out):
+        raise error
+
+    assert main(ingest(run)) == 5
+    [line] = capsys.readouterr().err.splitlines()
+    assert "fault" not in line
+    assert "run the same command again" in line
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_an_error_of_a_file_is_its_name_and_the_reason(ingest, capsys, number):
+    def run(params, *, out):
+        raise OSError(number, os.strerror(number), "a/file")
+
+    assert main(ingest(run)) == (141 if number in PIPES else 5)
+    expected = "" if number in PIPES else f"segline ingest: a/file: {os.strerror(number)}\n"
+    assert capsys.readouterr().err == expected
+
+
+PRINTS = """
+import sys
+from segline import cli
+
+class Module:
+    def run(params, out):
+        print("x" * int(sys.argv[1]))
+
+cli.import_module = lambda name: Module
+sys.exit(cli.main(["ingest", "--params", "{}"]))
+"""
+
+
+@pytest.mark.parametrize("letters", ["10", "1000000"])
+def test_a_reader_that_is_gone_ends_the_command_without_a_word(letters):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", PRINTS, letters], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == b""
 
 
 def test_an_interrupt_is_one_line(ingest, capsys):

@@ -4,7 +4,6 @@ import ctypes
 import json
 import os
 import re
-import secrets
 import subprocess
 import sys
 
@@ -15,7 +14,6 @@ from segline.parallel import (
     M_MMAP_THRESHOLD,
     M_TRIM_THRESHOLD,
     MMAP_THRESHOLDS,
-    SETTINGS,
     for_each,
     tune_malloc,
 )
@@ -54,53 +52,6 @@ def test_an_error_of_a_task_is_the_same_one_line(workers):
     with pytest.raises(DataError) as caught:
         run([1, 13, 2], workers)
     assert re.fullmatch("13 is broken; mend it", str(caught.value))
-
-
-TIMED_OUT = "The current node timed out during startup. This could happen because the raylet failed to startup."
-
-
-@pytest.fixture
-def ray_settings():
-    """The environment that Ray reads when it is imported, as ``ray_session`` sets it."""
-    for name, value in {**SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
-        os.environ.setdefault(name, value)
-
-
-@pytest.fixture
-def slow_start(ray_settings, monkeypatch):
-    """A function that makes the next starts of Ray fail with an error and returns the list of all starts."""
-    import ray
-
-    started, start = [], ray.init
-
-    def fail(error, times):
-        def init(**options):
-            started.append(options)
-            if len(started) <= times:
-                raise error
-            return start(**options)
-
-        monkeypatch.setattr(ray, "init", init)
-        return started
-
-    return fail
-
-
-def test_ray_that_times_out_while_it_starts_is_started_again(slow_start, capsys):
-    started = slow_start(Exception(TIMED_OUT), times=1)
-    assert [result[:2] for result in sorted(run([1, 2], 2))] == [(1, 1), (2, 4)]
-    # A busy machine may need one more start than the one that fails here.
-    assert len(started) >= 2
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == ["Ray did not start in time, as this machine is busy; starting it again"] * (len(started) - 1)
-
-
-@pytest.mark.parametrize(("error", "starts"), [(Exception(TIMED_OUT), 3), (ValueError("no such option"), 1)])
-def test_ray_that_does_not_start_says_why(slow_start, error, starts):
-    started = slow_start(error, times=10)
-    with pytest.raises(type(error), match=re.escape(str(error))):
-        run([1, 2], 2)
-    assert len(started) == starts
 
 
 COUNT_FAULTS = """

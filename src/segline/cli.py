@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -105,20 +106,36 @@ def main(words: list[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
     except SeglineError as error:
         print(f"segline {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"segline {arguments.command}: stopped; the same command continues", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 141
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"segline {arguments.command}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return StageError.exit_code
+    except SystemExit:
+        raise
+    except BaseException as error:
+        return _end(arguments.command, error)
     return 0
+
+
+def _end(command: str, error: BaseException) -> int:
+    """Return the exit code of an error that is not Segline's own, after one line about it."""
+    if isinstance(error, KeyboardInterrupt):
+        print(f"segline {command}: stopped; the same command continues", file=sys.stderr)
+        return 130
+    if isinstance(error, BrokenPipeError):
+        _discard_output()
+        return 141
+    if isinstance(error, OSError) and error.filename is not None:
+        print(f"segline {command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return StageError.exit_code
+    code: int = import_module("segline.files.faults").report(command, error)
+    return code
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere: Python would complain at its end that nobody reads it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_with_dvc() -> None:

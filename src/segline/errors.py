@@ -12,8 +12,15 @@
     └── StoppedError                 75   training was asked to stop and saved its state; the same command continues
 
 A message says in one line what is wrong, where, what was got, what was expected and what to do. Any other exception
-is a bug in Segline and keeps its traceback.
+is a fault of Segline: it is one line as well with the exit code 1, and its traceback is kept in a file that the line
+names (SEGLINE_DEBUG=1 prints it instead). A lack of memory, disk, files or network ends with the code 5.
 """
+
+LONGEST_VALUE = 300
+"""The most characters of a value that a message shows."""
+LONGEST_LINE = 2000
+MOST_LINES = 50
+"""The most errors of a file of parameters that are shown."""
 
 
 class SeglineError(Exception):
@@ -28,9 +35,12 @@ class ParamsError(SeglineError):
     exit_code = 2
 
     def __init__(self, origin: str, errors: list[str]) -> None:
-        self.errors = errors
+        self.errors = [clip(error, LONGEST_LINE) for error in errors]
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        super().__init__("\n".join([f"{origin}: {count}, nothing was run", *(f"  {error}" for error in errors)]))
+        shown = [f"  {error}" for error in self.errors[:MOST_LINES]]
+        more = len(errors) - len(shown)
+        rest = [f"  and {more} more"] if more else []
+        super().__init__("\n".join([f"{clip(origin, LONGEST_LINE)}: {count}, nothing was run", *shown, *rest]))
 
 
 class SourceError(SeglineError):
@@ -72,3 +82,13 @@ class StoppedError(SeglineError):
 def one_line(error: BaseException) -> str:
     """Return the text of an error without line breaks, or the name of its type if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def clip(text: str, longest: int = LONGEST_VALUE) -> str:
+    """Return a text that is cut after so many characters, with a mark that says so."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+
+
+def shown(value: object) -> str:
+    """Return how a message shows a value: its ``repr``, cut after ``LONGEST_VALUE`` characters."""
+    return clip(repr(value))

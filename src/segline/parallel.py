@@ -1,16 +1,15 @@
 """Processes: Ray sessions, tasks that run in parallel on one, and the memory of a process."""
 
 import ctypes
-import gc
 import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from segline.errors import SeglineError, StageError
-from segline.progress import log
+from segline.ray_start import Options, joined_ray, knock, local_ray
 
 # Ray reads these when it is imported.
 SETTINGS = {
@@ -28,9 +27,6 @@ AUTOSCALING = "SEGLINE_RAY_AUTOSCALING"
 
 # Only records and file names pass through Ray's object store; the data stay in files.
 OBJECT_STORE_BYTES = 200 * 2**20
-
-RAY_STARTS = 3
-"""The number of times that Ray is started before its failure to start is raised."""
 
 # The options of glibc's mallopt(3), and their values in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -50,49 +46,28 @@ def ray_session() -> Iterator[dict[str, float]]:
 
     Yields:
         The resources of the cluster ("CPU", "GPU").
+
+    Raises:
+        StageError: Ray is not installed, does not start, or cannot be reached.
     """
     joins = "RAY_ADDRESS" in os.environ
     token = {} if joins else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     for name, value in {**SETTINGS, **token}.items():
         os.environ.setdefault(name, value)
+    if joins:
+        knock(os.environ["RAY_ADDRESS"])
     try:
         import ray
     except ModuleNotFoundError:
         raise StageError("Ray is not installed here; install segline[train], or ask for one worker") from None
-    options: dict[str, bool | int | str] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if not joins:
-        options |= {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    _initialize(ray, options)
-    try:
+    options: Options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if joins:
+        session = joined_ray(ray, options, os.environ["RAY_ADDRESS"])
+    else:
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        session = local_ray(ray, options)
+    with session:
         yield ray.cluster_resources()
-    finally:
-        _shut_down(ray)
-
-
-def _initialize(ray: Any, options: dict[str, bool | int | str]) -> None:
-    """Call ``ray.init``, and again where it gave up: its fixed 30 s are too short on a busy machine.
-
-    The processes of a start that was given up end with this process.
-    """
-    for attempt in range(1, RAY_STARTS + 1):
-        try:
-            ray.init(**options)
-        except Exception as error:  # Ray raises the base class
-            if attempt == RAY_STARTS or "timed out" not in str(error).lower():
-                raise
-            log("Ray did not start in time, as this machine is busy; starting it again")
-        else:
-            return
-
-
-def _shut_down(ray: Any) -> None:
-    """Leave Ray, which ends the whole process if another thread collects one of its references at that moment."""
-    gc.collect()
-    gc.disable()
-    try:
-        ray.shutdown()
-    finally:
-        gc.enable()
 
 
 def for_each(
@@ -135,7 +110,7 @@ def _run_on_ray(
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SeglineError | OSError):
                 raise error.cause from None
-            raise
+            raise error.cause from error
         except ray.exceptions.RayError as error:
             raise StageError(
                 f"a worker died ({str(error).splitlines()[0]}); the same command continues, with fewer workers in less "

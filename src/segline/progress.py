@@ -76,11 +76,12 @@ class GridDisplay:
         trial.best = score if trial.best != trial.best else max(trial.best, score)
         self._redraw()
 
-    def finish(self, name: str, state: str) -> None:
-        """Record the end of a trial, and log it: ``state`` is done, eliminated or failed."""
+    def finish(self, name: str, state: str, reason: str = "") -> None:
+        """Record the end of a trial, and log it: ``state`` is done, eliminated or failed, which has a reason."""
         trial = self.trials[name]
         trial.state = state
-        log(f"train: {name} {state}, validation mIoU {trial.best:.3f} after {trial.epoch} epochs")
+        why = f": {reason}" if reason else ""
+        log(f"train: {name} {state}, validation mIoU {trial.best:.3f} after {trial.epoch} epochs{why}")
         self._redraw()
 
     def _redraw(self) -> None:

@@ -85,6 +85,11 @@ def test_a_file_of_somebody_else_is_refused_unless_it_is_hidden(folder):
     )
 
 
+def test_a_folder_that_is_gone_is_seen_as_a_candidate_would_be(folder):
+    os.rename(folder / "b", folder.parent / "elsewhere")
+    assert refusal(THING.check, folder) == f"{folder}/b/deep/part.csv is missing; run `segline label` again"
+
+
 def test_a_reader_of_some_folders_does_not_wait_for_others(folder):
     (folder / "a/part-0.npy").write_bytes(b"damaged")
     THING.check(folder, folders=("b",))

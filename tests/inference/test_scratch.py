@@ -1,17 +1,19 @@
 """The candidates' probabilities in a bounded space: the same bits as from the models themselves, in every pass."""
 
+import shutil
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from shard_files import write_split
 
 from segline.artifacts.bundle import FILE, Bundle, Member
 from segline.classes import LabelClass
 from segline.config.sections import Ensemble
 from segline.data.shards import Split
+from segline.errors import StageError
 from segline.files.atomic import write_json
 from segline.inference.predict import predict_split
 from segline.inference.scratch import Predictions
@@ -121,3 +123,20 @@ def test_a_disk_without_space_is_told_before_anything_is_predicted(candidates, s
     with pytest.raises(OSError, match="No space left on device") as caught:
         choose(candidates, split, tmp_path / "scratch", 99)
     assert caught.value.filename == str(tmp_path / "scratch" / "unet.0.kept")
+
+
+def test_a_candidate_whose_logits_are_not_finite_is_named(split, candidates, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(candidates[0], broken)
+    state = load_file(broken / "weights.safetensors")
+    state["head.bias"][1] = -torch.inf
+    save_file(state, broken / "weights.safetensors")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    predictions = Predictions(
+        [*candidates[:2], broken], split, batch_size=BATCH, scratch=scratch, max_bytes=100 * CROP_BYTES
+    )
+    with pytest.raises(
+        StageError, match=r"broken: the predictions for the image crop0 are not finite; run `segline tr"
+    ):
+        list(predictions.windows())

@@ -310,9 +310,7 @@ def identities(objects):
 
 def seaweed_allows(identity, action, key):
     """Decide as SeaweedFS does: by an action on a pattern or on the whole bucket; Admin means all actions."""
-    kind = {"s3:GetObject": "Read", "s3:PutObject": "Write", "s3:DeleteObject": "Write", "s3:ListBucket": "List"}[
-        action
-    ]
+    kind = {"s3:GetObject": "Read", "s3:ListBucket": "List"}.get(action, "Write")
     return any(
         fnmatchcase(f"{kind}:segline/{key}", has) if "*" in has else has in (f"{kind}:segline", "Admin:segline")
         for has in identity["actions"]

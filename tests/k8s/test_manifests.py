@@ -381,6 +381,7 @@ def test_the_s3_server_has_no_key_under_the_names_of_aws():
 
 
 GET, PUT, DELETE, LIST = "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket"
+ABORT = "s3:AbortMultipartUpload"
 
 
 @pytest.mark.parametrize(
@@ -389,7 +390,7 @@ GET, PUT, DELETE, LIST = "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:
         # Sources, exclusions and weights of encoders; shards, checkpoints and candidates.
         *((KEY, action, "data/streets/a.png", True) for action in (GET, LIST)),
         (KEY, LIST, "data/streets/", True),
-        *((KEY, action, "ray/0123/train/model.json", True) for action in (GET, PUT, DELETE)),
+        *((KEY, action, "ray/0123/train/model.json", True) for action in (GET, PUT, DELETE, ABORT)),
         (KEY, LIST, "ray/0123/train/", True),
         *((KEY, action, "data/streets/a.png", False) for action in (PUT, DELETE)),
         *((KEY, action, "mlflow/1/ab/artifacts/model", False) for action in (GET, PUT, DELETE, LIST)),

@@ -16,6 +16,7 @@ from segline.config.sections import Audit, Evaluate
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
 from segline.data.shards import Crop, join_shards, write_shard
+from segline.errors import StageError
 from segline.stages import evaluate
 
 THRESHOLD = 128
@@ -46,7 +47,7 @@ def confidence(red):
 
 @pytest.fixture
 def run(tmp_path):
-    def evaluate_and_read(*, test_is_val=False, settings=SETTINGS):
+    def evaluate_and_read(*, test_is_val=False, settings=SETTINGS, broken=None):
         dataset_dir, candidates_dir, out = (tmp_path / name for name in ("label", "train", "evaluate"))
         for split in ("train", "val", "test"):
             crops = [draw(*crop) for crop in CROPS if crop[0] == split]
@@ -60,7 +61,10 @@ def run(tmp_path):
         for name, threshold in (("good", THRESHOLD), ("a_poor_one", 255)):
             part = tmp_path / name
             part.mkdir()
-            save_file(cutting(threshold), part / "weights.safetensors")
+            state = cutting(threshold)
+            if name == broken:
+                state["head.bias"][0] = math.nan
+            save_file(state, part / "weights.safetensors")
             member = Member(name, "unet", {"width": 1, "depth": 1}, "weights.safetensors")
             join_bundles(candidates_dir / name, [(part, Bundle(CLASSES, 0, (member,)))])
             history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_miou": [0.5]})
@@ -122,3 +126,11 @@ def _empty(out):
     path = out / "nothing.csv"
     path.write_text("")
     return path
+
+
+@pytest.mark.parametrize("broken", ["good", "a_poor_one"])
+def test_a_candidate_whose_logits_are_not_finite_is_refused(run, tmp_path, broken):
+    said = rf"train/{broken}: the predictions for the image b are not finite; run `segline train` again with a lower"
+    with pytest.raises(StageError, match=said):
+        run(broken=broken)
+    assert not (tmp_path / "evaluate").exists()

@@ -46,6 +46,40 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
     assert "RUNNING" not in {run.info.status for run in runs(tracking_uri).values()}
 
 
+def raising(name, error):
+    """Stands for a fault of a library, or of our own, amid the training of one trial. Ray copies a local function."""
+    real = trials.train_trial
+
+    def train_trial(trial):
+        for record in real(trial):
+            yield record
+            if trial.name == name and record["epoch"] == 2:
+                raise error
+
+    return train_trial
+
+
+def test_an_unknown_error_is_the_failure_of_its_trial_and_leaves_a_traceback(
+    dataset_dir, tracking_uri, monkeypatch, capsys
+):
+    error = ZeroDivisionError("division by\nzero, by a library")
+    monkeypatch.setattr("segline.training.search.run._train_trial", raising("unet-dice", error))
+    settings = {"losses": ["dice", "focal"], "search": {"scheduler": "none"}}
+    with pytest.raises(
+        TrainingError, match=r"^1 of 2 trials failed: unet-dice: ZeroDivisionError: division by zero, by"
+    ):
+        train(dataset_dir, tracking_uri, **settings)
+    path = dataset_dir.parent / "out.partial" / "unet-dice" / "traceback.txt"
+    assert "in train_trial" in path.read_text(encoding="utf-8")
+    told = [line for line in capsys.readouterr().out.splitlines() if "unet-dice failed" in line]
+    assert len(told) == 1
+    assert told[0].endswith(f"ZeroDivisionError: division by zero, by a library; its traceback is in {path}")
+    monkeypatch.undo()
+    out = train(dataset_dir, tracking_uri, **settings)
+    assert {row["status"] for row in board(out).values()} == {"finished"}
+    assert not (out / "unet-dice" / "traceback.txt").exists()
+
+
 def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_uri, capsys):
     """The unfinished run of another version that lies there is started anew, with a line."""
     unfinished = dataset_dir.parent / "out.partial"
@@ -122,7 +156,8 @@ from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
 from segline.config.params import Train
-from segline.training.engine import Run, fit
+from segline.training.engine import fit
+from segline.training.run import Run
 dataset_dir = Path({dataset_dir!r})
 run = Run(
     model=MODELS["unet"](2, width=4, depth=2),

@@ -23,8 +23,11 @@ from segline.losses import LOSSES, WeightedSum
 from segline.losses.semeda import Semeda
 from segline.losses.task import LabelBatches, Task
 from segline.models import MODELS
-from segline.training.engine import BROKEN_BATCH, Run, fit
+from segline.training.broken_batch import BROKEN_BATCH
+from segline.training.engine import fit
+from segline.training.run import Run
 from segline.training.schedules import learning_rate
+from segline.training.validation import ValidationScores
 
 CLASSES = 3
 STILL = Augment(flip=0.0, scale=0.0, translate=0.0, rotate=0.0, brightness_contrast=0.0)
@@ -227,7 +230,9 @@ def test_validation_is_that_of_a_loop_over_the_whole_split(splits, tmp_path):
 def test_the_best_weights_are_those_of_the_first_best_epoch(splits, tmp_path, monkeypatch):
     """Validation is told what to say, so that the best epoch is neither the first nor the last."""
     mious = iter([0.2, 0.5, 0.5, 0.4])
-    monkeypatch.setattr("segline.training.engine._validate", lambda run: (1.0, next(mious), 0.5))
+    monkeypatch.setattr(
+        "segline.training.engine.validate", lambda run, epoch, folder: ValidationScores(1.0, next(mious), 0.5)
+    )
     run = new_run(splits)
     after = [{name: value.clone() for name, value in run.model.state_dict().items()} for _ in fit(run, tmp_path)]
     best = load_file(tmp_path / WEIGHTS)
@@ -371,7 +376,9 @@ def test_steps_end_a_run_amid_an_epoch(splits, tmp_path):
 
 def test_patience_ends_a_run(splits, tmp_path, monkeypatch):
     scores = iter([0.2, 0.5, 0.4, 0.5, 0.9, 0.9])
-    monkeypatch.setattr("segline.training.engine._validate", lambda run: (1.0, next(scores), 0.5))
+    monkeypatch.setattr(
+        "segline.training.engine.validate", lambda run, epoch, folder: ValidationScores(1.0, next(scores), 0.5)
+    )
     run = new_run(splits, settings=replace(SETTINGS, epochs=6, early_stopping_patience=2))
     assert [record.val_miou for record in fit(run, tmp_path)] == [0.2, 0.5, 0.4, 0.5]
 

@@ -60,6 +60,7 @@ ENSEMBLE = Artifact(
         "segline.inference.predict",
         "segline.inference.scratch",
         "segline.metrics.confusion",
+        "segline.metrics.finite",
         "segline.models",
         "segline.stages.ensemble",
     ),

@@ -103,6 +103,10 @@ class Split:
         images = np.stack([self._maps[shard][0][row] for shard, row in rows])
         return images, np.stack([self._maps[shard][1][row] for shard, row in rows])
 
+    def keys(self, positions: Sequence[int] | NDArray[np.integer]) -> list[str]:
+        """Return the keys of the images that the crops at these positions are from."""
+        return [str(key) for key in self.index["key"].to_numpy()[np.asarray(positions)]]
+
     def take_distances(
         self, names: Sequence[str], positions: Sequence[int] | NDArray[np.integer]
     ) -> dict[str, NDArray[np.float32]]:

@@ -11,7 +11,7 @@ from segline.artifacts.bundle import read_bundle
 from segline.data.shards import Split
 from segline.files.space import reserve
 from segline.inference.bundle import load_models
-from segline.inference.predict import probabilities
+from segline.inference.predict import TRAIN_AGAIN, naming_model, probabilities
 from segline.progress import progress_bar
 
 Planes = NDArray[np.float16]
@@ -94,5 +94,7 @@ class Predictions:
             for start in range(0, len(positions), self.batch_size):
                 batch = positions[start : start + self.batch_size]
                 images, _ = self.split.take(batch)
-                planes[folder.name][start : start + len(batch)] = probabilities(models, images).cpu().numpy()
+                keys = self.split.keys(batch)
+                with naming_model(str(folder), TRAIN_AGAIN):
+                    planes[folder.name][start : start + len(batch)] = probabilities(models, images, keys).cpu().numpy()
                 advance(len(batch))

@@ -18,7 +18,7 @@ from segline.config.params import Params
 from segline.config.sections import Ensemble
 from segline.data.shards import Split, open_split
 from segline.inference.bundle import load_models
-from segline.inference.predict import count_split
+from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model
 from segline.inference.scratch import Planes, Predictions
 from segline.metrics.confusion import Counts, confusion_matrix, mean_iou, scores
 from segline.progress import log
@@ -31,7 +31,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
     """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop.
 
     Raises:
-        StageError: A file of an input is missing or damaged.
+        StageError: A file of an input is missing or damaged, or a candidate's predictions are not finite.
     """
     DATASET.check(dataset_dir, folders=("val", "test"))
     CANDIDATES.check(candidates_dir)
@@ -45,7 +45,9 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
             work / MODEL, [(folder, read_bundle(folder)) for folder in map(candidates_dir.joinpath, members)]
         )
         test = open_split(dataset_dir, "test")
-        counts = count_split(load_models(work / MODEL, bundle), test, classes=len(info.classes), batch_size=batch_size)
+        models = load_models(work / MODEL, bundle)
+        with naming_model(" + ".join(members), TRAIN_AGAIN):
+            counts = count_split(models, test, classes=len(info.classes), batch_size=batch_size)
         write_counts(work / TEST_COUNTS, counts, test.index)
         test_metrics = scores(counts.sum(0), info.names)
         write_metrics(

@@ -41,7 +41,7 @@ from segline.errors import StageError
 from segline.files.names import bounded
 from segline.inference.audit import Suspect, find_missing_labels
 from segline.inference.bundle import load_models
-from segline.inference.predict import count_split, predict_split, probabilities
+from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, predict_split, probabilities
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log, progress_bar
 from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect
@@ -94,7 +94,8 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     first.
 
     Raises:
-        StageError: There are no candidates, one was trained on other classes, or a file is missing or damaged.
+        StageError: There are no candidates, one was trained on other classes or gives predictions that are not finite,
+            or a file is missing or damaged.
     """
     DATASET.check(dataset_dir)
     CANDIDATES.check(candidates_dir)
@@ -112,7 +113,9 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
         _write_curves(folders, work)
         _write_pictures(results, split, pictured, info, work / PICTURES)
         best = board.iloc[0]
-        findings = _audit(candidates_dir / best["candidate"], dataset_dir, info, settings, work)
+        folder = candidates_dir / best["candidate"]
+        with naming_model(str(folder), TRAIN_AGAIN):
+            findings = _audit(folder, dataset_dir, info, settings, work)
     log(f"evaluate: best on validation is {best['candidate']}, mIoU {best['miou']:.3f}; pictures in {out}/{PICTURES}")
     if findings:
         listed = f"{out}/{MISSING_LABELS} and {out}/{MISSING_LABELS_PICTURES}"
@@ -141,7 +144,8 @@ def _evaluate(
     if [entry.name for entry in bundle.classes] != info.names:
         raise StageError(f"{folder} was trained on other classes than the data have; run `segline train` again")
     models = load_models(folder, bundle)
-    counts = count_split(models, split, classes=len(bundle.classes), batch_size=batch_size, progress=advance)
+    with naming_model(str(folder), TRAIN_AGAIN):
+        counts = count_split(models, split, classes=len(bundle.classes), batch_size=batch_size, progress=advance)
     images = (split.take([position])[0] for position in pictured)
     return CandidateResult(counts, [probabilities(models, image).argmax(1)[0].cpu().numpy() for image in images])
 

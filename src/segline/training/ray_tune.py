@@ -9,13 +9,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from segline.errors import SeglineError, StoppedError, TrainingError
+from segline.errors import SeglineError, StoppedError, TrainingError, one_line
+from segline.files.atomic import write_text
 from segline.parallel import AUTOSCALING
 from segline.training.ray_train import Record, Records, train_distributed
 from segline.training.trial import Trial
 
 # The prefix of an error's last line in Ray's report.
 ERROR_PREFIX = re.compile(rf"\b{re.escape(SeglineError.__module__)}\.\w+: ")
+
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
+"""The codes by which Ray colours a report."""
+
+TRACEBACK = "traceback.txt"
+"""The file in the folder of a trial that failed by an error that is not known."""
+
+MAX_LETTERS = 300
+"""The most letters of such an error's text in a line."""
 
 PATIENCE_S = 8.0
 """The seconds that trials have to save themselves: a spot node is gone ten seconds or more after its notice."""
@@ -167,7 +177,7 @@ def _scheduler(asha: Asha | None) -> Any:
 
 
 def _failures(results: Any, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
-    """Return the failures that users can mend; anything else is our own bug and keeps its traceback."""
+    """Return the failures; that of an error that is not known leaves its traceback in the trial's folder."""
     from ray.exceptions import RayActorError
 
     failed = []
@@ -179,12 +189,23 @@ def _failures(results: Any, trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
             failed.append((trial, LOST))
             continue
         if not isinstance(error, SeglineError):
-            raise error
+            failed.append((trial, _keep_traceback(trial, error)))
+            continue
         reason = ERROR_PREFIX.sub("", str(error).strip().splitlines()[-1])
         if isinstance(error, StoppedError):
             raise StoppedError(reason)
         failed.append((trial, reason))
     return failed
+
+
+def _keep_traceback(trial: Trial, error: BaseException) -> str:
+    """Write the traceback of an error into the trial's folder; return the reason of the failure in a line."""
+    cause = getattr(error, "cause", None) or error
+    if not isinstance(cause, Exception):
+        raise error
+    path = trial.folder / TRACEBACK
+    write_text(path, COLORS.sub("", str(error)).strip() + "\n")
+    return f"{type(cause).__name__}: {one_line(cause)[:MAX_LETTERS]}; its traceback is in {path}"
 
 
 def _room(nodes: Sequence[dict[str, Any]], cpus: int, gpus: float) -> int:

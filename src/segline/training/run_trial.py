@@ -24,6 +24,7 @@ from segline.training import ddp, engine
 from segline.training.checkpoints import STOP
 from segline.training.components import all_options, make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
+from segline.training.run import Run, runs_in_bf16
 from segline.training.trial import Cost, Trial
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -73,10 +74,10 @@ def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[st
             raise
 
 
-def make_run(trial: Trial, info: DatasetInfo) -> engine.Run:
+def make_run(trial: Trial, info: DatasetInfo) -> Run:
     """Return the engine's run of a trial, with a new model."""
     config = trial.config
-    return engine.Run(
+    return Run(
         model=make_model(config.model, info, trial.inputs.encoders),
         loss=make_loss(config.loss, info, trial.inputs.prepared_dir),
         train=open_split(trial.inputs.dataset_dir, "train"),
@@ -133,7 +134,7 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _system_metrics(run: engine.Run, seconds: float) -> dict[str, float]:
+def _system_metrics(run: Run, seconds: float) -> dict[str, float]:
     """Return what an epoch took: seconds, images of both splits per second, and peak memory."""
     metrics = {
         "system/epoch_seconds": seconds,
@@ -205,7 +206,7 @@ def _mlflow_params(trial: Trial) -> dict[str, Any]:
         params |= {f"loss.{term.name}.{key}": value for key, value in options.items()}
     file = trial.inputs.encoders.get(str(config.model.options.get("pretrained")))
     params |= {"model.pretrained_sha256": file_hash(file)} if file else {}
-    bf16 = engine.runs_in_bf16(config.settings.precision, training_device(config.settings))
+    bf16 = runs_in_bf16(config.settings.precision, training_device(config.settings))
     params["precision"] = "bf16" if bf16 else "fp32"
     return params | {
         key: value for key, value in settings.items() if key not in ("models", "losses", "precision", "search")

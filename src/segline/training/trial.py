@@ -1,7 +1,7 @@
 """A trial: one training of the grid, what it reads, and what it has left on disk so far. It needs no torch."""
 
 from dataclasses import dataclass, field
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,12 @@ class Trial:
     @property
     def best_score(self) -> float:
         """The best validation mIoU up to the epoch ``until``; -1 before the first epoch."""
-        return max((epoch["val_miou"] for epoch in read_history(self.folder)[: self.until]), default=-1.0)
+        return max((_score(epoch) for epoch in read_history(self.folder)[: self.until]), default=-1.0)
 
     @property
     def last_score(self) -> float:
         """The validation mIoU of the epoch ``until``."""
-        return read_history(self.folder)[self.until - 1]["val_miou"]
+        return _score(read_history(self.folder)[self.until - 1])
 
     @property
     def standing(self) -> TrialProgress:
@@ -135,3 +135,8 @@ class Trial:
         """Remove the files that only a continued training needs."""
         for name in (CHECKPOINT, WEIGHTS):
             (self.folder / name).unlink(missing_ok=True)
+
+
+def _score(epoch: dict[str, float]) -> float:
+    """Return the validation mIoU of an epoch; what is no number is worse than any."""
+    return epoch["val_miou"] if isfinite(epoch["val_miou"]) else -1.0

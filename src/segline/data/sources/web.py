@@ -90,7 +90,7 @@ def _fetch(settings: Ingest, files: Path, old_mark: str) -> str:
         if not settings.sha256:
             log(f"ingest: {url} was not checked against a SHA-256; to have it checked, set ingest.sha256 to {digest}")
         mark = f"{mark_prefix(digest)}\n{download.version}"
-        unpack(archive, url, files, mark)
+        unpack(archive, url, files, mark, max_ratio=settings.max_unpack_ratio)
     except SourceError as error:
         if not isinstance(error, StagingError):
             download.delete()

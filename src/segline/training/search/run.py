@@ -12,7 +12,7 @@ from typing import Any
 from segline.artifacts.candidates import CHECKPOINT, HISTORY, WEIGHTS
 from segline.errors import StoppedError
 from segline.training.ray_train import Records
-from segline.training.ray_tune import LOST, Asha, Watch, run_trials
+from segline.training.ray_tune import LOST, TRACEBACK, Asha, Watch, run_trials
 from segline.training.search import decisions, grid, schedulers
 from segline.training.search.state import SearchState
 from segline.training.trial import Trial, TrialConfig
@@ -35,6 +35,8 @@ def train_trials(state: SearchState, trials: Sequence[Trial]) -> None:
     for trial in trials:
         state.display.add(trial.name, trial.standing)
     missing = [trial for trial in trials if not trial.is_done]
+    for trial in missing:
+        (trial.folder / TRACEBACK).unlink(missing_ok=True)
     _prepare_losses(state, missing)
     for attempt in range(MAX_ATTEMPTS):
         if not missing:

@@ -115,7 +115,7 @@ class SearchState:
     def record_failure(self, trial: Trial, reason: str) -> None:
         """Note the reason for which a trial failed, and show it."""
         self.failed[trial.name] = reason.removeprefix(f"{trial.name}: ")
-        self.display.finish(trial.name, "failed")
+        self.display.finish(trial.name, "failed", self.failed[trial.name])
 
     def eliminate(self, trial: Trial) -> None:
         """Stop a trial for good."""

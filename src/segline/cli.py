@@ -24,6 +24,7 @@ from segline.config.explain import explain
 from segline.config.loader import load
 from segline.config.renamed import argument_error
 from segline.errors import ParamsError, SeglineError, StageError
+from segline.redaction import redact
 from segline.tracking import commands as registry_commands
 from segline.utf8 import use_utf8
 
@@ -109,7 +110,7 @@ def main(words: list[str] | None = None) -> int:
         arguments.run(arguments)
         sys.stdout.flush()
     except SeglineError as error:
-        print(f"segline {arguments.command}: {error}", file=sys.stderr)
+        print(redact(f"segline {arguments.command}: {error}"), file=sys.stderr)
         return error.exit_code
     except SystemExit:
         raise

@@ -16,6 +16,8 @@ is a fault of Segline: it is one line as well with the exit code 1, and its trac
 names (SEGLINE_DEBUG=1 prints it instead). A lack of memory, disk, files or network ends with the code 5.
 """
 
+from segline.redaction import redact
+
 LONGEST_VALUE = 300
 """The most characters of a value that a message shows."""
 LONGEST_LINE = 2000
@@ -80,8 +82,8 @@ class StoppedError(SeglineError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of an error without line breaks, or the name of its type if it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the text of an error without line breaks and secrets, or the name of its type if it has no text."""
+    return redact(" ".join(str(error).split())) or type(error).__name__
 
 
 def clip(text: str, longest: int = LONGEST_VALUE) -> str:

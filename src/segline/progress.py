@@ -11,13 +11,15 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from segline.redaction import redact
+
 MAX_ROWS = 20
 """The most trials that the table shows: those in training, then the best."""
 
 
 def log(text: str) -> None:
-    """Print a line immediately, also into a pipe."""
-    print(text, flush=True)
+    """Print a line immediately, also into a pipe, without the secrets in it."""
+    print(redact(text), flush=True)
 
 
 def plain_console(*, width: int | None = None, stderr: bool = False) -> Console:

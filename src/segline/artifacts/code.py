@@ -24,6 +24,7 @@ LEFT_OUT = {
     "segline.parallel": "It decides where work runs, and every piece of work has the same bytes everywhere.",
     "segline.progress": "It only displays.",
     "segline.ray_start": "It starts Ray, on which every piece of work has the same bytes.",
+    "segline.redaction": "It only hides secrets, on which no result depends.",
     "segline.tracking": "It logs artifacts to MLflow and changes none.",
 }
 """The modules and packages that no artifact depends on, each with the reason."""

@@ -10,6 +10,7 @@ from segline.artifacts.artifact import Artifact, Record
 from segline.config import tables
 from segline.errors import StageError
 from segline.files.atomic import write_file
+from segline.redaction import redact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +122,7 @@ def _metadata(folder: Path) -> Record:
     return {
         "content_hash": manifest.content_hash,
         "pairs": len(manifest.rows),
-        "source": origin.source,
+        "source": redact(origin.source),
         "layout": origin.layout,
         "revision": origin.revision,
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from segline.artifacts.artifact import Artifact, Record
 from segline.files.atomic import write_json
+from segline.redaction import redact
 
 DECISION = "decision.json"
 REPORT = "report.html"
@@ -55,18 +56,22 @@ class Decision:
 
 
 def write_decision(folder: Path, decision: Record) -> None:
-    """Write the decision with the name of the model and the address of MLflow."""
-    write_json(folder / DECISION, decision)
+    """Write the decision with the name of the model and the address of MLflow, without the secrets in its texts."""
+    write_json(folder / DECISION, _redacted(decision))
 
 
 def read_decision(folder: Path) -> Record:
-    """Read the decision.
+    """Read the decision, without a login that an earlier version wrote.
 
     Raises:
         StageError: The file is missing or broken, or another version of Segline wrote it.
     """
     PROMOTION.check_format(folder)
-    return PROMOTION.read_json(folder / DECISION)
+    return _redacted(PROMOTION.read_json(folder / DECISION))
+
+
+def _redacted(decision: Record) -> Record:
+    return {name: redact(value) if isinstance(value, str) else value for name, value in decision.items()}
 
 
 def _metadata(folder: Path) -> Record:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segline.errors import StageError, one_line
 from segline.files.cache import cache_dir
+from segline.redaction import redact
 
 DEBUG = "SEGLINE_DEBUG"
 """The environment variable with which a traceback is printed in place of being stored."""
@@ -60,7 +61,7 @@ def _shortage(error: BaseException) -> str:
 
 def _keep(command: str, error: BaseException) -> str:
     """Print the traceback or write it to a file of this user, and return where it is, in words."""
-    text = "".join(traceback.format_exception(error))
+    text = redact("".join(traceback.format_exception(error)))
     if not (os.environ.get(DEBUG) or os.environ.get(CLUSTER)):
         with suppress(OSError):
             return f"its traceback is in {_write(command, text)}"

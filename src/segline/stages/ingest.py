@@ -33,6 +33,7 @@ from segline.files.atomic import write_file
 from segline.files.locks import output_lock
 from segline.files.trees import Tree
 from segline.progress import log, progress_bar
+from segline.redaction import redact
 
 MAX_CLASSES_BYTES = 4 * MAX_CHARACTERS
 """The size of a file of classes that is read at all."""
@@ -69,7 +70,7 @@ def _ingest(settings: Ingest, seed: int, out: Path) -> None:
 
 def _origin(settings: Ingest, layout: Layout, source: ResolvedSource) -> Origin:
     return Origin(
-        source=settings.source,
+        source=redact(settings.source),
         layout=settings.layout.name,
         options=json.dumps(settings.layout.options, sort_keys=True),
         legend=_read_classes(layout, source.tree),

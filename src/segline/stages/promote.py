@@ -86,7 +86,7 @@ def run(
     with PROMOTION.writing(out) as work:
         with experiment.explained_errors("promoting"):
             decision = _decide_and_settle(contest, _register(contest, metrics["test"]))
-        record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
+        record = asdict(decision) | {"model": params.name, "tracking_uri": experiment.shown_uri}
         write_decision(work, record)
         write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
     log(f"promote: {sentence(record)}; see `segline summary`")

@@ -20,6 +20,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from segline.errors import TrackingError
+from segline.redaction import redact
 
 SQLITE = "sqlite:///"
 PARENT_RUN = "MLFLOW_RUN_ID"
@@ -46,7 +47,7 @@ class Experiment:
     @property
     def shown_uri(self) -> str:
         """The URI without a password."""
-        return _without_password(self.uri)
+        return redact(self.uri)
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -173,8 +174,4 @@ def short_reason(error: Exception) -> str:
     cause = re.search(r"timed out|\[Errno -?\d+\] ([^\"')]+)", text) if isinstance(error, MlflowException) else None
     if cause:
         return cause[1] or "no answer in time"
-    return _without_password((text.splitlines() or [type(error).__name__])[0])[:200]
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    return redact((text.splitlines() or [type(error).__name__])[0])[:200]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from segline.errors import SeglineError, StoppedError, TrainingError, one_line
 from segline.files.atomic import write_text
 from segline.parallel import AUTOSCALING
+from segline.redaction import redact
 from segline.training.ray_train import Record, Records, train_distributed
 from segline.training.trial import Trial
 
@@ -204,7 +205,7 @@ def _keep_traceback(trial: Trial, error: BaseException) -> str:
     if not isinstance(cause, Exception):
         raise error
     path = trial.folder / TRACEBACK
-    write_text(path, COLORS.sub("", str(error)).strip() + "\n")
+    write_text(path, redact(COLORS.sub("", str(error)).strip()) + "\n")
     return f"{type(cause).__name__}: {one_line(cause)[:MAX_LETTERS]}; its traceback is in {path}"
 
 

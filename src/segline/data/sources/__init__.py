@@ -20,6 +20,7 @@ from segline.data.sources.staging import remove_staging, write_failed
 from segline.data.sources.synthetic import open_synthetic
 from segline.data.sources.web import open_web
 from segline.errors import SourceError
+from segline.redaction import has_login, redact
 
 SOURCES: dict[str, Callable[[Ingest, int, Path], ResolvedSource]] = {
     "dvc://": open_dvc,
@@ -54,8 +55,14 @@ def _scheme(source: str) -> str:
     known = next((scheme for scheme in SOURCES if source.startswith(scheme)), "")
     if not source or (not known and ":" in source.split("/")[0]):
         raise SourceError(
-            f"ingest.source: {source!r} is of an unknown kind; give a folder or an archive by its path, or what begins "
-            f"with {', '.join(SOURCES)}"
+            f"ingest.source: {redact(source)!r} is of an unknown kind; give a folder or an archive by its path, or "
+            f"what begins with {', '.join(SOURCES)}"
+        )
+    if known in ("http://", "https://", "s3://") and has_login(source):
+        raise SourceError(
+            f"ingest.source: {redact(source)} was given with a login, which params.yaml, dvc.lock and Kubeflow would "
+            "show; leave it out, use a source of s3://, whose credentials come from the environment, or download the "
+            "archive yourself"
         )
     return known
 

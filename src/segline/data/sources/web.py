@@ -24,6 +24,7 @@ from segline.files.http import RedirectError, open_url
 from segline.files.retry import ATTEMPTS, attempts
 from segline.files.trees import Folder
 from segline.progress import log, progress_bar
+from segline.redaction import redact
 
 CHUNK_BYTES = 64 * 1024
 MEBIBYTE = 1024 * 1024
@@ -37,7 +38,7 @@ class Version:
     """The version of the content at a URL; without an ETag or a date, versions cannot be told apart.
 
     Attributes:
-        url: the URL.
+        url: the URL, without the secrets in it.
         etag: the header ``ETag``; empty if there was none.
         modified: the header ``Last-Modified``; empty if there was none.
         size: the size in bytes; -1 if the server did not give it.
@@ -165,7 +166,7 @@ class Download:
             version = Version(**json.loads(self.version))
         except (ValueError, TypeError):
             return None
-        same = version.url == self.url and version.validator
+        same = version.url == redact(self.url) and version.validator
         return version if same and 0 < self._size <= version.size else None
 
     def _resume(self) -> None:
@@ -183,7 +184,7 @@ class Download:
     def _start_over(self, response: Any) -> Version:
         """Delete the bytes of another version, and record the version of the response."""
         version = Version(
-            self.url,
+            redact(self.url),
             response.headers.get("ETag", ""),
             response.headers.get("Last-Modified", ""),
             -1 if response.length is None else response.length,

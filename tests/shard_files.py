@@ -5,12 +5,12 @@ from segline.data.shards import Crop, join_shards, write_shard
 
 def write_split(folder, images, labels, *, size=1_000_000, keys=None, group="g", distances=None):
     """Write images (n, h, w, 3), labels (n, h, w) and distance maps, kind -> float16 (n, c, h, w), as shards of
-    ``size``; returns the pixels and the digest."""
+    ``size``; returns the pixels and the digest. Without a group each is a group of its own."""
     keys, distances = keys or [f"crop{number}" for number in range(len(images))], distances or {}
     crops = [
         Crop(
             key,
-            group,
+            group or key,
             top=0,
             left=0,
             scale=1.0,

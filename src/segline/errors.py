@@ -16,6 +16,12 @@ is a fault of Segline: it is one line as well with the exit code 1, and its trac
 names (SEGLINE_DEBUG=1 prints it instead). A lack of memory, disk, files or network ends with the code 5.
 """
 
+LONGEST_VALUE = 300
+"""The most characters of a value that a message shows."""
+LONGEST_LINE = 2000
+MOST_LINES = 50
+"""The most errors of a file of parameters that are shown."""
+
 
 class SeglineError(Exception):
     """An error that the user can fix; its text is shown without a traceback."""
@@ -29,9 +35,12 @@ class ParamsError(SeglineError):
     exit_code = 2
 
     def __init__(self, origin: str, errors: list[str]) -> None:
-        self.errors = errors
+        self.errors = [clip(error, LONGEST_LINE) for error in errors]
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        super().__init__("\n".join([f"{origin}: {count}, nothing was run", *(f"  {error}" for error in errors)]))
+        shown = [f"  {error}" for error in self.errors[:MOST_LINES]]
+        more = len(errors) - len(shown)
+        rest = [f"  and {more} more"] if more else []
+        super().__init__("\n".join([f"{clip(origin, LONGEST_LINE)}: {count}, nothing was run", *shown, *rest]))
 
 
 class SourceError(SeglineError):
@@ -73,3 +82,13 @@ class StoppedError(SeglineError):
 def one_line(error: BaseException) -> str:
     """Return the text of an error without line breaks, or the name of its type if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def clip(text: str, longest: int = LONGEST_VALUE) -> str:
+    """Return a text that is cut after so many characters, with a mark that says so."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+
+
+def shown(value: object) -> str:
+    """Return how a message shows a value: its ``repr``, cut after ``LONGEST_VALUE`` characters."""
+    return clip(repr(value))

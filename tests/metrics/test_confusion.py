@@ -53,13 +53,13 @@ def test_metrics_are_those_of_torchmetrics(classes, ignored):
     np.testing.assert_allclose(pixel_accuracy(counts), theirs(MulticlassAccuracy, "micro"), rtol=1e-6)
 
 
-def test_an_absent_class_has_no_score_and_a_missed_one_zero():
+def test_an_absent_class_has_no_score_though_it_is_predicted_and_a_missed_one_zero():
     truth = np.array([[[0, 0, 0, 1, IGNORED]]])
     predicted = np.array([[[0, 0, 2, 2, 3]]])
     counts = confusion_matrix(truth, predicted, 4)[0]
-    np.testing.assert_array_equal(iou(counts), [2 / 3, 0, 0, math.nan])
-    np.testing.assert_array_equal(dice(counts), [4 / 5, 0, 0, math.nan])
-    assert mean_iou(counts) == pytest.approx(2 / 9)
+    np.testing.assert_array_equal(iou(counts), [2 / 3, 0, math.nan, math.nan])
+    np.testing.assert_array_equal(dice(counts), [4 / 5, 0, math.nan, math.nan])
+    assert mean_iou(counts) == pytest.approx(1 / 3)
     assert pixel_accuracy(counts) == pytest.approx(2 / 4)
 
 

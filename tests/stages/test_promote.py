@@ -23,6 +23,7 @@ from segline.artifacts.validation import STATISTICS
 from segline.classes import LabelClass
 from segline.config.params import Params
 from segline.config.sections import Promote as Settings
+from segline.config.sections.promote import ErrorBudget
 from segline.data.augment import MEAN, STD
 from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
@@ -33,19 +34,20 @@ from segline.metrics.confusion import scores
 from segline.models.unet import UNet
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard
+from segline.stages.judgement import times_judged
 from segline.tracking import registry
 from segline.tracking.client import Experiment
-from segline.tracking.registry import CHALLENGER, CHAMPION, champion_statistics
+from segline.tracking.registry import CHALLENGER, CHAMPION, Version, champion_statistics
 
 CLASSES = (LabelClass("dark", (0, 0, 0)), LabelClass("bright", (255, 255, 255)))
-PARAMS = Params(name="lamps", promote=Settings(resamples=200))
+PARAMS = Params(name="lamps")
 BEST, CLOSE, GOOD, POOR = 128, 99, 160, 220
 
 
 def write_labelled(folder, seed=0, classes=CLASSES):
     """Ten test crops of noise; what is brighter than 128 is bright."""
     images = np.random.default_rng(seed).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
-    _, digest = write_split(folder / "test", images, (images[..., 0] >= BEST).astype(np.uint8))
+    _, digest = write_split(folder / "test", images, (images[..., 0] >= BEST).astype(np.uint8), group="")
     description = DatasetInfo(
         classes=classes,
         background=0,
@@ -54,7 +56,7 @@ def write_labelled(folder, seed=0, classes=CLASSES):
         source="here",
         source_hash="source",
         source_revision="",
-        pixels={"test": [1, 1]},
+        pixels={"train": [3, 2], "test": [1, 1]},
         test_is_val=False,
     )
     write_dataset_info(folder, description)
@@ -173,11 +175,13 @@ def test_the_first_becomes_champion(promoting, experiment, dataset_dir, tmp_path
     _, decision = promoting(GOOD)
     expected = {
         "promoted": True,
-        "reason": "it is the first",
+        "reason": f"it is the first, and its mIoU {decision['test_miou']:.4f} exceeds the "
+        f"{decision['baseline_test_miou']:.4f} of the most frequent class, dark, on the same 10 images",
         "version": 1,
         "against": None,
         "test_miou": pytest.approx(plain_miou(dataset_dir, GOOD)),
         "champion_test_miou": None,
+        "baseline_test_miou": pytest.approx(plain_miou(dataset_dir, 256)),
         "lower_bound": None,
         "dataset": json.loads((dataset_dir / "dataset.json").read_text())["content_hash"],
         "model": "lamps",
@@ -253,7 +257,8 @@ def test_cut_off_after_the_decision_it_decides_the_same_again(
     number = max(versions(experiment))
     decided = json.loads(versions(experiment)[number].tags[promote.DECISION])
     assert number not in numbers(experiment)
-    monkeypatch.setattr(promote, "compare", None)
+    monkeypatch.setattr(promote, "judge", None)
+    monkeypatch.setattr(promote, "judge_first", None)
     _, decision = promoting(threshold)
     assert {key: decision[key] for key in decided} == decided
     assert numbers(experiment) == ((number, None) if decision["promoted"] else (1, number))
@@ -318,7 +323,7 @@ def test_it_is_decided_anew_with_other_settings(promoting, experiment):
     """CLOSE gains too little to be sure of, but more likely than not it gains."""
     promoting(GOOD)
     assert not promoting(CLOSE)[1]["promoted"]
-    assert promoting(CLOSE, params=replace(PARAMS, promote=Settings(resamples=200, confidence=0.5)))[1]["promoted"]
+    assert promoting(CLOSE, params=replace(PARAMS, promote=Settings(confidence=0.5)))[1]["promoted"]
     assert numbers(experiment) == (2, None)
 
 
@@ -414,6 +419,64 @@ def test_with_promotion_off_the_winner_stays_challenger(promoting, experiment):
     assert (better["promoted"], better["lower_bound"] > 0, numbers(experiment)) == (False, True, (1, 2))
     _, again = promoting(GOOD, params=off)
     assert (again["promoted"], again["reason"]) == (True, "it is champion already")
+
+
+def test_a_first_that_is_no_better_than_the_most_frequent_class_stays_challenger(
+    promoting, experiment, dataset_dir, tmp_path
+):
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
+    split = open_split(dataset_dir, "test")
+    constant = np.zeros((10, 2, 2), np.int64)
+    for count, labels in zip(constant, split.take(range(10))[1], strict=True):
+        count[:, 0] = np.bincount(labels.ravel(), minlength=2)
+    write_counts(folder / "test_counts.npz", constant, split.index)
+    ENSEMBLE.write_mark(folder)
+    _, decision = promoting(GOOD)
+    assert (decision["promoted"], numbers(experiment)) == (False, (None, 1))
+    assert decision["baseline_test_miou"] == decision["test_miou"] == pytest.approx(plain_miou(dataset_dir, 256))
+    assert "does not exceed" in decision["reason"]
+    assert decision["reason"].endswith("of the most frequent class, dark, on the same 10 images")
+
+
+def test_a_decision_states_its_units_and_how_often_the_test_set_has_judged(promoting, tmp_path):
+    promoting(POOR)
+    _, second = promoting(GOOD)
+    assert (second["units"], second["kind"], second["judged"]) == (10, "images", 2)
+    assert second["lower_bound"] < second["gain"] < second["upper_bound"]
+    assert second["reason"].endswith("; this test set has judged 2 times")
+    _, other = promoting(BEST, dataset_dir=write_labelled(tmp_path / "later", seed=1))
+    assert other["judged"] == 1
+
+
+def test_a_budget_is_spread_over_decisions_and_ends_with_them(promoting, experiment):
+    budget = replace(PARAMS, promote=Settings(error_budget=ErrorBudget(total=0.02, decisions=2)))
+    promoting(POOR, params=budget)
+    _, second = promoting(GOOD, params=budget)
+    assert second["promoted"]
+    assert "the 99% lower bound of the gain" in second["reason"]
+    _, third = promoting(BEST, params=budget)
+    assert third["lower_bound"] > 0
+    assert (third["promoted"], numbers(experiment)) == (False, (2, 3))
+    assert third["reason"].endswith(
+        "its 2 decisions are spent (promote.error_budget), so take another test set or another budget"
+    )
+
+
+def test_counts_of_other_labels_are_refused(promoting, dataset_dir, tmp_path):
+    promoting(POOR)
+    folder = write_ensembled(tmp_path / f"ensemble-label-{GOOD}", dataset_dir, GOOD)
+    split = open_split(dataset_dir, "test")
+    write_counts(folder / "test_counts.npz", np.ones((10, 2, 2), np.int64), split.index)
+    ENSEMBLE.write_mark(folder)
+    with pytest.raises(StageError, match=r"test_counts\.npz counts other labels than .*; run `segline ensemble` again"):
+        promoting(GOOD)
+
+
+def test_a_decision_that_is_no_json_counts_for_nothing():
+    versions = [Version(1, {}), Version(2, {"segline.decision": "{"}), Version(3, {"segline.decision": "[1]"})]
+    known = json.dumps({"test_set": "a", "judged": 4})
+    assert times_judged(versions, "a") == 0
+    assert times_judged([*versions, Version(4, {"segline.decision": known})], "a") == 4
 
 
 def break_weights(bundle):

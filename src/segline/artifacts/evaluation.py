@@ -1,6 +1,7 @@
 """The evaluation, which evaluate writes: metrics and pictures of every candidate, and a list of missing labels."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,15 @@ PICTURES = "pictures"
 MISSING_LABELS = "missing_labels.csv"
 """The list of objects that probably lack a label, most confident first."""
 MISSING_LABELS_PICTURES = "missing_labels"
+
+
+@dataclass(frozen=True)
+class CountedCrops:
+    """The confusion matrices (n, k, k) of crops, with each crop's key and group (n,)."""
+
+    counts: "NDArray[np.int64]"
+    keys: "NDArray[np.str_]"
+    groups: "NDArray[np.str_]"
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Record]) -> None:
@@ -69,8 +79,8 @@ def write_counts(path: Path, counts: "NDArray[np.int64]", index: "pd.DataFrame")
     write_file(path, save)
 
 
-def read_counts(path: Path, artifact: Artifact) -> "NDArray[np.int64]":
-    """Read the confusion matrices (n, k, k) of an artifact.
+def read_counts(path: Path, artifact: Artifact) -> CountedCrops:
+    """Read the confusion matrices of an artifact's crops.
 
     Raises:
         StageError: The file is missing or broken.
@@ -78,7 +88,7 @@ def read_counts(path: Path, artifact: Artifact) -> "NDArray[np.int64]":
     import numpy as np
 
     with artifact.reading(path), np.load(path, allow_pickle=False) as content:
-        return np.asarray(content["counts"])
+        return CountedCrops(*(np.asarray(content[name]) for name in ("counts", "key", "group")))
 
 
 def write_missing_labels(folder: Path, table: "pd.DataFrame") -> None:

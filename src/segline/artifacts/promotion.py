@@ -21,7 +21,14 @@ class Decision:
         against: The champion that it was compared with, or None.
         test_miou: The version's mIoU on the test split.
         champion_test_miou: The champion's mIoU on the same images.
-        lower_bound: The lower end of the one-sided interval of the gain in mIoU.
+        baseline_test_miou: The mIoU of the most frequent class on the same images, which a first champion exceeds.
+        gain: The difference of the two models' mIoU.
+        lower_bound: The lower end of the one-sided interval of the gain in mIoU; None where there is no interval.
+        upper_bound: The upper end of the one-sided interval to the other side; None where there is no interval.
+        units: The number of independent units.
+        kind: The kind of these units, such as "groups".
+        test_set: The hash of the keys, groups and labelled pixels of the test images.
+        judged: The number of decisions by this test set, with this one.
         dataset: The content hash of the data set.
         settings: The hash of the parameters and the code that the decision depends on.
         seen_by_champion: The number of test images that the champion was trained on, which gives it an advantage. It
@@ -34,7 +41,14 @@ class Decision:
     against: int | None = None
     test_miou: float
     champion_test_miou: float | None = None
+    baseline_test_miou: float | None = None
+    gain: float | None = None
     lower_bound: float | None = None
+    upper_bound: float | None = None
+    units: int | None = None
+    kind: str | None = None
+    test_set: str | None = None
+    judged: int | None = None
     dataset: str
     settings: str
     seen_by_champion: int = 0
@@ -82,11 +96,14 @@ PROMOTION = Artifact(
         "segline.data.shards",
         "segline.inference.bundle",
         "segline.inference.predict",
-        "segline.metrics.bootstrap",
+        "segline.metrics.comparison",
         "segline.metrics.confusion",
         "segline.metrics.finite",
+        "segline.metrics.jackknife",
+        "segline.metrics.units",
         "segline.models",
         "segline.reporting.report",
+        "segline.stages.judgement",
         "segline.stages.promote",
     ),
     metadata=_metadata,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from segline.config import tables
 from segline.config.fields import Range, find_error, suggestion
+from segline.errors import shown
 
 LossWeight = Annotated[float, Range(0), "factor of this loss in a weighted sum"]
 
@@ -54,7 +55,9 @@ def parse_choice(table: Table, value: object, where: str, errors: list[str], *, 
     if single:
         return _parse_component(table, value, where, errors)
     if not isinstance(value, list) or not value:
-        errors.append(f"{where}: got {value!r}, expected a list with at least one entry, such as [{table.example}]")
+        errors.append(
+            f"{where}: got {shown(value)}, expected a list with at least one entry, such as [{table.example}]"
+        )
         return ()
     parse = _parse_sum if table.weighted else _parse_component
     return tuple(parse(table, item, f"{where}[{index}]", errors) for index, item in enumerate(value))
@@ -72,7 +75,7 @@ def _parse_sum(table: Table, value: object, where: str, errors: list[str]) -> tu
     """Read one component or several in a sum, such as ``{dice: {weight: 0.5}, cross_entropy: {weight: 0.5}}``."""
     entries = {value: {}} if isinstance(value, str) else value
     if not isinstance(entries, dict) or not entries:
-        errors.append(f"{where}: got {value!r}, expected a name, or a name with its options")
+        errors.append(f"{where}: got {shown(value)}, expected a name, or a name with its options")
         return ()
     return tuple(_parse_entry(table, name, options, where, errors) for name, options in entries.items())
 
@@ -80,11 +83,11 @@ def _parse_sum(table: Table, value: object, where: str, errors: list[str]) -> tu
 def _parse_entry(table: Table, name: object, options: object, where: str, errors: list[str]) -> ComponentSpec:
     known = table.options()
     if name not in known or not isinstance(name, str):
-        errors.append(f"{where}: unknown {table.noun} {name!r}{suggestion(name, known)}")
+        errors.append(f"{where}: unknown {table.noun} {shown(name)}{suggestion(name, known)}")
         return ComponentSpec(name=str(name))
     options = {} if options is None else options
     if not isinstance(options, dict):
-        errors.append(f"{where}.{name}: got {options!r}, expected a mapping of options")
+        errors.append(f"{where}.{name}: got {shown(options)}, expected a mapping of options")
         return ComponentSpec(name=name)
     annotations = known[name]
     for key, value in options.items():

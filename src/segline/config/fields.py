@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from segline.errors import LONGEST_VALUE, shown
+
 
 @dataclass(frozen=True)
 class Range:
@@ -69,7 +71,7 @@ TYPE_NAMES: dict[Any, str] = {
 def find_error(value: object, annotation: Any) -> str | None:
     """Return one line that says why ``value`` does not fit ``annotation``, or None when it fits."""
     kind, notes = split_annotation(annotation)
-    return None if _fits(value, kind, notes) else f"got {value!r}, expected {_describe_type(kind, notes)}"
+    return None if _fits(value, kind, notes) else f"got {shown(value)}, expected {_describe_type(kind, notes)}"
 
 
 def as_declared(value: Any, annotation: Any) -> Any:
@@ -82,7 +84,7 @@ def suggestion(word: object, known: Collection[str]) -> str:
     """Return ``; did you mean 'x'?`` for a near miss, otherwise the list of known names, which may be empty."""
     if not known:
         return "; it has no options"
-    near = difflib.get_close_matches(str(word), known, n=1)
+    near = difflib.get_close_matches(str(word)[:LONGEST_VALUE], known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
 
 

@@ -14,8 +14,8 @@ from segline.config.params import Params
 from segline.config.renamed import new_key_hint
 from segline.config.sections.train import hyperparameters
 from segline.config.spaces import Space, parse_space
-from segline.config.yaml_reader import YamlError, parse_yaml
-from segline.errors import ParamsError
+from segline.config.yaml_reader import MAX_CHARACTERS, YamlError, parse_yaml
+from segline.errors import ParamsError, clip, shown
 
 
 def load(origin: str | Path, overrides: Sequence[str] = ()) -> Params:
@@ -78,7 +78,8 @@ def read_text(origin: str | Path) -> str:
     if is_json(origin):
         return str(origin)
     try:
-        return Path(origin).read_bytes().decode()
+        with Path(origin).open("rb") as stream:
+            return stream.read(4 * MAX_CHARACTERS).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise ParamsError(
@@ -102,7 +103,7 @@ def _apply_override(document: Any, override: str) -> None:
     """Set one key; an empty value changes nothing, as Kubeflow passes one for a parameter that was not given."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ParamsError("--set", [f"{override!r}: expected KEY=VALUE, such as train.epochs=40"])
+        raise ParamsError("--set", [f"{shown(override)}: expected KEY=VALUE, such as train.epochs=40"])
     if not text.strip():
         return
     *sections, last = key.strip().split(".")
@@ -135,7 +136,7 @@ _INVALID = object()
 def _parse_section(section: type, document: object, where: str, errors: list[str]) -> Any:
     """Build one dataclass from its mapping; what does not fit is added to ``errors`` and has its default instead."""
     if not isinstance(document, dict):
-        errors.append(f"{where or 'the document'}: got {document!r}, expected a mapping of keys to values")
+        errors.append(f"{where or 'the document'}: got {shown(document)}, expected a mapping of keys to values")
         return section()
     hints = get_type_hints(section, include_extras=True)
     known = {entry.name for entry in fields(section)}
@@ -168,7 +169,7 @@ def _parse_value(annotation: Any, value: object, where: str, errors: list[str]) 
 def _parse_spaces(value: object, where: str, errors: list[str]) -> Any:
     """Read the spaces of a search; the name of a hyperparameter says its type and range."""
     if not isinstance(value, dict):
-        errors.append(f"{where}: got {value!r}, expected a mapping of hyperparameters to lists or ranges")
+        errors.append(f"{where}: got {shown(value)}, expected a mapping of hyperparameters to lists or ranges")
         return _INVALID
     known = hyperparameters()
     for key in value:
@@ -179,4 +180,5 @@ def _parse_spaces(value: object, where: str, errors: list[str]) -> Any:
 
 
 def _join(where: str, key: object) -> str:
-    return f"{where}.{key}" if where else str(key)
+    name = clip(str(key))
+    return f"{where}.{name}" if where else name

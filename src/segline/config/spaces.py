@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segline.config.fields import as_declared, find_error, split_annotation
+from segline.errors import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ def parse_space(value: object, annotation: Any, where: str, errors: list[str]) -
         errors += [f"{where}[{index}]: {error}" for index, error in enumerate(item_errors) if error]
         return Space(values=tuple(as_declared(item, annotation) for item in value))
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
-        errors.append(f"{where}: got {value!r}, expected a list of values, or low, high and perhaps log: true")
+        errors.append(f"{where}: got {shown(value)}, expected a list of values, or low, high and perhaps log: true")
         return Space()
     return _parse_range(value, annotation, where, errors)
 
@@ -49,7 +50,7 @@ def _parse_range(value: dict[str, Any], annotation: Any, where: str, errors: lis
     if not found and not has_ranges(annotation):
         found = [f"{where}: got a range, expected a list of values"]
     if not found and (not isinstance(log, bool) or low >= high or (log and low <= 0)):
-        found = [f"{where}: got {value!r}, expected low below high, and above 0 where log is true"]
+        found = [f"{where}: got {shown(value)}, expected low below high, and above 0 where log is true"]
     errors += found
     whole = split_annotation(annotation)[0] is int
     return Space() if found else Space(low=float(low), high=float(high), log=log, whole=whole)

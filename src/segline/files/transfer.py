@@ -3,7 +3,6 @@
 A stage's output folder may be in a bucket: :func:`upload` copies it there, :func:`download` copies it back.
 """
 
-import errno
 import hashlib
 import json
 import tempfile
@@ -18,6 +17,7 @@ from segline.files.atomic import MARK, write_file, write_text
 from segline.files.cache import cache_dir
 from segline.files.hashing import file_md5
 from segline.files.locks import machine_lock
+from segline.files.paths import safe_path
 from segline.files.s3 import SCHEME, Bucket
 from segline.files.trees import File
 
@@ -139,10 +139,9 @@ def _origin_file(folder: Path) -> Path:
 
 
 def _fetch(bucket: Bucket, work: Path, name: str) -> None:
-    if ".." in name.split("/"):
-        raise OSError(errno.EINVAL, "its name leads out of the folder", name)
-    if not matches_etag(work / name, bucket.all_files[name]):
-        bucket.fetch(name, work / name, bucket.checksum(name))
+    path = safe_path(work, name, bucket.url)
+    if not matches_etag(path, bucket.all_files[name]):
+        bucket.fetch(name, path, bucket.checksum(name))
 
 
 def _for_each(task: Callable[[str], None], names: Iterable[str], url: str) -> None:

@@ -1,7 +1,8 @@
 """Region metrics from the confusion matrix (Seed S1, section 7.1; Seed S0, section 5).
 
-Rows are the truth, columns the prediction. A class that is neither in the truth nor predicted has no score: its score
-is NaN and left out of the means.
+Rows are the truth, columns the prediction. A class that is not in the truth has no score, however many pixels of it are
+predicted: its score is NaN and left out of the means, so that all models are averaged over the same classes. A wrong
+prediction of it counts against the class that is there.
 """
 
 from collections.abc import Sequence
@@ -24,19 +25,19 @@ def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer],
 
 
 def iou(counts: Counts) -> NDArray[np.float64]:
-    """Return the intersection over union of each class, (..., k) from counts (..., k, k)."""
+    """Return the intersection over union of each class in the truth, (..., k) from counts (..., k, k)."""
     correct, truth, predicted = _class_sums(counts)
-    return _ratio(correct, truth + predicted - correct)
+    return _ratio(correct, np.where(truth > 0, truth + predicted - correct, 0))
 
 
 def dice(counts: Counts) -> NDArray[np.float64]:
-    """Return the Dice coefficient (F1 of the pixels) of each class, (..., k) from counts (..., k, k)."""
+    """Return the Dice coefficient (F1 of the pixels) of each class in the truth, (..., k) from counts (..., k, k)."""
     correct, truth, predicted = _class_sums(counts)
-    return _ratio(2 * correct, truth + predicted)
+    return _ratio(2 * correct, np.where(truth > 0, truth + predicted, 0))
 
 
 def mean_iou(counts: Counts) -> NDArray[np.float64]:
-    """Return the mean IoU over the classes that have one, (...) from counts (..., k, k)."""
+    """Return the mean IoU over the classes in the truth, (...) from counts (..., k, k)."""
     return _mean(iou(counts))
 
 

@@ -9,11 +9,10 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
 from segline.config.params import Params
 from segline.config.sections import Train
 from segline.config.serialization import as_document
+from segline.config.yaml_reader import parse_yaml
 from segline.errors import StageError
 from segline.parallel import AUTOSCALING
 from segline.platforms.kubernetes import Json
@@ -47,10 +46,10 @@ def read_template(path: Path) -> Json:
         StageError: The file is missing or is not a RayJob.
     """
     try:
-        template: Json = yaml.safe_load(path.read_text(encoding="utf-8"))
+        template: Json = parse_yaml(path.read_text(encoding="utf-8"), strict=False)
         if template["kind"] == "RayJob" and pod_specs(template["spec"]):
             return template
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise StageError(
         f"SEGLINE_RAYJOB {path} is not the template of a RayJob; expected such as k8s/base/ray/rayjob.yaml"

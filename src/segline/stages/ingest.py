@@ -25,6 +25,7 @@ from segline.artifacts.manifest import (
 )
 from segline.config.params import Params
 from segline.config.sections import Ingest
+from segline.config.yaml_reader import MAX_CHARACTERS
 from segline.data.layouts import LAYOUTS, Layout, Pair
 from segline.data.sources import ResolvedSource, open_source
 from segline.errors import DataError, SourceError, StageError
@@ -33,6 +34,8 @@ from segline.files.locks import output_lock
 from segline.files.trees import Tree
 from segline.progress import log, progress_bar
 
+MAX_CLASSES_BYTES = 4 * MAX_CHARACTERS
+"""The size of a file of classes that is read at all."""
 BLOCK = 256
 """The number of files that a thread reads at a time."""
 
@@ -85,6 +88,8 @@ def _read_classes(layout: Layout, tree: Tree) -> str:
     if name:
         if name not in tree.files:
             raise DataError(f"{tree.where}: no {name}; write it, it names the classes")
+        if tree.files[name].size > MAX_CLASSES_BYTES:
+            raise DataError(f"{tree.where}: {name} has {tree.files[name].size:,} bytes; write a file of classes there")
         try:
             text = tree.read(name).decode()
         except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
 from segline.artifacts.artifact import Record
@@ -16,7 +17,7 @@ from segline.artifacts.bundle import bundle_hash, read_bundle
 from segline.artifacts.code import code_hash
 from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, read_metrics
-from segline.artifacts.evaluation import EVALUATION, read_counts
+from segline.artifacts.evaluation import EVALUATION, CountedCrops, read_counts
 from segline.artifacts.promotion import PROMOTION, REPORT, Decision, write_decision
 from segline.artifacts.validation import STATISTICS
 from segline.config.params import Params
@@ -25,10 +26,10 @@ from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, probabilities
-from segline.metrics.bootstrap import compare
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log
 from segline.reporting.report import sentence, write_report
+from segline.stages.judgement import hash_test_set, judge, judge_first, times_judged
 from segline.tracking import provenance, registry, runs, tags
 from segline.tracking.client import Experiment
 from segline.tracking.registry import CHALLENGER, CHAMPION, Version
@@ -136,48 +137,26 @@ def _earlier_decision(contest: Contest, version: Version) -> Decision | None:
 
 
 def _decide(contest: Contest, version: Version) -> Decision:
-    """Compare the version with the champion on the test split, if another version is champion."""
-    counts = read_counts(contest.ensemble_dir / TEST_COUNTS, ENSEMBLE)
+    """Compare the version on the test split with the champion, or without one with the most frequent class."""
+    tested = read_counts(contest.ensemble_dir / TEST_COUNTS, ENSEMBLE)
     champion = registry.get_by_alias(contest.experiment, CHAMPION)
-    if champion is None or champion.number == version.number:
-        return Decision(
-            promoted=True,
-            reason="it is the first" if champion is None else IS_CHAMPION,
-            version=version.number,
-            test_miou=float(scores(counts.sum(0), contest.info.names)["miou"]),
-            dataset=contest.info.content_hash,
-            settings=contest.settings_hash,
-        )
-    return _compare(contest, version, champion, counts)
-
-
-def _compare(contest: Contest, version: Version, champion: Version, counts: Counts) -> Decision:
-    settings, champion_counts = contest.params.promote, _count_champion(contest, champion)
-    comparison = compare(
-        counts,
-        champion_counts,
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        seed=contest.params.seed,
-    )
-    trained_on = _count_trained_on(contest, champion)
-    reason = (
-        f"mIoU {comparison.challenger:.4f} against {comparison.champion:.4f} on the same {len(counts)} test images, "
-        f"and the {settings.confidence:.0%} lower bound of the gain is {comparison.lower_bound:+.4f}"
-        + (f"; the champion was trained on {trained_on} of these images, so it has an advantage" if trained_on else "")
-    )
-    return Decision(
-        promoted=comparison.better,
-        reason=reason,
+    decision = Decision(
+        promoted=True,
+        reason=IS_CHAMPION,
         version=version.number,
-        against=champion.number,
-        test_miou=comparison.challenger,
-        champion_test_miou=comparison.champion,
-        lower_bound=comparison.lower_bound,
+        test_miou=float(scores(tested.counts.sum(0), contest.info.names)["miou"]),
         dataset=contest.info.content_hash,
         settings=contest.settings_hash,
-        seen_by_champion=trained_on,
     )
+    if champion and champion.number == version.number:
+        return decision
+    test_set = hash_test_set(tested)
+    judged = 1 + times_judged(registry.list_versions(contest.experiment), test_set)
+    decision = replace(decision, test_set=test_set, judged=judged)
+    if champion is None:
+        return judge_first(decision, tested, contest.info)
+    decision = replace(decision, against=champion.number, seen_by_champion=_count_trained_on(contest, champion))
+    return judge(decision, tested, _count_champion(contest, champion, tested), contest.params.promote)
 
 
 def _settle(contest: Contest, version: Version, decision: Decision) -> Decision:
@@ -206,11 +185,12 @@ def _count_trained_on(contest: Contest, champion: Version) -> int:
     return int(open_split(contest.dataset_dir, "test").index["key"].isin(trained).sum())
 
 
-def _count_champion(contest: Contest, champion: Version) -> Counts:
+def _count_champion(contest: Contest, champion: Version, tested: CountedCrops) -> Counts:
     """Return the champion's counts on the test split.
 
     Raises:
         TrackingError: The champion has other classes.
+        StageError: The challenger was tested on other labels.
     """
     folder = registry.download_bundle(contest.experiment, champion)
     bundle, info = read_bundle(folder), contest.info
@@ -222,12 +202,16 @@ def _count_champion(contest: Contest, champion: Version) -> Counts:
         )
     name = f"champion {contest.params.name} v{champion.number}"
     with naming_model(name, "`segline registry rollback` puts its predecessor back", TrackingError):
-        return count_split(
+        counts = count_split(
             load_models(folder, bundle),
             open_split(contest.dataset_dir, "test"),
             classes=len(info.classes),
             batch_size=contest.params.evaluate.batch_size,
         )
+    if not np.array_equal(counts.sum(-1), tested.counts.sum(-1)):
+        file = contest.ensemble_dir / TEST_COUNTS
+        raise StageError(f"{file} counts other labels than {contest.dataset_dir} has; run `segline ensemble` again")
+    return counts
 
 
 def _move_aliases(experiment: Experiment, version: Version, decision: Decision) -> None:

@@ -78,6 +78,11 @@ def get_by_alias(experiment: Experiment, alias: str) -> Version | None:
         ) from None
 
 
+def list_versions(experiment: Experiment) -> list[Version]:
+    """Return all versions of the registered model."""
+    return [_version(entry) for entry in experiment.client.search_model_versions(f"name = '{experiment.name}'")]
+
+
 def set_alias(experiment: Experiment, alias: str, version: Version) -> None:
     """Give an alias to a version; another version that had it loses it."""
     experiment.client.set_registered_model_alias(experiment.name, alias, str(version.number))

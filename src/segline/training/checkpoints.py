@@ -19,6 +19,7 @@ from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, co
 from segline.errors import SourceError
 from segline.files.atomic import MARK, write_text
 from segline.files.locks import machine_lock
+from segline.files.paths import safe_path
 from segline.files.s3 import SCHEME, Bucket
 from segline.files.transfer import download, local_file, matches_etag, origin
 
@@ -93,7 +94,7 @@ class CheckpointStore:
             exactly: Whether to make the trial equal to the copy, even if more is here.
 
         Raises:
-            SourceError: The bucket cannot be listed.
+            SourceError: The bucket cannot be listed, or an object has a name that leads elsewhere.
             OSError: An object cannot be read.
         """
         if not self.url:
@@ -102,6 +103,7 @@ class CheckpointStore:
         trials: dict[str, list[str]] = {trial: []} if trial else {}
         for name in bucket.files:
             if not name.startswith(STOP):
+                safe_path(work / trial, name, bucket.url)
                 trials.setdefault(trial or name.rpartition("/")[0], []).append(name)
         for folder, names in trials.items():
             with machine_lock(work / folder):

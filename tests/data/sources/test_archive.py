@@ -1,5 +1,6 @@
 """Archives as others write them: whole, hostile, damaged, too big."""
 
+import gzip
 import io
 import os
 import random
@@ -14,8 +15,10 @@ import zipfile
 import pytest
 
 from segline.data.pairs import open_tree
+from segline.data.sources import members
 from segline.errors import StageError
 
+MEBIBYTE = 1024 * 1024
 KINDS = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 MODES = {"tar": "w", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
 
@@ -261,6 +264,103 @@ def test_an_encrypted_zip_is_one_line(tmp_path, refused):
 @pytest.mark.parametrize("members", [[], [(".hidden", b"1")], [("folder/", b"")]], ids=["none", "hidden", "folder"])
 def test_an_archive_without_files_is_one_line(tmp_path, refused, members):
     assert "holds no files" in refused(pack(tmp_path / "data.zip", members))
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """Accepts 1 MiB from every archive, in place of 64."""
+    monkeypatch.setattr(members, "ALWAYS_ACCEPTED_BYTES", MEBIBYTE)
+
+
+def sparse(folder):
+    """A tar of 10 KB with a member of 40 GB, all of it a hole."""
+    with (folder / "hole").open("wb") as stream:
+        stream.truncate(40 * 10**9)
+    subprocess.run(["tar", "--sparse", "-cf", folder / "data.tar", "-C", folder, "hole"], check=True)
+    (folder / "hole").unlink()
+    return folder / "data.tar"
+
+
+def zeros_behind_the_end(folder):
+    archive = pack(folder / "data.tar.gz", [("a", b"1")])
+    with gzip.open(archive, "ab") as stream:
+        stream.write(bytes(8 * MEBIBYTE))
+    return archive
+
+
+def zeros_inside(folder):
+    return pack(folder / "data.tar.xz", [("zeros", bytes(8 * MEBIBYTE)), ("a", b"1")])
+
+
+def many_zeros(folder):
+    return pack(folder / "data.zip", [(f"zeros{number}", bytes(MEBIBYTE // 2)) for number in range(16)])
+
+
+def one_content_many_links(folder):
+    links = [special(f"link{number}", tarfile.LNKTYPE, "zeros") for number in range(64)]
+    return pack(folder / "data.tar.gz", [("zeros", bytes(MEBIBYTE // 4)), *links])
+
+
+def long_header(folder):
+    info = tarfile.TarInfo("a")
+    info.pax_headers = {"comment": "0" * 20 * MEBIBYTE}
+    return pack(folder / "data.tar.gz", [(info, b"")])
+
+
+def empty_members(folder):
+    return pack(folder / "data.tar.gz", [(f"{number}", b"") for number in range(8000)])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (sparse, "40.000 GB"),
+        (zeros_behind_the_end, "holds more than"),
+        (zeros_inside, "says that it holds"),
+        (many_zeros, "says that it holds"),
+        (one_content_many_links, "says that it holds"),
+        (long_header, "a header in it"),
+        (empty_members, "holds more than"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_an_archive_holds_no_more_than_its_size_allows(tmp_path, refused, here, little, make, said):
+    archive = make(tmp_path)
+    line = refused(archive, max_unpack_ratio=1)
+    assert said in line
+    assert str(archive) in line
+    assert here() in ([], ["out"])
+
+
+@pytest.mark.parametrize("make", [zeros_behind_the_end, zeros_inside, many_zeros])
+def test_a_higher_ratio_accepts_what_is_right(tmp_path, opening, little, make):
+    archive = make(tmp_path)
+    assert opening(archive, max_unpack_ratio=10_000).tree.files
+
+
+def test_an_archive_of_too_many_members_is_refused(tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(members, "MAX_MEMBERS", 3)
+    for kind in ("zip", "tar.gz"):
+        archive = pack(tmp_path / f"data.{kind}", [(f"{number}", b"") for number in range(4)])
+        assert "more than 3 members" in refused(archive)
+
+
+def test_a_long_chain_of_links_is_refused_at_once(tmp_path, refused):
+    links = [special(f"{number}", tarfile.SYMTYPE, f"{number + 1}") for number in range(20_000)]
+    assert "is a link to" in refused(pack(tmp_path / "data.tar", [*links, ("20000", b"1")]))
+
+
+def test_a_member_with_other_bytes_than_it_declares_is_damage(tmp_path, refused):
+    archive = pack(tmp_path / "data.zip", [("a", b"1" * 10_000)])
+    for size in (9_000, 11_000):
+        content = archive.read_bytes().replace((10_000).to_bytes(4, "little"), size.to_bytes(4, "little"))
+        (tmp_path / "data.false").write_bytes(content)
+        assert "no whole archive" in refused(tmp_path / "data.false")
+
+
+@pytest.mark.parametrize("name", ["a\\b", "C:/evil"])
+def test_a_name_of_another_system_is_refused(tmp_path, refused, name):
+    assert "on some systems" in refused(pack(tmp_path / "data.tar", [("ok", b"1"), (name, b"1")]))
 
 
 def test_a_file_that_is_also_a_folder_is_one_line(tmp_path, refused):

@@ -42,6 +42,11 @@ class Ingest:
         Pattern("|[0-9a-fA-F]{64}", "64 digits in hex, or nothing"),
         "the SHA-256 that the archive must have; empty: it is not checked",
     ] = ""
+    max_unpack_ratio: Annotated[
+        int,
+        Range(1, 1_000_000),
+        "the most that an archive may hold unpacked, as a multiple of its own size; 64 MiB are always accepted",
+    ] = 100
     dvc: Dvc = field(default_factory=Dvc)
     layout: Annotated[
         ComponentSpec, LAYOUT, "the layout of the files, which says how images and label maps are paired"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from segline.config import tables
 from segline.config.fields import ClassMaps, Range, Unit, suggestion
+from segline.errors import shown
 
 # These classes can be learned in the minutes that the default run takes; the layout's own eight need longer.
 STREET_CLASSES = {
@@ -85,17 +86,17 @@ def _class_map_errors(layout: str, class_map: dict[str, list[str]]) -> Iterator[
     where = f"label.class_maps.{layout}"
     layouts = tables.options("data.layouts")
     if layout not in layouts:
-        yield f"{where}: unknown layout {layout!r}{suggestion(layout, layouts)}"
+        yield f"{where}: unknown layout {shown(layout)}{suggestion(layout, layouts)}"
         return
     for new_class, classes in class_map.items():
         if not new_class.strip() or not new_class.isprintable():
-            yield f"{where}: got the class name {new_class!r}, expected text that can be shown in one line"
+            yield f"{where}: got the class name {shown(new_class)}, expected text that can be shown in one line"
         if not classes:
             yield f"{where}.{new_class}: got no classes, expected some of the layout's"
     listed = [name for classes in class_map.values() for name in classes]
     for name in sorted({name for name in listed if listed.count(name) > 1}):
-        yield f"{where}: names {name!r} twice; remove one"
+        yield f"{where}: names {shown(name)} twice; remove one"
     known = tables.class_names(layout)
     for name in listed if known else ():  # A layout whose classes come with the data is checked when they are read.
         if name not in known:
-            yield f"{where}: unknown class {name!r}{suggestion(name, known)}"
+            yield f"{where}: unknown class {shown(name)}{suggestion(name, known)}"

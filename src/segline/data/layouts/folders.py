@@ -30,7 +30,7 @@ from segline.config.fields import suggestion
 from segline.config.yaml_reader import YamlError, parse_yaml
 from segline.data.decoding import decode_image, decode_label
 from segline.data.layouts.layout import UNKNOWN, LabelSpec, Layout, Pair, build_lut, by_name, flat, match, under
-from segline.errors import DataError
+from segline.errors import LONGEST_LINE, DataError, clip, shown
 from segline.files.trees import Tree
 
 CLASSES_FILE = "classes.yaml"
@@ -129,7 +129,7 @@ def read_label_spec(text: str, colors: bool) -> LabelSpec:
     entries = {name: _class(entry, f"classes.{name}", colors) for name, entry in written.items()}
     background = document.get("background")
     if background is not None and background not in list(entries):
-        _refuse("background", f"unknown class {background!r}{suggestion(background, entries)}")
+        _refuse("background", f"unknown class {shown(background)}{suggestion(background, entries)}")
     ignore_key = _one_of(document, "ignore", "ignored", "")
     ignored = _values(document[ignore_key], ignore_key, colors) if ignore_key else []
     claims = {ignore_key: ignored} | {f"classes.{name}": values for name, (values, _) in entries.items()}
@@ -158,18 +158,18 @@ def _document(text: str) -> dict[Any, Any]:
     known = ("classes", "background", "ignore", "ignored")
     for key in document:
         if key not in known:
-            _refuse("", f"unknown key {key!r}{suggestion(key, known)}")
+            _refuse("", f"unknown key {shown(key)}{suggestion(key, known)}")
     return document
 
 
 def _classes(value: object) -> dict[str, object]:
     if not isinstance(value, dict) or not value:
-        _refuse("classes", f"got {value!r}, expected one class name and its values per line")
+        _refuse("classes", f"got {shown(value)}, expected one class name and its values per line")
     if len(value) > UNKNOWN:
         _refuse("classes", f"got {len(value)} classes, expected at most {UNKNOWN}")
     for name in value:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            _refuse("classes", f"got the name {name!r}, expected text; write it in quotes, before its values")
+            _refuse("classes", f"got the name {shown(name)}, expected text; write it in quotes, before its values")
     return value
 
 
@@ -180,7 +180,7 @@ def _class(entry: object, where: str, colors: bool) -> tuple[list[int], Color | 
     if not isinstance(entry, dict):
         return _values(entry, where, colors), None
     if entry.keys() - {"values", "color", "colour"} or "values" not in entry:
-        _refuse(where, f"got the keys {', '.join(map(str, entry))}, expected values and color")
+        _refuse(where, f"got the keys {clip(', '.join(map(str, entry)))}, expected values and color")
     key = _one_of(entry, "color", "colour", where)
     color = _colors(entry[key], f"{where}.{key}")[0] if key else None
     return _values(entry["values"], f"{where}.values", colors), color
@@ -198,11 +198,14 @@ def _values(value: object, where: str, colors: bool) -> list[int]:
     if colors:
         return [int(code) for code in pack(np.array(_colors(value, where), np.uint8))]
     items = value if isinstance(value, list) else [value]
-    found = {number for item in items for number in _range(item)}
-    if not found or not all(_range(item) for item in items):
+    ranges = [_range(item) for item in items]
+    found = np.zeros(65536, bool)
+    for numbers in ranges:
+        found[numbers.start : numbers.stop] = True
+    if not all(ranges) or not ranges:
         hint = HINT if any(isinstance(item, list) for item in items) else ""
-        _refuse(where, f"got {value!r}, expected values of 0 to 65535: 3, [3, 4] or 3-9{hint}")
-    return sorted(found)
+        _refuse(where, f"got {shown(value)}, expected values of 0 to 65535: 3, [3, 4] or 3-9{hint}")
+    return [int(number) for number in np.flatnonzero(found)]
 
 
 def _range(item: object) -> range:
@@ -220,9 +223,9 @@ def _colors(value: object, where: str) -> list[Color]:
     found: list[Color] = []
     for item in items:
         if not isinstance(item, list) or len(item) != 3 or any(type(part) is not int for part in item):
-            _refuse(where, f"got {value!r}, expected a color: [red, green, blue]")
+            _refuse(where, f"got {shown(value)}, expected a color: [red, green, blue]")
         if not 0 <= min(item) <= max(item) <= 255:
-            _refuse(where, f"got {value!r}, expected channels of 0 to 255")
+            _refuse(where, f"got {shown(value)}, expected channels of 0 to 255")
         found.append((item[0], item[1], item[2]))
     return found
 
@@ -245,4 +248,4 @@ def _spare_colors(taken: set[Color]) -> Iterator[Color]:
 
 
 def _refuse(where: str, fault: str) -> NoReturn:
-    raise DataError(f"{CLASSES_FILE}: {where}: {fault}" if where else f"{CLASSES_FILE}: {fault}")
+    raise DataError(clip(f"{CLASSES_FILE}: {where}: {fault}" if where else f"{CLASSES_FILE}: {fault}", LONGEST_LINE))

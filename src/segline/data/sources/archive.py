@@ -3,74 +3,43 @@
 All members are checked before the first is unpacked. Only files are written, under names that stay below the folder; a
 link becomes a copy of its target. Hidden members are left out. If all members are in a single folder, that folder is
 the root. Of members with the same name, the last one of a tar counts, because files may be appended to a tar; in a zip
-they are an error.
+they are an error. What an archive may hold is limited by its own size: see :mod:`segline.data.sources.members`.
 """
 
-import posixpath
 import shutil
-import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Literal
+from struct import error as StructError
 
 from segline.config.sections import Ingest
+from segline.data.sources.members import CHUNK_BYTES, Member, TooBigError, check_sum, limit_bytes, open_members
 from segline.data.sources.resolved import ResolvedSource
 from segline.data.sources.staging import check_free_space, delete_manifest, staged_origin, write_failed
 from segline.errors import SourceError, one_line
 from segline.files.atomic import MARK, write_text, writing
 from segline.files.hashing import file_hash
+from segline.files.paths import name_problem
 from segline.files.trees import Folder
 from segline.progress import progress_bar
 
-CHUNK_BYTES = 1024 * 1024
-MAX_TARGET_BYTES = 4096
-"""The longest path that a link may lead to, as on Linux."""
+MAX_LINKS = 40
+"""The longest chain of links, as on Linux."""
 DAMAGE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     EOFError,
     zlib.error,
     LZMAError,
-    NotImplementedError,
-    UnicodeError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    StructError,
 )
-Kind = Literal["file", "folder", "link", "other"]
-
-
-@dataclass(frozen=True)
-class Member:
-    """A member of an archive.
-
-    Attributes:
-        name: the name in the archive, with slashes.
-        kind: "other" is a device, a pipe or the like.
-        size: the unpacked size in bytes.
-        read: a function that opens the content of a file.
-        target: the path that a link leads to, relative to the archive's root.
-    """
-
-    name: str
-    kind: Kind
-    size: int
-    read: Callable[[], IO[bytes]]
-    target: str = ""
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts of the name without empty ones and dots."""
-        return tuple(part for part in self.name.split("/") if part not in ("", "."))
-
-    @property
-    def is_visible(self) -> bool:
-        """Whether the member is a file or link that :class:`Folder` would list."""
-        return self.kind in ("file", "link") and not any(part[0] == "." or part == "__MACOSX" for part in self.parts)
+"""The errors that zipfile, tarfile and the decompressors raise for bytes that are no archive."""
 
 
 def open_archive(settings: Ingest, files: Path) -> ResolvedSource:
@@ -78,7 +47,8 @@ def open_archive(settings: Ingest, files: Path) -> ResolvedSource:
     archive = Path(settings.source)
     digest = verified_hash(archive, settings.source, settings.sha256)
     if not staged_origin(files).startswith(f"{mark_prefix(digest)}\n"):
-        unpack(archive, settings.source, files, f"{mark_prefix(digest)}\n")
+        mark = f"{mark_prefix(digest)}\n"
+        unpack(archive, settings.source, files, mark, max_ratio=settings.max_unpack_ratio)
     return ResolvedSource(Folder(files), root="", revision=f"sha256:{digest}")
 
 
@@ -109,7 +79,7 @@ def verified_hash(archive: Path, source: str, expected: str) -> str:
     return digest
 
 
-def unpack(archive: Path, source: str, files: Path, mark: str) -> None:
+def unpack(archive: Path, source: str, files: Path, mark: str, *, max_ratio: int) -> None:
     """Replace ``files`` by the content of an archive.
 
     Args:
@@ -117,24 +87,31 @@ def unpack(archive: Path, source: str, files: Path, mark: str) -> None:
         source: the archive as the user named it.
         files: the folder to create or to replace.
         mark: the text of the mark, which names the origin of the files.
+        max_ratio: the most that it may hold, as a multiple of its size.
 
     Raises:
         SourceError: the archive is damaged, too large, or has a member that must not be written.
     """
     try:
-        with _members(archive) as members, writing(files) as work:
+        limit = limit_bytes(archive, max_ratio)
+        with open_members(archive, limit) as members, writing(files) as work:
             try:
-                _write(_select(members, source, files), work)
+                _write(_select(members, source, files, limit), work)
             except BaseException:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
             write_text(work / MARK, mark)
             delete_manifest(files)
+    except TooBigError as error:
+        raise SourceError(
+            f"{source} {error}; nothing was unpacked; get it from a source that you trust, or raise "
+            f"ingest.max_unpack_ratio (now {max_ratio})"
+        ) from None
     except OSError as error:
         if error.errno is None:  # bz2 and gzip report damage so
             raise _damaged(source, error) from None
         raise write_failed(files, error) from None
-    except (*DAMAGE_ERRORS, RuntimeError) as error:
+    except DAMAGE_ERRORS as error:
         raise _damaged(source, error) from None
 
 
@@ -145,8 +122,13 @@ def _damaged(source: str, error: Exception) -> SourceError:
     )
 
 
-def _select(members: list[Member], source: str, files: Path) -> dict[tuple[str, ...], Member]:
-    """Return the members to write, by their path below the folder; raise a SourceError if any member is refused."""
+def _select(members: list[Member], source: str, files: Path, limit: int) -> dict[tuple[str, ...], Member]:
+    """Return the members to write, by their path below the folder and in the order of their contents in the archive.
+
+    Raises:
+        SourceError: any member is refused, or the disk has no room.
+        TooBigError: they have more bytes than ``limit``.
+    """
     by_name = {"/".join(member.parts): member for member in members}
     for member in members:
         if problem := _problem(member, by_name):
@@ -157,21 +139,28 @@ def _select(members: list[Member], source: str, files: Path) -> dict[tuple[str, 
     if not visible:
         raise SourceError(f"{source} holds no files; give another archive")
     contents = [_resolve_link(member, by_name) for member in visible]
-    check_free_space(sum(member.size for member in contents), source, files)
+    sizes = [member.size for member in contents]
+    check_free_space(sum(sizes), source, files)
+    check_sum(sizes, limit)
     tops = {member.parts[0] if len(member.parts) > 1 else "" for member in visible}
     skip = 1 if len(tops) == 1 and "" not in tops else 0
-    return {member.parts[skip:]: content for member, content in zip(visible, contents, strict=True)}
+    place = {id(member): number for number, member in enumerate(members)}
+    chosen = sorted(zip(visible, contents, strict=True), key=lambda pair: place[id(pair[1])])
+    return {member.parts[skip:]: content for member, content in chosen}
 
 
 def _problem(member: Member, by_name: dict[str, Member]) -> str:
     """Return why this member makes the archive unacceptable; empty if it does not."""
-    if _escapes(member.name) or (not member.parts and member.kind != "folder"):
+    path = "/".join(member.parts)
+    if _escapes(member.name) or (not path and member.kind != "folder"):
         return "would lie outside of the folder"
+    if path and (problem := name_problem(path)):
+        return problem
     if member.kind == "other":
         return "is no file, folder or link"
     if not _is_utf8(member.name):
         return "is no name in UTF-8"
-    if member.is_visible and by_name["/".join(member.parts)] is not member:
+    if member.is_visible and by_name[path] is not member:
         return "is there twice"
     if member.kind == "link" and _escapes(member.target):
         return f"is a link to {member.target!r}, outside of the folder"
@@ -194,7 +183,7 @@ def _is_utf8(name: str) -> bool:
 
 def _resolve_link(member: Member, by_name: dict[str, Member]) -> Member:
     """Return the member at the end of a chain of links; a link if the chain has no end."""
-    for _ in by_name:
+    for _ in range(MAX_LINKS):
         if member.kind != "link":
             break
         member = by_name.get(member.target, member)
@@ -202,76 +191,27 @@ def _resolve_link(member: Member, by_name: dict[str, Member]) -> Member:
 
 
 def _write(members: dict[tuple[str, ...], Member], work: Path) -> None:
+    written: dict[int, Path] = {}
     with progress_bar("unpacking", len(members)) as advance:
         for parts, member in members.items():
             path = work.joinpath(*parts)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with member.read() as source, path.open("wb") as stream:
-                shutil.copyfileobj(source, stream, CHUNK_BYTES)
+            if id(member) in written:  # To read it again, a compressed tar would be read from its start.
+                shutil.copyfile(written[id(member)], path)
+            else:
+                _write_file(member, path)
+                written[id(member)] = path
             advance(1)
 
 
-@contextmanager
-def _members(archive: Path) -> Iterator[list[Member]]:
-    """Yield the members of an archive, which is open until the block ends."""
-    with archive.open("rb") as stream:
-        zipped = stream.read(2) == b"PK"
-    if zipped:
-        with zipfile.ZipFile(archive) as opened:
-            yield list(_zip_members(opened))
-    else:
-        with tarfile.open(archive, "r:*") as opened:
-            yield list({member.parts: member for member in _tar_members(opened)}.values())
-
-
-def _zip_members(opened: zipfile.ZipFile) -> Iterator[Member]:
-    for info in opened.infolist():
-        name = info.filename.replace("\\", "/")  # as some Windows programs write names
-        mode = info.external_attr >> 16
-        if info.is_dir():
-            kind: Kind = "folder"
-        elif stat.S_ISLNK(mode):
-            kind = "link" if info.file_size <= MAX_TARGET_BYTES else "other"
-        else:
-            kind = "file" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "other"
-        target = _link_target(name, _link_text(opened, info).decode()) if kind == "link" else ""
-        yield Member(name, kind, info.file_size, partial(opened.open, info), target)
-
-
-def _link_text(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Return the target of a link; only its beginning is read, as the stated size may be false."""
-    with opened.open(info) as stream:
-        return stream.read(MAX_TARGET_BYTES)
-
-
-def _tar_members(opened: tarfile.TarFile) -> Iterator[Member]:
-    for info in opened.getmembers():
-        if info.isdir() or info.isfile():
-            kind: Kind = "folder" if info.isdir() else "file"
-        else:
-            kind = "link" if info.issym() or info.islnk() else "other"
-        target = _link_target(info.name, info.linkname) if info.issym() else posixpath.normpath(info.linkname)
-        yield Member(info.name, kind, info.size, partial(_extract, opened, info), target)
-    _check_complete(opened)
-
-
-def _extract(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    content = opened.extractfile(info)
-    assert content is not None, f"{info.name} is a file"
-    return content
-
-
-def _link_target(name: str, target: str) -> str:
-    """Return the target of a symbolic link, relative to the archive's root."""
-    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
-
-
-def _check_complete(opened: tarfile.TarFile) -> None:
-    """Raise ReadError unless the tar ends with zeros only: tarfile takes anything that is no header for the end."""
-    rest = opened.fileobj
-    assert rest is not None
-    complete = rest.tell() > opened.offset
-    while complete and (chunk := rest.read(CHUNK_BYTES)):
-        complete = not any(chunk)
-    if not complete:
-        raise tarfile.ReadError("it ends too early, or a header in it is broken")
+def _write_file(member: Member, path: Path) -> None:
+    """Write a member's content; more or fewer bytes than it declares are damage."""
+    count = 0
+    with member.read() as source, path.open("wb") as stream:
+        while chunk := source.read(min(CHUNK_BYTES, member.size - count + 1)):
+            count += len(chunk)
+            if count > member.size:
+                break
+            stream.write(chunk)
+    if count != member.size:
+        raise EOFError(f"{member.name!r} is said to have {member.size} bytes, and has other ones")

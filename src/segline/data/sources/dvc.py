@@ -21,6 +21,7 @@ from segline.data.sources.staging import delete_manifest, prepare_staging, write
 from segline.errors import SourceError, one_line
 from segline.files.atomic import write_file
 from segline.files.hashing import file_md5
+from segline.files.paths import safe_path
 from segline.files.retry import ATTEMPTS, attempts
 from segline.files.trees import Folder
 from segline.progress import progress_bar
@@ -152,7 +153,7 @@ def _remove_temporary_files(files: Path) -> None:
 
 def _fetch(system: Any, remote: _RemoteFile, files: Path, name: str, where: str) -> None:
     """Copy a file, unless it is there already."""
-    path = files / name
+    path = safe_path(files, name, where)
     if remote.md5 and path.is_file() and file_md5(path) == remote.md5:
         return
 

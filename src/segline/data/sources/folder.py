@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import yaml
-
 from segline.config.sections import Ingest
+from segline.config.yaml_reader import parse_yaml
 from segline.data.sources.archive import open_archive
 from segline.data.sources.resolved import ResolvedSource
 from segline.errors import SourceError
@@ -39,7 +38,7 @@ def _dvc_revision(root: Path) -> str:
     """Return ``dvc:<md5>`` from DVC's file beside a folder; empty if DVC does not track the folder itself."""
     path = root.resolve()
     try:
-        document = yaml.safe_load(path.with_name(f"{path.name}.dvc").read_text(encoding="utf-8"))
+        document = parse_yaml(path.with_name(f"{path.name}.dvc").read_text(encoding="utf-8"), strict=False)
         return f"dvc:{document['outs'][0]['md5']}"
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, LookupError, TypeError):
         return ""

@@ -19,6 +19,7 @@ CHECKED = (
     "inference",
     "training.engine",
     "training.run",
+    "training.step",
     "training.validation",
 )
 

@@ -115,6 +115,7 @@ CANDIDATES = Artifact(
         "segline.training.search.schedulers",
         "segline.training.search.spaces",
         "segline.training.search.state",
+        "segline.training.step",
         "segline.training.trial",
         "segline.training.validation",
     ),

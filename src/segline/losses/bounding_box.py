@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segline.config.fields import Range
 from segline.losses.class_weight_schedule import batch_weights, gather_weights
-from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
+from segline.losses.masking import mean_over_valid, pixel_cross_entropy, pixels_by_class, valid
 from segline.losses.task import Task
 
 
@@ -38,14 +38,25 @@ class BoundingBox(nn.Module):
         self.class_weights = class_weights
         self.alpha_bg = alpha_bg
 
-    def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+    @property
+    def counts_classes(self) -> bool:
+        """Whether the loss needs the labelled pixels of each class in the whole step."""
+        return self.class_weights
+
+    def forward(
+        self,
+        logits: Float[Tensor, "b k h w"],
+        target: Integer[Tensor, "b h w"],
+        pixels: Integer[Tensor, " k"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the loss of a batch; ``pixels`` are those of each class in the whole step, if it has more passes."""
         foreground = valid(target)
         if self.background is not None:
             foreground = foreground & (target != self.background)
         weights = torch.where(inside_box(foreground), 1.0, self.beta_bg)
         if self.class_weights:
-            weights *= gather_weights(batch_weights(target, logits.shape[1], self.background, self.alpha_bg), target)
+            counted = pixels_by_class(target, logits.shape[1]) if pixels is None else pixels
+            weights *= gather_weights(batch_weights(counted, self.background, self.alpha_bg), target)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)
 
 

@@ -1,6 +1,6 @@
 """Cross-entropy with class weights that follow each batch (Seed S0, section 4.2.1)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Integer
@@ -21,10 +21,12 @@ class ClassWeightSchedule(nn.Module):
     equally). Ignored pixels add nothing; if all are ignored the loss is zero.
 
     >>> logits, target = torch.zeros(1, 2, 1, 4), torch.tensor([[[0, 1, 0, 0]]])
-    >>> weights = batch_weights(target, 2, background=0, alpha_bg=0.5)
+    >>> weights = batch_weights(pixels_by_class(target, 2), background=0, alpha_bg=0.5)
     >>> weights
     tensor([0.3750, 2.0000])
     """
+
+    counts_classes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -36,17 +38,20 @@ class ClassWeightSchedule(nn.Module):
         self.background = task.background
         self.alpha_bg = alpha_bg
 
-    def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
-        weights = batch_weights(target, logits.shape[1], self.background, self.alpha_bg)
+    def forward(
+        self,
+        logits: Float[Tensor, "b k h w"],
+        target: Integer[Tensor, "b h w"],
+        pixels: Integer[Tensor, " k"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the loss of a batch; ``pixels`` are those of each class in the whole step, if it has more passes."""
+        counted = pixels_by_class(target, logits.shape[1]) if pixels is None else pixels
+        weights = batch_weights(counted, self.background, self.alpha_bg)
         return mean_over_valid(gather_weights(weights, target) * pixel_cross_entropy(logits, target), target)
 
 
-def batch_weights(
-    target: Integer[Tensor, "b h w"], classes: int, background: int | None, alpha_bg: float
-) -> Float[Tensor, " k"]:
-    """Return the weight of each class in this batch; zero for a class that does not occur."""
-    pixels = pixels_by_class(target, classes)
+def batch_weights(pixels: Integer[Tensor, " k"], background: int | None, alpha_bg: float) -> Float[Tensor, " k"]:
+    """Return the weight of each class by the pixels that it has in the batch; zero for one that does not occur."""
     total, present = pixels.sum().clamp(min=1), (pixels > 0).sum()
     weights = torch.where(pixels > 0, total / (present * pixels.clamp(min=1)), 0.0)
     if background is not None:

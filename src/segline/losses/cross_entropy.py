@@ -51,6 +51,10 @@ class CrossEntropy(nn.Module):
         total = weights.sum()
         return (weights * losses).sum() / total.where(total > 0, 1)
 
+    def denominator(self, target: Integer[Tensor, "b h w"]) -> Tensor:
+        """Return what the sum over the pixels is divided by: the sum of the valid pixels' weights."""
+        return (gather_weights(self.weights.double(), target) * valid(target)).sum()
+
 
 def _by_class(weights: dict[str, float], names: tuple[str, ...]) -> list[float]:
     """Return the weight of every class in the order of the ids."""

@@ -19,6 +19,9 @@ class Dice(nn.Module):
     An absent class adds to the loss where it is predicted, and nothing where it is not, due to the smoothing s. If all
     pixels are ignored the loss is zero.
 
+    Where a step has several passes or workers, the sums run over the pixels of each, and the loss of the step is the
+    mean of theirs weighted by their valid pixels: not that of the whole batch.
+
     >>> import torch
     >>> target = torch.tensor([[[0, 1]]])
     >>> Dice(Task(names=("sky", "road")))(torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]]), target) < 1e-6

@@ -27,6 +27,9 @@ class LossMaxPooling(nn.Module):
     uniform. The weights need no gradient: at the maximum a change in them does not change the sum. Ignored pixels add
     nothing; if all are ignored the loss is zero.
 
+    Where a step has several passes or workers, each has a pool of its own, and the loss of the step is the mean of
+    theirs weighted by their valid pixels: not that of the whole batch.
+
     >>> logits = torch.tensor([[[[9.0, 0.0]], [[0.0, 0.0]]]])
     >>> LossMaxPooling(Task(names=("sky", "road")), p=1.0, share=0.5)(logits, torch.zeros(1, 1, 2, dtype=torch.long))
     tensor(0.6931)

@@ -24,6 +24,9 @@ class LovaszSoftmax(nn.Module):
     permutation sorts the errors in descending order; Delta is the Jaccard loss, one minus intersection over union, of
     the truth with these pixels wrong. If all pixels are ignored the loss is zero.
 
+    Where a step has several passes or workers, each sorts its own pixels, and the loss of the step is the mean of
+    theirs weighted by their valid pixels: not that of the whole batch. With ``per_image`` it is the whole batch's.
+
     >>> target = torch.tensor([[[0, 1]]])
     >>> LovaszSoftmax(Task(names=("sky", "road")))(torch.zeros(1, 2, 1, 2), target)
     tensor(0.5000)
@@ -52,6 +55,11 @@ class LovaszSoftmax(nn.Module):
         images = (slice(i, i + 1) for i in range(len(target)))
         losses = torch.stack([self._one_loss(predicted[image], target[image]) for image in images])
         return losses.sum() / valid(target).flatten(1).any(1).sum().clamp(min=1)
+
+    def denominator(self, target: Integer[Tensor, "b h w"]) -> Tensor:
+        """Return the weight of a pass in its step: its images with a valid pixel, or its valid pixels."""
+        labelled = valid(target)
+        return labelled.flatten(1).any(1).sum() if self.per_image else labelled.sum()
 
     def _one_loss(self, predicted: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """Return the mean over the classes, with all pixels in one sort per class."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segline.config.fields import Range, Unit
 from segline.losses.class_weight_schedule import batch_weights, gather_weights
 from segline.losses.distance_map import gaussian
-from segline.losses.masking import mean_over_valid, pixel_cross_entropy
+from segline.losses.masking import mean_over_valid, pixel_cross_entropy, pixels_by_class
 from segline.losses.task import Task
 
 
@@ -31,6 +31,7 @@ class TouchingBorder(nn.Module):
     """
 
     distances: ClassVar[tuple[str, ...]] = ("touching",)
+    counts_classes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -46,9 +47,14 @@ class TouchingBorder(nn.Module):
         self.sigma = sigma
 
     def forward(
-        self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"], touching: Float[Tensor, "b 1 h w"]
+        self,
+        logits: Float[Tensor, "b k h w"],
+        target: Integer[Tensor, "b h w"],
+        touching: Float[Tensor, "b 1 h w"],
+        pixels: Integer[Tensor, " k"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
-        balance = batch_weights(target, logits.shape[1], background=None, alpha_bg=0.0)
+        """Return the loss of a batch; ``pixels`` are those of each class in the whole step, if it has more passes."""
+        counted = pixels_by_class(target, logits.shape[1]) if pixels is None else pixels
+        balance = batch_weights(counted, background=None, alpha_bg=0.0)
         weights = gather_weights(balance, target) + self.w0 * gaussian(touching.squeeze(1), self.sigma)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)

@@ -25,14 +25,12 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def rows(images: int) -> tuple[slice, float]:
-    """Return the rows of a batch that belong to this process, and the weight of their mean loss.
+def rows(images: int) -> tuple[slice, bool]:
+    """Return the rows of a batch that belong to this process, and whether they count.
 
-    Gradients are averaged over the processes, so that the weight makes them those of the mean over the whole batch. A
-    process without rows takes the first one with no weight, because all must take part.
+    A process without rows takes the first one, which does not count, because all must take part.
     """
-    own = len(range(rank(), images, world_size()))
-    return (slice(rank(), None, world_size()), own * world_size() / images) if own else (slice(1), 0.0)
+    return (slice(rank(), None, world_size()), True) if rank() < images else (slice(1), False)
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:

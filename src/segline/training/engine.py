@@ -8,43 +8,23 @@ the position in the epoch are the whole state, and a resumed run ends with the s
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
-from segline.data.augment import augment, generate_parameters, normalize, to_device, to_unit
 from segline.errors import StoppedError, TrainingError
 from segline.files.atomic import write_file
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE, keep_batch
-from segline.training.run import Epoch, EpochState, Run, derive_seed, forward, take_distances
-from segline.training.schedules import learning_rate
+from segline.training.run import Epoch, EpochState, Run
+from segline.training.step import Batch, load, load_ahead, train_step
 from segline.training.validation import eval_step, validate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """The rows of a forward pass that belong to this process, on the training device."""
-
-    positions: NDArray[np.integer]
-    images: Tensor
-    labels: Tensor
-    distances: dict[str, Tensor]
-    rows: slice
-    size: int
-    """The number of images of the pass in all processes."""
-    counted: int
-    """The number of images of this process that count."""
-    weight: float
-    """The factor of their mean loss in the loss of the step."""
 
 
 def fit(run: Run, folder: Path, *, until: int | None = None) -> Iterator[Epoch]:
@@ -92,7 +72,7 @@ def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
     took = []
     for step in range(1 + steps):
         began = time.monotonic()
-        losses = _train_step(run, _load(run, order, step % run.steps_per_epoch), step)
+        losses = train_step(run, load(run, order, step % run.steps_per_epoch), step)
         float(losses[-1])
         took.append(time.monotonic() - began)
     began = time.monotonic()
@@ -105,7 +85,7 @@ def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
 def try_step(run: Run) -> None:
     """Make one step of training and one of validation, whose results are of no use, to see whether they work."""
     run.model.train()
-    losses = _train_step(run, _load(run, np.arange(len(run.train)), 0), 0)
+    losses = train_step(run, load(run, np.arange(len(run.train)), 0), 0)
     float(losses[-1])
     eval_step(run, range(1))
 
@@ -124,7 +104,7 @@ def is_finished(run: Run) -> bool:
 
 @dataclass
 class _LossSum:
-    """The sum of the losses of steps; each is read while the next step is under way, so that a GPU never waits."""
+    """The sum over the images of their steps' losses; each is read while the next step runs: a GPU never waits."""
 
     run: Run
     folder: Path
@@ -143,7 +123,7 @@ class _LossSum:
             value = float(loss)
             if not math.isfinite(value):
                 self._fail(batch, value, step)
-            self.run.epoch_state.loss += batch.counted * value
+            self.run.epoch_state.loss += sum(part.size for part in batches) * value
 
     def _fail(self, batch: Batch, value: float, step: int) -> None:
         path = keep_batch(self.folder, self.run.train, batch.positions, batch.images, batch.labels)
@@ -158,8 +138,8 @@ def _train_epoch(run: Run, number: int, folder: Path) -> float:
     end = min(run.steps_per_epoch, run.steps - before)
     losses, saved = _LossSum(run, folder), time.monotonic()
     began = saved - run.epoch_state.seconds
-    for index, batches in _loaded(run, order, range(run.epoch_state.step, end)):
-        losses.add(before + index, batches, _train_step(run, batches, before + index))
+    for index, batches in load_ahead(run, order, range(run.epoch_state.step, end)):
+        losses.add(before + index, batches, train_step(run, batches, before + index))
         now = time.monotonic()
         run.epoch_state.step = index + 1
         stopped, due, run.epoch_state.seconds = ddp.all_reduce_max([run.stop(), _is_due(run, now - saved), now - began])
@@ -183,79 +163,6 @@ def _total_loss(run: Run) -> float:
 
 def _is_due(run: Run, seconds: float) -> bool:
     return seconds > 60 * run.settings.checkpoint_minutes > 0
-
-
-def _loaded(run: Run, order: NDArray[np.integer], steps: range) -> Iterator[tuple[int, list[Batch]]]:
-    """Yield the batches of each step, while a thread reads those of the next one."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_load, run, order, steps.start) if steps else None
-        for index in steps:
-            assert ahead is not None
-            batches = ahead.result()
-            ahead = reader.submit(_load, run, order, index + 1) if index + 1 < steps.stop else None
-            yield index, batches
-
-
-def _load(run: Run, order: NDArray[np.integer], step: int) -> list[Batch]:
-    """Return the batches of a step, each with the rows of this process."""
-    chosen = order[step * run.images_per_step : (step + 1) * run.images_per_step]
-    size = run.settings.batch_size
-    return [_read(run, chosen[start : start + size], len(chosen)) for start in range(0, len(chosen), size)]
-
-
-def _read(run: Run, chosen: NDArray[np.integer], in_step: int) -> Batch:
-    rows, weight = ddp.rows(len(chosen))
-    positions = chosen[rows]
-    images, labels = run.train.take(positions)
-    return Batch(
-        positions=positions,
-        images=to_unit(images, run.device),
-        labels=to_device(torch.from_numpy(labels), run.device),
-        distances=take_distances(run, run.train, positions),
-        rows=rows,
-        size=len(chosen),
-        counted=len(positions) if weight else 0,
-        weight=weight * len(chosen) / in_step,
-    )
-
-
-def _train_step(run: Run, batches: list[Batch], step: int) -> list[Tensor]:
-    """Make one step of the optimizer; return the mean loss of each batch."""
-    rate = learning_rate(run.settings, step, run.steps, time_fraction=run.time_fraction)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.optimizer.zero_grad(set_to_none=True)
-    # All processes draw the same augmentation; each has a seed of its own for dropout.
-    generator = torch.Generator().manual_seed(derive_seed(run.seed, step))
-    torch.manual_seed(derive_seed(run.seed, step, 1 + ddp.rank()))
-    losses = [_forward_backward(run, batch, generator, is_last=batch is batches[-1]) for batch in batches]
-    if run.settings.max_grad_norm:
-        nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.max_grad_norm)
-    run.optimizer.step()
-    if run.settings.ema_decay:
-        _update_ema(run, step)
-    return losses
-
-
-def _forward_backward(run: Run, batch: Batch, generator: torch.Generator, *, is_last: bool) -> Tensor:
-    """Run forward and backward; the gradients are averaged over the processes in the last pass of a step."""
-    amounts = generate_parameters(batch.size, run.settings.augment, generator).take(batch.rows).to(run.device)
-    inputs, target, distances = augment(batch.images, batch.labels, amounts, batch.distances)
-    with ddp.no_sync(run.network, enabled=not is_last):
-        loss: Tensor = run.loss(forward(run, run.network, normalize(inputs)), target, distances)
-        torch.autograd.backward(loss * batch.weight)
-    return loss.detach()
-
-
-@torch.no_grad()
-def _update_ema(run: Run, step: int) -> None:
-    """Move the averaged weights and statistics towards the trained ones, faster in the first steps."""
-    decay = min(run.settings.ema_decay, (1 + step) / (10 + step))
-    for mean, value in zip(run.ema_model.state_dict().values(), run.model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
 
 
 def _save(run: Run, folder: Path, *, is_best: bool = False) -> None:

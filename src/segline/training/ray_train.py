@@ -2,7 +2,7 @@
 
 Ray Train places the workers, all or none, and connects their processes; the engine sees them through
 :mod:`segline.training.ddp`. The losses equal those of one process with the same batches where a loss is a mean over
-images that count alike: not with ignored pixels, nor where it looks at a whole batch at once.
+pixels or images: not where it looks at a whole batch at once, as Dice and Lovász do.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from segline.cli import main
 from segline.errors import StageError
 from segline.files.hashing import tree_hash
 from segline.platforms import kubeflow, rayjob
+from segline.tracking import runs
 from segline.tracking.client import Experiment
 from segline.tracking.runs import start_run
 
@@ -157,21 +158,39 @@ def test_a_webhook_that_fails_is_named_and_the_rest_is_done(tmp_path, monkeypatc
     assert Experiment(uri, "streets").client.get_run(run).data.tags["segline.pipeline_state"] == "FAILED"
 
 
-def test_the_outcome_is_told_before_the_cluster_is_waited_for(webhook, tmp_path, monkeypatch):
+def test_the_cluster_is_removed_before_anything_is_told(webhook, tmp_path, monkeypatch):
     server, bodies = webhook
     monkeypatch.setenv("SEGLINE_RUN", "run-1")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     run = start_run(Experiment(uri, "streets"), "a", "grid", {}, {})
+    removed = []
 
     def remove(name):
-        assert bodies
-        assert "segline.pipeline_state" in Experiment(uri, "streets").client.get_run(run).data.tags
+        assert bodies == []
+        removed.append(name)
         raise StageError(f"the RayJob of {name} stays")
 
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setattr(rayjob, "delete", remove)
     with pytest.raises(StageError, match="the RayJob of run-1 stays"):
         kubeflow.conclude("run-1", STATUS, uri, server.address)
+    assert removed == ["run-1"]
+    assert len(bodies) == 1
+    assert Experiment(uri, "streets").client.get_run(run).data.tags["segline.pipeline_state"] == "FAILED"
+
+
+def test_no_error_of_a_task_prevents_the_others(webhook, monkeypatch, capsys):
+    server, bodies = webhook
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("SEGLINE_WEBHOOK", server.address)
+    monkeypatch.setattr(rayjob, "delete", lambda name: 1 / 0)
+    monkeypatch.setattr(runs, "tag_pipeline_runs", lambda *_: [][0])
+    assert main(["outcome", "--run", "run-1", "--status", "null"]) == StageError.exit_code
+    [line] = capsys.readouterr().err.splitlines()
+    assert "the RayJob of the run could not be removed (ZeroDivisionError)" in line
+    assert "the MLflow runs could not be tagged (IndexError)" in line
+    assert "'null' is not a final status" in line
+    assert bodies == [{"run": "run-1", "state": "UNKNOWN", "error": ""}]
 
 
 def test_a_status_that_is_none_is_refused(tmp_path, capsys):

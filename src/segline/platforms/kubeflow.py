@@ -8,15 +8,16 @@ import json
 import math
 import os
 import shutil
-import urllib.error
-import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from segline.artifacts.artifact import Record
 from segline.artifacts.table import ARTIFACTS
-from segline.errors import StageError, TrackingError
+from segline.errors import SeglineError, StageError, one_line, shown
 from segline.files.atomic import write_text
 from segline.files.hashing import tree_hash
+from segline.platforms.webhooks import post
 from segline.progress import log
 
 SCHEMES = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
@@ -24,7 +25,6 @@ SCHEMES = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 HTML, METRICS = "system.HTML", "system.Metrics"
 STATES = {"COMPLETE": "SUCCEEDED"}
 """The states of older versions of Kubeflow, in the words of newer ones."""
-WEBHOOK_TIMEOUT_S = 10
 
 
 def report(stage: str, out: Path, executor_input: str) -> None:
@@ -74,9 +74,10 @@ def _finite(record: Record) -> dict[str, float]:
 
 
 def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
-    """Tag the MLflow runs of a Kubeflow run with its state, call a webhook, and clean up.
+    """Clean up after a Kubeflow run, call a webhook, and tag the run's MLflow runs with its state.
 
-    A task that fails does not prevent the others.
+    The cluster is removed first, as it costs money until then. A task that fails, whatever the reason, does not prevent
+    the others.
 
     Args:
         run: The id of the Kubeflow run.
@@ -85,52 +86,52 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
         webhook: The address to which the outcome is posted as JSON; empty for none.
 
     Raises:
-        StageError: One or more of these tasks failed; the message lists all failures.
+        StageError: One or more of these tasks failed, or the status is none; the message lists all failures.
     """
-    outcome = _outcome(run, status)
-    errors = []
-    # The RayJob comes last: while Kubernetes does not answer, its task takes all the time that is left.
-    for task in (_tag_runs, _call_webhook, _remove_rayjob):
-        try:
-            task(outcome, tracking_uri=tracking_uri, webhook=webhook)
-        except (StageError, TrackingError) as error:
-            errors.append(str(error))
+    outcome, problem = _outcome(run, status)
+    problems = [
+        problem,
+        _attempt("the RayJob of the run could not be removed", partial(_remove_rayjob, run)),
+        post(webhook, outcome) if webhook.strip() else "",
+        _attempt("the MLflow runs could not be tagged", partial(_tag_runs, tracking_uri, outcome)),
+    ]
     log(f"outcome: run {run} {outcome['state']}" + (f": {outcome['error']}" if outcome["error"] else ""))
-    if errors:
-        raise StageError("; ".join(errors))
+    if any(problems):
+        raise StageError("; ".join(filter(None, problems)))
 
 
-def _outcome(run: str, status: str) -> dict[str, str]:
+def _attempt(failure: str, task: Callable[[], None]) -> str:
+    """Run a task; return why it failed, or an empty text."""
+    try:
+        task()
+    except SeglineError as error:
+        return one_line(error)
+    except Exception as error:  # Whatever it is, the other tasks are to be done.
+        return f"{failure} ({type(error).__name__})"
+    return ""
+
+
+def _outcome(run: str, status: str) -> tuple[dict[str, str], str]:
+    """Return the record of a run's end, and what is wrong with the status that it was made from."""
     try:
         final = json.loads(status)
         error = final.get("error") or {}
         state = str(final["state"])
-        return {"run": run, "state": STATES.get(state, state), "error": str(error.get("message", ""))}
-    except (ValueError, KeyError, AttributeError):
-        raise StageError(f"--status {status!r} is not a final status of Kubeflow; expected JSON with a state") from None
+        return {"run": run, "state": STATES.get(state, state), "error": str(error.get("message", ""))}, ""
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        problem = f"--status {shown(status)} is not a final status of Kubeflow; expected JSON with a state"
+        return {"run": run, "state": "UNKNOWN", "error": ""}, problem
 
 
-def _remove_rayjob(outcome: dict[str, str], **_: str) -> None:
+def _remove_rayjob(run: str) -> None:
     """Delete the Ray cluster of the run if it still exists; outside Kubernetes there is none."""
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         from segline.platforms import rayjob
 
-        rayjob.delete(outcome["run"])
+        rayjob.delete(run)
 
 
-def _tag_runs(outcome: dict[str, str], *, tracking_uri: str, **_: str) -> None:
+def _tag_runs(tracking_uri: str, outcome: dict[str, str]) -> None:
     from segline.tracking import runs, tags
 
     runs.tag_pipeline_runs(tracking_uri, outcome["run"], {tags.PIPELINE_STATE: outcome["state"]})
-
-
-def _call_webhook(outcome: dict[str, str], *, webhook: str, **_: str) -> None:
-    if not webhook:
-        return
-    request = urllib.request.Request(
-        webhook, json.dumps(outcome).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
-    try:
-        urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_S).close()
-    except (urllib.error.URLError, ValueError, OSError) as error:
-        raise StageError(f"the webhook in SEGLINE_WEBHOOK did not take the outcome ({error})") from None

@@ -93,11 +93,11 @@ class RayJobApi:
         call = partial(self._objects.get_namespaced_custom_object, **self._resource, name=name)
         return self._retry("read", call, expected=404)
 
-    def delete(self, name: str) -> None:
-        """Delete a RayJob, and with it its cluster, if it exists."""
+    def delete(self, name: str, *, patience_s: float = math.inf) -> None:
+        """Delete a RayJob, and with it its cluster, if it exists; give up after ``patience_s`` or ``OUTAGE_S``."""
         options = {"propagationPolicy": "Background"}
         call = partial(self._objects.delete_namespaced_custom_object, **self._resource, name=name, body=options)
-        self._retry("delete", call, expected=404)
+        self._retry("delete", call, expected=404, patience_s=patience_s)
 
     def submitter_pod(self, name: str) -> str | None:
         """Return the name of the newest started pod that submits a RayJob, if there is one."""
@@ -121,15 +121,17 @@ class RayJobApi:
         )
         return [line for line in answer.data.decode(errors="replace").split("\n") if line]
 
-    def _retry(self, verb: str, call: Callable[..., Any], *, expected: int) -> Json | None:
+    def _retry(
+        self, verb: str, call: Callable[..., Any], *, expected: int, patience_s: float = math.inf
+    ) -> Json | None:
         """Repeat a request until it is answered; return None for the expected status.
 
         Raises:
             StageError: Kubernetes refuses the request.
-            StoppedError: Kubernetes gives no usable answer for ``OUTAGE_S``.
+            StoppedError: Kubernetes gives no usable answer for ``patience_s``, or for ``OUTAGE_S``.
         """
-        reason = ""
-        for _ in attempts(within_s=OUTAGE_S):
+        reason, patience_s = "", min(patience_s, OUTAGE_S)
+        for _ in attempts(within_s=patience_s):
             try:
                 answer = call(_request_timeout=TIMEOUTS_S)
                 if isinstance(answer, dict):
@@ -143,7 +145,7 @@ class RayJobApi:
                 if status and status < 500 and status != 429:
                     self._raise_permanent(status, reason, verb)
         raise StoppedError(
-            f"Kubernetes has given no usable answer for {OUTAGE_S:.0f} s ({reason}); the same command goes on"
+            f"Kubernetes has given no usable answer for {patience_s:.0f} s ({reason}); the same command goes on"
         )
 
     def _raise_permanent(self, status: int, reason: str, verb: str) -> None:

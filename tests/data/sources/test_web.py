@@ -206,6 +206,38 @@ def test_https_that_leads_to_http_needs_a_checksum(web, served, refused, opening
         assert opening(f"{leading.address}/data.zip", sha256=sha256(served["/data.zip"])).revision
 
 
+@pytest.mark.parametrize("with_checksum", [False, True])
+@pytest.mark.parametrize(
+    "location", ["ftp://localhost/data.zip", "file:///etc/passwd", "data:,x", "FTP://localhost/", "gopher://localhost/"]
+)
+def test_no_redirect_leads_to_another_scheme(web, served, refused, tls, location, with_checksum):
+    settings = {"sha256": sha256(served["/data.zip"])} if with_checksum else {}
+    with serving(lambda _: (302, {"Location": location}, b""), tls[1]) as leading:
+        assert "is not https" in refused(f"{leading.address}/data.zip", **settings)
+        assert len(leading.asked) == 1
+
+
+def test_a_hop_of_http_between_two_of_https_needs_a_checksum(web, served, refused, opening, tls):
+    def lead_back(_):
+        return 302, {"Location": f"{web.address}/data.zip"}, b""
+
+    def lead(_):
+        return 301, {"Location": f"{plain.address}/x"}, b""
+
+    with serving(lead_back) as plain, serving(lead, tls[1]) as leading:
+        assert "set ingest.sha256" in refused(f"{leading.address}/data.zip")
+        assert plain.asked == []
+        assert opening(f"{leading.address}/data.zip", sha256=sha256(served["/data.zip"])).revision
+        assert len(plain.asked) == 1
+
+
+def test_hops_of_https_are_followed_and_a_ring_of_them_is_one_line(web, refused, opening, tls):
+    with serving(lambda _: (307, {"Location": f"{web.address}/data.zip"}, b""), tls[1]) as leading:
+        assert opening(f"{leading.address}/data.zip").revision
+    with serving(lambda _: (302, {"Location": "/ring"}, b""), tls[1]) as ring:
+        assert "302" in refused(f"{ring.address}/ring")
+
+
 def test_what_is_no_archive_is_one_line_and_is_not_kept(url, served, refused, files):
     served["/data.zip"] = b"<html>log in first</html>"
     assert "no whole archive" in refused(url)

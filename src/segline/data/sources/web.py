@@ -18,8 +18,9 @@ from segline.config.sections import Ingest
 from segline.data.sources.archive import mark_prefix, unpack, verified_hash
 from segline.data.sources.resolved import ResolvedSource
 from segline.data.sources.staging import StagingError, check_free_space, staged_origin, write_failed
-from segline.errors import SourceError, one_line
+from segline.errors import SourceError, clip, one_line
 from segline.files.atomic import MARK, write_text
+from segline.files.http import RedirectError, open_url
 from segline.files.retry import ATTEMPTS, attempts
 from segline.files.trees import Folder
 from segline.progress import log, progress_bar
@@ -172,9 +173,7 @@ class Download:
         if partial and self._size == partial.size:
             return
         headers = {"Range": f"bytes={self._size}-", "If-Range": partial.validator} if partial else {}
-        with _open(self.url, headers) as response:
-            if not self.allow_http and not response.url.startswith("https:"):
-                raise SourceError(f"{self.url} leads to {response.url}, which is not https; set ingest.sha256")
+        with _open(self.url, headers, allow_http=self.allow_http) as response:
             is_rest = partial and response.headers.get("Content-Range", "").startswith(f"bytes {self._size}-")
             version = partial if partial and is_rest else self._start_over(response)
             self._append(response, version.size)
@@ -217,14 +216,19 @@ def _host(url: str) -> str:
         return ""
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
+def _open(url: str, headers: dict[str, str], *, allow_http: bool) -> Any:
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        request = urllib.request.Request(url, headers=headers)
+        return open_url(request, redirects="any" if allow_http else "https", timeout_s=TIMEOUT_S)
+    except RedirectError as error:
+        advice = "set ingest.sha256" if str(error) == "http" and not allow_http else "give the address of the archive"
+        raise SourceError(f"{url} leads to an address of {error}, which is not https; {advice}") from None
     except urllib.error.HTTPError as error:
         error.close()
+        answer = clip(f"{error.code} {' '.join(str(error.reason).split())}")
         if error.code >= 500 or error.code in TRANSIENT_STATUSES:
-            raise _TransientError(f"{error.code} {error.reason}") from None
-        raise SourceError(f"{url}: the server says {error.code} {error.reason}; check the URL") from None
+            raise _TransientError(answer) from None
+        raise SourceError(f"{url}: the server says {answer}; check the URL") from None
     except (http.client.InvalidURL, ValueError) as error:
         raise SourceError(f"ingest.source: {url!r} is no valid URL ({one_line(error)}); fix it") from None
     except (OSError, http.client.HTTPException) as error:

@@ -2,7 +2,7 @@
 
 import json
 import re
-import textwrap
+import shlex
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from segline.artifacts.ensemble import ENSEMBLE
 from segline.artifacts.evaluation import EVALUATION, write_counts
 from segline.artifacts.validation import STATISTICS
 from segline.classes import LabelClass
+from segline.cli import main
 from segline.config.params import Params
 from segline.config.sections import Promote as Settings
 from segline.config.sections.promote import ErrorBudget
@@ -35,7 +36,7 @@ from segline.models.unet import UNet
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard
 from segline.stages.judgement import times_judged
-from segline.tracking import registry
+from segline.tracking import registry, tags
 from segline.tracking.client import Experiment
 from segline.tracking.registry import CHALLENGER, CHAMPION, Version, champion_statistics
 
@@ -255,7 +256,7 @@ def test_cut_off_after_the_decision_it_decides_the_same_again(
         with pytest.raises(KeyboardInterrupt):
             promoting(threshold)
     number = max(versions(experiment))
-    decided = json.loads(versions(experiment)[number].tags[promote.DECISION])
+    decided = json.loads(versions(experiment)[number].tags[tags.DECISION])
     assert number not in numbers(experiment)
     monkeypatch.setattr(promote, "judge", None)
     monkeypatch.setattr(promote, "judge_first", None)
@@ -278,36 +279,62 @@ def test_cut_off_after_the_alias_moved_it_decides_the_same_again(promoting, expe
 
 
 @pytest.fixture
-def roll_back(experiment, monkeypatch):
-    """What docs/kubernetes.md says, with this registry and model."""
-    page = (ROOT / "docs" / "kubernetes.md").read_text()
-    (code,) = re.findall(r'  python -c "\n(.*?MlflowClient.*?)"\n', page, re.DOTALL)
-    code = (
-        textwrap.dedent(code).replace("'http://localhost:5000'", repr(experiment.uri)).replace("'streets'", "'lamps'")
-    )
-    return lambda: exec(code, {})
+def roll_back(experiment):
+    """The command of the documentation, with this registry and model; returns its exit code."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^  segline (registry rollback .*)$", page, re.MULTILINE)
+    words = shlex.split(line.replace("http://localhost:5000", experiment.uri).replace("streets", "lamps"))
+    return lambda *more: main([*words, *more])
 
 
-def test_a_version_that_was_rolled_back_is_not_promoted_again(promoting, experiment, roll_back):
+def test_a_version_that_was_rolled_back_is_not_promoted_again(promoting, experiment, roll_back, capsys):
     promoting(POOR)
     promoting(BEST)
-    roll_back()
+    assert roll_back() == 0
+    assert "lamps: v2 was rolled back, v1 is champion again" in capsys.readouterr().out
     assert numbers(experiment)[0] == 1
     for _ in range(2):
         decision = promoting(BEST)[1]
         assert not decision["promoted"]
         assert decision["reason"].endswith("v2 was rolled back; delete its tag segline.rolled_back to allow it")
         assert numbers(experiment)[0] == 1
-    MlflowClient(experiment.uri).delete_model_version_tag("lamps", "2", promote.ROLLED_BACK)
+    MlflowClient(experiment.uri).delete_model_version_tag("lamps", "2", tags.ROLLED_BACK)
     assert promoting(BEST)[1]["promoted"]
     assert numbers(experiment)[0] == 2
 
 
-def test_the_first_champion_cannot_be_rolled_back(promoting, experiment, roll_back):
+def test_the_first_champion_is_rolled_back_only_if_none_is_allowed(promoting, experiment, roll_back, capsys):
     promoting(POOR)
-    with pytest.raises(SystemExit, match="v1 has no champion before it; nothing was changed"):
-        roll_back()
+    assert roll_back() == TrackingError.exit_code
+    assert "lamps v1 has no champion before it; nothing was changed; " in capsys.readouterr().err
     assert numbers(experiment)[0] == 1
+    assert roll_back("--allow-none") == 0
+    assert numbers(experiment)[0] is None
+    _, decision = promoting(GOOD)
+    assert (decision["promoted"], numbers(experiment)[0]) == (True, 2)
+    main(["registry", "history", "--name", "lamps", "--tracking-uri", experiment.uri])
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert [re.search(r"(\S+ -> \S+)  (\w+)", line).groups() for line in lines] == [
+        ("none -> v1", "promoted"),
+        ("v1 -> none", "rolled"),
+        ("none -> v2", "promoted"),
+    ]
+
+
+def test_a_champion_that_cannot_be_loaded_is_told_with_the_command_that_helps(promoting, experiment, capsys):
+    promoting(POOR)
+    promoting(GOOD)
+    folder = registry.download_bundle(experiment, registry.get_by_alias(experiment, CHAMPION))
+    (weights,) = folder.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(StageError, match="champion lamps v2 cannot be loaded") as raised:
+        promoting(BEST)
+    (command,) = re.findall("`segline (.*) --reason TEXT`", str(raised.value))
+    words = [*command.split(), "--reason", "its weights are cut off", "--tracking-uri", experiment.uri]
+    assert main(words) == 0
+    assert numbers(experiment)[0] == 1
+    assert promoting(BEST)[1]["promoted"]
+    assert numbers(experiment)[0] == 3
 
 
 def test_it_is_decided_anew_against_another_champion(promoting, experiment):
@@ -382,7 +409,7 @@ def test_what_ensemble_left_out_is_named(promoting, dataset_dir, tmp_path, name)
 def test_the_decision_is_kept_with_the_version(promoting, experiment):
     promoting(GOOD)
     _, decision = promoting(POOR)
-    kept = promote.Decision(**json.loads(versions(experiment)[2].tags[promote.DECISION]))
+    kept = promote.Decision(**json.loads(versions(experiment)[2].tags[tags.DECISION]))
     assert asdict(kept) == {key: decision[key] for key in asdict(kept)}
 
 
@@ -499,7 +526,7 @@ def test_a_model_whose_logits_are_not_finite_is_not_registered(promoting, experi
 def test_a_champion_whose_logits_are_not_finite_is_named_with_the_command_that_helps(promoting, experiment):
     promoting(POOR)
     break_weights(registry.download_bundle(experiment, registry.get_by_alias(experiment, CHAMPION)))
-    said = r"^champion lamps v1: the predictions for the image crop0 are not finite; `segline registry rollback` puts"
+    said = r"^champion lamps v1: the predictions for the image crop0 are not finite; `segline registry rollback "
     with pytest.raises(TrackingError, match=said):
         promoting(BEST)
     assert numbers(experiment)[0] == 1

@@ -105,6 +105,7 @@ PROMOTION = Artifact(
         "segline.reporting.report",
         "segline.stages.judgement",
         "segline.stages.promote",
+        "segline.stages.settlement",
     ),
     metadata=_metadata,
     metrics=_metrics,

@@ -1,19 +1,19 @@
 """Promote: register the winner, and make it champion if it is better on the same test images.
 
 The decision is kept with the registered version before the alias moves, so that a run cut off in between decides the
-same when it is repeated.
+same when it is repeated. The registry is locked from the last look at the champion to the move of its alias.
 """
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from segline.artifacts.artifact import Record
-from segline.artifacts.bundle import bundle_hash, read_bundle
+from segline.artifacts.bundle import Bundle, bundle_hash, read_bundle
 from segline.artifacts.code import code_hash
 from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, read_metrics
@@ -23,19 +23,18 @@ from segline.artifacts.validation import STATISTICS
 from segline.config.params import Params
 from segline.config.serialization import as_json
 from segline.data.shards import open_split
-from segline.errors import StageError, TrackingError
+from segline.errors import StageError, TrackingError, one_line
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, probabilities
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log
 from segline.reporting.report import sentence, write_report
 from segline.stages.judgement import hash_test_set, judge, judge_first, times_judged
+from segline.stages.settlement import IS_CHAMPION, earlier_decision, is_rival, settle
 from segline.tracking import provenance, registry, runs, tags
 from segline.tracking.client import Experiment
-from segline.tracking.registry import CHALLENGER, CHAMPION, Version
-from segline.tracking.tags import DECISION, ROLLED_BACK
-
-IS_CHAMPION = "it is champion already"
+from segline.tracking.locks import registry_lock
+from segline.tracking.registry import CHAMPION, Version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +84,8 @@ def run(
     )
     _refuse_nonfinite(contest)
     with PROMOTION.writing(out) as work:
-        version = _register(contest, metrics["test"])
-        decision = _earlier_decision(contest, version) or _decide(contest, version)
-        decision = _settle(contest, version, decision)
-        _move_aliases(experiment, version, decision)
+        with experiment.explained_errors("promoting"):
+            decision = _decide_and_settle(contest, _register(contest, metrics["test"]))
         record = asdict(decision) | {"model": params.name, "tracking_uri": tracking_uri}
         write_decision(work, record)
         write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
@@ -115,7 +112,8 @@ def _register(contest: Contest, test_metrics: Record) -> Version:
     if info.source_revision:
         version_tags[tags.SOURCE_REVISION] = info.source_revision
     members = " + ".join(member.candidate for member in read_bundle(bundle).members)
-    run_id = runs.start_run(experiment, key, f"ensemble-{key[:8]}", {"members": members}, version_tags)
+    with registry_lock(experiment):  # two processes would make two runs
+        run_id = runs.start_run(experiment, key, f"ensemble-{key[:8]}", {"members": members}, version_tags)
     with runs.closing(experiment, run_id):
         names = ("miou", "mean_dice", "pixel_accuracy")
         runs.log_metrics(experiment, run_id, {f"test_{name}": test_metrics[name] for name in names})
@@ -124,16 +122,25 @@ def _register(contest: Contest, test_metrics: Record) -> Version:
         return registry.register_model(experiment, run_id, key, bundle, version_tags)
 
 
+def _decide_and_settle(contest: Contest, version: Version) -> Decision:
+    """Decide until the champion is the same before and after: another promotion may end while this one compares."""
+    experiment = contest.experiment
+    while True:
+        decision = _earlier_decision(contest, version) or _decide(contest, version)
+        settled = settle(experiment, version, decision, enabled=contest.params.promote.enabled)
+        if settled:
+            return settled
+        log(f"promote: {contest.params.name} has another champion since the comparison began; comparing again")
+        version = registry.get_version(experiment, version.number) or version
+
+
 def _earlier_decision(contest: Contest, version: Version) -> Decision | None:
     """Return the decision of an earlier run on this version, if nothing has changed since."""
-    if DECISION not in version.tags:
+    decision = earlier_decision(version)
+    if decision is None or not is_rival(contest.experiment, version, decision):
         return None
-    decision = Decision(**json.loads(version.tags[DECISION]))
-    champion = registry.get_by_alias(contest.experiment, CHAMPION)
-    number = champion.number if champion else None
-    same_rival = number == decision.against or (decision.promoted and number == version.number)
     same_question = (decision.dataset, decision.settings) == (contest.info.content_hash, contest.settings_hash)
-    return decision if same_rival and same_question else None
+    return decision if same_question else None
 
 
 def _decide(contest: Contest, version: Version) -> Decision:
@@ -159,24 +166,6 @@ def _decide(contest: Contest, version: Version) -> Decision:
     return judge(decision, tested, _count_champion(contest, champion, tested), contest.params.promote)
 
 
-def _settle(contest: Contest, version: Version, decision: Decision) -> Decision:
-    """Keep the decision with the version; return it without a promotion that is switched off or was rolled back."""
-    if not contest.params.promote.enabled:
-        decision = _withhold(decision, "promotion is off (promote.enabled)")
-    registry.set_tags(contest.experiment, version, {DECISION: asdict(decision)})
-    # A rollback is not kept with the version, so that the decision counts again once the tag is deleted.
-    if ROLLED_BACK in version.tags:
-        decision = _withhold(decision, f"v{version.number} was rolled back; delete its tag {ROLLED_BACK} to allow it")
-    return decision
-
-
-def _withhold(decision: Decision, why: str) -> Decision:
-    """Return a decision that moves no champion; a version that is champion already stays champion."""
-    if not decision.promoted or decision.reason == IS_CHAMPION:
-        return decision
-    return replace(decision, promoted=False, reason=f"{decision.reason}, but {why}")
-
-
 def _count_trained_on(contest: Contest, champion: Version) -> int:
     """Return how many test crops show images that the champion was trained on, if its run has the statistics."""
     with TemporaryDirectory() as folder:
@@ -185,25 +174,45 @@ def _count_trained_on(contest: Contest, champion: Version) -> int:
     return int(open_split(contest.dataset_dir, "test").index["key"].isin(trained).sum())
 
 
+def _load_champion(contest: Contest, champion: Version) -> tuple[list[nn.Module], Bundle]:
+    """Return the champion's models and their description.
+
+    Raises:
+        StageError: It cannot be loaded, whatever the error is.
+    """
+    folder = registry.download_bundle(contest.experiment, champion)
+    try:
+        bundle = read_bundle(folder)
+        return load_models(folder, bundle), bundle
+    except Exception as error:
+        reason = one_line(error).partition("; ")[0]
+        name = f"champion {contest.params.name} v{champion.number}"
+        raise StageError(f"{name} cannot be loaded ({reason}); {_rollback_advice(contest)}") from None
+
+
+def _rollback_advice(contest: Contest) -> str:
+    command = f"segline registry rollback --name {contest.params.name} --reason TEXT"
+    return f"`{command}` makes the champion before it champion again"
+
+
 def _count_champion(contest: Contest, champion: Version, tested: CountedCrops) -> Counts:
     """Return the champion's counts on the test split.
 
     Raises:
         TrackingError: The champion has other classes.
-        StageError: The challenger was tested on other labels.
+        StageError: The champion cannot be loaded, or the challenger was tested on other labels.
     """
-    folder = registry.download_bundle(contest.experiment, champion)
-    bundle, info = read_bundle(folder), contest.info
+    name, info = f"champion {contest.params.name} v{champion.number}", contest.info
+    models, bundle = _load_champion(contest, champion)
     if [entry.name for entry in bundle.classes] != info.names:
         raise TrackingError(
-            f"champion {contest.params.name} v{champion.number} has the classes "
+            f"{name} has the classes "
             f"{', '.join(entry.name for entry in bundle.classes)}, the data have {', '.join(info.names)}; "
             "give `name` in params.yaml another value"
         )
-    name = f"champion {contest.params.name} v{champion.number}"
-    with naming_model(name, "`segline registry rollback` puts its predecessor back", TrackingError):
+    with naming_model(name, _rollback_advice(contest), TrackingError):
         counts = count_split(
-            load_models(folder, bundle),
+            models,
             open_split(contest.dataset_dir, "test"),
             classes=len(info.classes),
             batch_size=contest.params.evaluate.batch_size,
@@ -212,14 +221,3 @@ def _count_champion(contest: Contest, champion: Version, tested: CountedCrops) -
         file = contest.ensemble_dir / TEST_COUNTS
         raise StageError(f"{file} counts other labels than {contest.dataset_dir} has; run `segline ensemble` again")
     return counts
-
-
-def _move_aliases(experiment: Experiment, version: Version, decision: Decision) -> None:
-    """Make the version champion and name the champion before it in a tag, or make the version challenger."""
-    if not decision.promoted:
-        registry.set_alias(experiment, CHALLENGER, version)
-        return
-    if decision.against is not None:
-        registry.set_tags(experiment, version, {tags.PREVIOUS_CHAMPION: str(decision.against)})
-    registry.set_alias(experiment, CHAMPION, version)
-    registry.delete_alias(experiment, CHALLENGER)

@@ -11,10 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
+import requests
+from mlflow.entities import Experiment as MlflowExperiment
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from segline.errors import TrackingError
 
@@ -23,6 +26,7 @@ PARENT_RUN = "MLFLOW_RUN_ID"
 """The environment variable with the run that Kubeflow starts for a pipeline; the runs of the line are its children."""
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """The error codes of a registry without such a model, and of a model without such an alias."""
+REPEAT = "run the same command again, it continues"
 UPLOAD_TIMEOUT_S = 120
 """The timeout of an upload: a server answers only when it has stored the file."""
 
@@ -67,6 +71,20 @@ class Experiment:
             raise TrackingError(f"--tracking-uri {self.shown_uri} cannot be reached ({short_reason(error)})") from None
         return client
 
+    @contextmanager
+    def explained_errors(self, doing: str) -> Iterator[None]:
+        """Turn any error of MLflow in a block into one line; ``doing`` says what the block does.
+
+        Raises:
+            TrackingError: MLflow fails in the block.
+        """
+        try:
+            yield
+        except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
+            raise TrackingError(
+                f"--tracking-uri {self.shown_uri} failed while {doing} ({short_reason(error)}); {REPEAT}"
+            ) from None
+
     @cached_property
     def parent_run(self) -> Run | None:
         """The run that the environment names as parent; None if there is none, or if it is on another server."""
@@ -84,7 +102,7 @@ class Experiment:
             return str(self.parent_run.info.experiment_id)
         known = self.client.get_experiment_by_name(self.name)
         if known:
-            return str(known.experiment_id)
+            return self._active_id(known)
         # Files lie beside a local database; a server decides for itself.
         location = (self.database.parent / "artifacts").as_uri() if self.database else None
         try:
@@ -93,7 +111,17 @@ class Experiment:
             known = self.client.get_experiment_by_name(self.name)  # another process may have created it meanwhile
             if known is None:
                 raise
-            return str(known.experiment_id)
+            return self._active_id(known)
+
+    def _active_id(self, known: MlflowExperiment) -> str:
+        number = str(known.experiment_id)
+        if known.lifecycle_stage != "active":
+            raise TrackingError(
+                f"--tracking-uri {self.shown_uri}: experiment {self.name} was deleted; restore it by `mlflow "
+                f"experiments restore --experiment-id {number}`, remove it for good by `mlflow gc --experiment-ids "
+                f"{number}` where the server runs, or give `name` in params.yaml another value"
+            )
+        return number
 
 
 def _database_uri(path: Path) -> str:

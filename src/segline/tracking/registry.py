@@ -11,17 +11,22 @@ import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.types import Schema, TensorSpec
 
 from segline import __version__
 from segline.artifacts import bundle
+from segline.artifacts.artifact import Record
 from segline.artifacts.validation import STATISTICS
 from segline.errors import TrackingError
-from segline.tracking.client import NOT_FOUND, Experiment, short_reason, upload_timeout
+from segline.tracking.client import NOT_FOUND, REPEAT, Experiment, short_reason, upload_timeout
+from segline.tracking.locks import registry_lock
 from segline.tracking.tags import KEY
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+PREVIOUS = "previous"
+"""The alias of the champion before the champion."""
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
     outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
@@ -38,28 +43,105 @@ class Version:
 
 
 def register_model(experiment: Experiment, run: str, key: str, bundle: Path, tags: dict[str, str]) -> Version:
-    """Return the version with this key; if there is none yet, register the bundle under the experiment's name."""
+    """Return the version with this key; if there is none yet, register the bundle under the experiment's name.
+
+    Two processes may upload the same bundle at once, but only one of them makes a version of it.
+
+    Raises:
+        TrackingError: the files cannot be stored.
+    """
     client = experiment.client
-    if not client.search_registered_models(f"name = '{experiment.name}'"):
-        client.create_registered_model(experiment.name)
-    for version in client.search_model_versions(f"name = '{experiment.name}'"):
-        if version.tags.get(KEY) == key:
-            return _version(version)
-    with mlflow.start_run(run_id=run), warnings.catch_warnings(), upload_timeout():
-        warnings.simplefilter("ignore", UserWarning)  # there is no input example, as the signature is given
-        model = mlflow.pyfunc.log_model(
-            name="model",
-            loader_module="segline.inference.pyfunc",
-            data_path=str(bundle),
-            signature=SIGNATURE,
-            pip_requirements=[f"segline[train]=={__version__}"],
+    known = _find(experiment, key)
+    if known:
+        return known
+    model = _log_model(experiment, run, bundle)
+    with registry_lock(experiment):
+        if not client.search_registered_models(_is_named(experiment)):
+            client.create_registered_model(experiment.name)
+        return _find(experiment, key) or _version(
+            client.create_model_version(
+                experiment.name, model.model_uri, run_id=run, tags={KEY: key, **tags}, model_id=model.model_id
+            )
         )
-    client.update_run(run, status="RUNNING")
-    return _version(
-        client.create_model_version(
-            experiment.name, model.model_uri, run_id=run, tags={KEY: key, **tags}, model_id=model.model_id
-        )
-    )
+
+
+def _log_model(experiment: Experiment, run: str, bundle: Path) -> ModelInfo:
+    try:
+        with mlflow.start_run(run_id=run), warnings.catch_warnings(), upload_timeout():
+            warnings.simplefilter("ignore", UserWarning)  # there is no input example, as the signature is given
+            model: ModelInfo = mlflow.pyfunc.log_model(
+                name="model",
+                loader_module="segline.inference.pyfunc",
+                data_path=str(bundle),
+                signature=SIGNATURE,
+                pip_requirements=[f"segline[train]=={__version__}"],
+            )
+        experiment.client.update_run(run, status="RUNNING")
+        return model
+    except Exception as error:  # the store of the files has errors of its own
+        reason = short_reason(error)
+        raise TrackingError(
+            f"--tracking-uri {experiment.shown_uri} did not store {bundle} ({reason}); {REPEAT}"
+        ) from None
+
+
+def _find(experiment: Experiment, key: str) -> Version | None:
+    """Return the version with a key; None if there is none."""
+    found = experiment.client.search_model_versions(_is_named(experiment))
+    return next((_version(version) for version in found if version.tags.get(KEY) == key), None)
+
+
+def _is_named(experiment: Experiment) -> str:
+    return f"name = '{experiment.name}'"
+
+
+def list_versions(experiment: Experiment) -> list[Version]:
+    """Return all versions of the model, the first one first."""
+    found = experiment.client.search_model_versions(_is_named(experiment))
+    return sorted(map(_version, found), key=lambda version: version.number)
+
+
+def get_version(experiment: Experiment, number: int) -> Version | None:
+    """Return a version; None if it does not exist."""
+    try:
+        return _version(experiment.client.get_model_version(experiment.name, str(number)))
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND:
+            return None
+        raise
+
+
+def model_tags(experiment: Experiment) -> dict[str, str]:
+    """Return the tags of the registered model; none if it does not exist."""
+    try:
+        return dict(experiment.client.get_registered_model(experiment.name).tags)
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND:
+            return {}
+        raise
+
+
+def aliases(experiment: Experiment) -> dict[int, list[str]]:
+    """Return the sorted aliases of each version that has one; none if the model does not exist."""
+    try:
+        of_model = experiment.client.get_registered_model(experiment.name).aliases
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND:
+            return {}
+        raise
+    found: dict[int, list[str]] = {}
+    for alias, number in sorted(of_model.items()):
+        found.setdefault(int(number), []).append(alias)
+    return found
+
+
+def parse_record(text: str) -> Record:
+    """Return the mapping that a tag holds as JSON; an empty one for any other text."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def get_by_alias(experiment: Experiment, alias: str) -> Version | None:
@@ -76,11 +158,6 @@ def get_by_alias(experiment: Experiment, alias: str) -> Version | None:
         raise TrackingError(
             f"--tracking-uri {experiment.shown_uri} did not tell which version is {alias} ({short_reason(error)})"
         ) from None
-
-
-def list_versions(experiment: Experiment) -> list[Version]:
-    """Return all versions of the registered model."""
-    return [_version(entry) for entry in experiment.client.search_model_versions(f"name = '{experiment.name}'")]
 
 
 def set_alias(experiment: Experiment, alias: str, version: Version) -> None:
@@ -105,10 +182,14 @@ def download_bundle(experiment: Experiment, version: Version) -> Path:
     """Return the folder of a version's bundle, which is downloaded if it is not on this machine.
 
     Raises:
-        TrackingError: the version holds no bundle.
+        TrackingError: the version holds no bundle, or its files cannot be read.
     """
     uri = f"models:/{experiment.name}/{version.number}"
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except Exception as error:  # the store of the files has errors of its own
+        reason = short_reason(error)
+        raise TrackingError(f"--tracking-uri {experiment.shown_uri} did not send {uri} ({reason}); {REPEAT}") from None
     descriptions = sorted(folder.rglob(bundle.FILE))
     if not descriptions:
         raise TrackingError(f"{uri} holds no segline bundle; give `name` in params.yaml another value")

@@ -15,7 +15,7 @@ from segline.artifacts.candidates import CHECKPOINT, PREVIOUS, WEIGHTS
 from segline.errors import TrainingError
 from segline.files.atomic import write_text
 from segline.training.engine import fit
-from segline.training.last_checkpoint import is_whole
+from segline.training.saved_run import is_readable
 
 __all__ = ["splits"]
 
@@ -112,7 +112,7 @@ def test_a_flip_is_noticed_or_does_no_harm(splits, tmp_path):
     for part in np.linspace(0, 0.999, 60):
         path.write_bytes(content)
         flip(path, part)
-        if is_whole(path):
+        if is_readable(path):
             assert torch.equal(torch.load(path, weights_only=True)["model"]["weight"], expected)
 
 

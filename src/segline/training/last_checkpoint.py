@@ -1,6 +1,7 @@
 """The last checkpoint of a trial and the one before it, which takes its place when it is damaged. It needs no torch."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from zipfile import ZipFile
@@ -33,20 +34,24 @@ def keep_previous(folder: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def replace_damaged(folder: Path) -> str:
+def replace_damaged(folder: Path, is_good: Callable[[Path], bool] = is_whole) -> str:
     """Put the checkpoint before the last one in its place, if that is damaged or missing.
 
     If both are damaged they are removed, and the trial starts anew: it ends with the same bits, and nothing in the
     files could have saved the time.
+
+    Args:
+        folder: The folder of the trial.
+        is_good: A function that says whether a checkpoint can be read.
 
     Returns:
         What was done, in a line; empty if nothing was.
     """
     last, previous = folder / CHECKPOINT, folder / PREVIOUS
     was_there = last.is_file()
-    if is_whole(last) or not (was_there or previous.is_file()):
+    if is_good(last) or not (was_there or previous.is_file()):
         return ""
-    if is_whole(previous):
+    if is_good(previous):
         os.replace(previous, last)
         return f"{last} is damaged; training goes on from the checkpoint before it" if was_there else ""
     last.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from segline.errors import TrainingError
 from segline.files.atomic import write_file
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE
-from segline.training.last_checkpoint import keep_previous, replace_damaged
+from segline.training.last_checkpoint import is_whole, keep_previous, replace_damaged
 from segline.training.run import Epoch, EpochState, Run, total_loss
 
 
@@ -53,10 +53,21 @@ def _write_checkpoint(content: dict[str, Any], path: Path) -> None:
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
+def is_readable(path: Path) -> bool:
+    """Return whether a checkpoint is whole and PyTorch reads it, whose reader is stricter about some headers."""
+    if not is_whole(path):
+        return False
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # the reader meets any bytes, and raises any type
+        return False
+    return True
+
+
 def restore_run(run: Run, folder: Path) -> None:
     """Load the last checkpoint in a folder into a run, or the one before it; ``run.note`` says so."""
     if ddp.rank() == 0:
-        run.note = replace_damaged(folder)
+        run.note = replace_damaged(folder, is_readable)
     ddp.barrier()
     path = folder / CHECKPOINT
     if not path.is_file():

@@ -164,7 +164,8 @@ class CheckpointStore:
             return
         self._claim(folder.parent)
         if rank == 0:
-            replace_damaged(folder)  # The copy in the bucket takes the place of one that is removed.
+            if (folder / PREVIOUS).is_file():
+                replace_damaged(folder)  # before the others get it
             self.fetch(folder.parent, folder.name)
             self.upload(folder, (TRIAL, WEIGHTS, CHECKPOINT, HISTORY, BUNDLE) if barrier else ())
         if barrier:

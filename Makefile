@@ -6,7 +6,7 @@ LOCK   := requirements/dev.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all check format lock base images kfp-local clean
+.PHONY: help setup repro test test-all fuzz check format lock base images kfp-local clean
 
 ENGINE ?= docker
 BASE   ?= docker.io/library/python:3.11-slim-bookworm
@@ -39,6 +39,9 @@ test: setup ## the tests
 
 test-all: test ## the tests, the slow ones too, one after another as they start clusters and containers
 	python -m pytest -m slow
+
+fuzz: setup ## ten minutes of broken parameters, classes, manifests and label files; SEED=1 for others
+	python tests/fuzz/run.py --seconds 540 --seed $(or $(SEED),0)
 
 check: setup ## formatting, lint, types
 	ruff format --check .

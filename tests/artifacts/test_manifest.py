@@ -108,3 +108,22 @@ def test_a_missing_broken_or_foreign_manifest_is_one_line(manifest, tmp_path):
     assert "ingest" in refusal()
     write_manifest(tmp_path, replace(manifest, origin=replace(manifest.origin, layout="of the future")))
     assert "ingest" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("label", ["a", None, "b"]),
+        ("image", [1.5, 2.5, 3.5]),
+        ("slice_index", ["0", "1", "2"]),
+        ("image_bytes", [1, 2, None]),
+    ],
+)
+def test_a_column_that_lacks_values_or_has_others_is_one_line(manifest, tmp_path, column, values):
+    rows = manifest.rows.copy()
+    rows[column] = pd.Series(values)
+    write_manifest(tmp_path, replace(manifest, rows=rows))
+    with pytest.raises(
+        StageError, match=f"lacks values in the column {column}, or has others than .*run `segline ingest`"
+    ):
+        read_manifest(tmp_path)

@@ -26,7 +26,6 @@ from shard_files import write_split
 
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
-from segline.files.atomic import write_json
 from segline.parallel import SETTINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -45,7 +44,7 @@ TRAIN = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """What label and edges wrote: noise in two classes, and no edge network."""
+    """What label wrote: noise in two classes."""
     folder, rng = tmp_path_factory.mktemp("written"), np.random.default_rng(0)
     for split in ("train", "val"):
         images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
@@ -65,7 +64,6 @@ def written(tmp_path_factory):
             test_is_val=False,
         ),
     )
-    write_json(folder / "edges/edges.json", {"trained": False})
     return folder
 
 
@@ -198,7 +196,7 @@ def folder():
 
 def start(written, out, params, environment, *words):
     command = ["segline", "train", "--params", json.dumps(params), "--out", str(out), *words]
-    command += ["--dataset", str(written / "label"), "--edged", str(written / "edges")]
+    command += ["--dataset", str(written / "label")]
     return subprocess.Popen(
         command, env=environment, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -13,6 +13,7 @@ from segline.files.atomic import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 FILE = "manifest.parquet"
 PREFIX = "segline."
@@ -102,7 +103,20 @@ def read_manifest(folder: Path) -> Manifest:
     origin = Origin(**{name: metadata[f"{PREFIX}{name}"] for name in Origin.__dataclass_fields__})
     if set(COLUMNS) != set(table.column_names) or origin.layout not in tables.options("data.layouts"):
         raise StageError(f"{path} has other columns, or a layout that is not known; run `segline ingest` again")
+    if wrong := [name for name, kind in COLUMNS.items() if not _has_type(table.column(name), kind)]:
+        raise StageError(
+            f"{path} lacks values in the column {wrong[0]}, or has others than {COLUMNS[wrong[0]]}; "
+            "run `segline ingest` again"
+        )
     return Manifest(rows=table.to_pandas(), origin=origin)
+
+
+def _has_type(column: "pa.ChunkedArray", kind: str) -> bool:
+    """Return whether a column has values of one of the types of ``COLUMNS``, and lacks none."""
+    import pyarrow as pa
+
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return not column.null_count and (is_text if kind == "str" else pa.types.is_int64(column.type))
 
 
 def _refuse_other_format(path: Path, metadata: Mapping[str, str]) -> None:

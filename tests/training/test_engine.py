@@ -311,7 +311,7 @@ def test_stopped_after_any_step_it_saves_itself_and_ends_with_the_same_bits(spli
 def test_a_checkpoint_is_written_amid_an_epoch_when_it_is_due(splits, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        "segline.training.engine._save", lambda run, folder, is_best=False: saved.append(run.epoch_state.step)
+        "segline.training.engine.save_run", lambda run, folder, is_best=False: saved.append(run.epoch_state.step)
     )
     list(fit(new_run(splits, settings=replace(SETTINGS, epochs=1, batch_size=2, checkpoint_minutes=1e-9)), tmp_path))
     assert saved == [1, 2, 3, 0]

@@ -24,6 +24,8 @@ WEIGHTS = "weights.safetensors"
 """The file of a trial with the weights of its best epoch."""
 CHECKPOINT = "last.pt"
 """The file of a trial with all that is needed to continue; it is deleted when the candidate is complete."""
+PREVIOUS = "previous.pt"
+"""The checkpoint before the last one, from which a trial goes on if the last one is damaged."""
 ELIMINATED = "eliminated"
 """The file in the folder of a trial that the scheduler stopped."""
 
@@ -102,11 +104,13 @@ CANDIDATES = Artifact(
         "segline.training.ddp",
         "segline.training.determinism",
         "segline.training.engine",
+        "segline.training.last_checkpoint",
         "segline.training.prepare",
         "segline.training.ray_train",
         "segline.training.ray_tune",
         "segline.training.run",
         "segline.training.run_trial",
+        "segline.training.saved_run",
         "segline.training.schedules",
         "segline.training.search.decisions",
         "segline.training.search.grid",

@@ -63,13 +63,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then rename the file."""
+    """Call ``write`` with a temporary path beside ``path``, then rename the file.
+
+    File and name reach the disk in this order, so that a power cut leaves the old file or the new one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming(path):
             write(temporary)
+            _sync(temporary)
             os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -113,4 +118,17 @@ def _replace_folder(work: Path, out: Path) -> None:
     if out.exists():
         out.rename(old)
     work.rename(out)
+    _sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; some file systems cannot do that for a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)

@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from segline.artifacts.bundle import FILE as BUNDLE
-from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, count_epochs, read_history
+from segline.artifacts.candidates import CHECKPOINT, HISTORY, PREVIOUS, TRIAL, WEIGHTS, count_epochs, read_history
 from segline.errors import SourceError
 from segline.files.atomic import MARK, write_text
 from segline.files.locks import machine_lock
 from segline.files.paths import safe_path
 from segline.files.s3 import SCHEME, Bucket
 from segline.files.transfer import download, local_file, matches_etag, origin
+from segline.training.last_checkpoint import replace_damaged
 
 STOP = "stop"
 """The file beside the trials that tells them to save themselves and end; the object's name has the driver's id as well.
@@ -163,6 +164,8 @@ class CheckpointStore:
             return
         self._claim(folder.parent)
         if rank == 0:
+            if (folder / PREVIOUS).is_file():
+                replace_damaged(folder)  # before the others get it
             self.fetch(folder.parent, folder.name)
             self.upload(folder, (TRIAL, WEIGHTS, CHECKPOINT, HISTORY, BUNDLE) if barrier else ())
         if barrier:
@@ -207,8 +210,8 @@ def _fetch(bucket: Bucket, folder: Path, names: list[str], *, whole: bool, exact
     by_file = {name.rpartition("/")[2]: name for name in names}
     done = count_epochs(bucket.read(by_file[HISTORY]).decode()) if HISTORY in by_file else 0
     is_newer = done > len(read_history(folder))
-    unwanted = {CHECKPOINT} if BUNDLE in by_file else set() if whole else {CHECKPOINT, WEIGHTS}
-    outdated = {CHECKPOINT, WEIGHTS, HISTORY, BUNDLE} - set(by_file) if exactly else set()
+    unwanted = {CHECKPOINT, PREVIOUS} if BUNDLE in by_file else set() if whole else {CHECKPOINT, WEIGHTS}
+    outdated = {CHECKPOINT, PREVIOUS, WEIGHTS, HISTORY, BUNDLE} - set(by_file) if exactly else set()
     for file in outdated | (unwanted if is_newer or BUNDLE in by_file else set()):
         (folder / file).unlink(missing_ok=True)
     # The files by which the state of a trial is judged come last.

@@ -8,21 +8,17 @@ the position in the epoch are the whole state, and a resumed run ends with the s
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
 from segline.errors import StoppedError, TrainingError
-from segline.files.atomic import write_file
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE, keep_batch
-from segline.training.run import Epoch, EpochState, Run
+from segline.training.run import Epoch, EpochState, Run, total_loss
+from segline.training.saved_run import restore_run, save_run
 from segline.training.step import Batch, load, load_ahead, train_step
 from segline.training.validation import eval_step, validate
 
@@ -42,7 +38,7 @@ def fit(run: Run, folder: Path, *, until: int | None = None) -> Iterator[Epoch]:
             is not shared.
         StoppedError: ``run.stop`` returned true; everything is saved.
     """
-    _restore(run, folder)
+    restore_run(run, folder)
     if not ddp.are_same([len(run.history), run.epoch_state.step]):
         raise TrainingError(f"the workers see different files in {folder}; it must be a folder that all nodes share")
     yield from run.history
@@ -61,7 +57,7 @@ def fit(run: Run, folder: Path, *, until: int | None = None) -> Iterator[Epoch]:
         best = max((earlier.val_miou for earlier in run.history), default=-1.0)
         run.history.append(record)
         run.epoch_state = EpochState(seconds=run.epoch_state.seconds)
-        _save(run, folder, is_best=record.val_miou > best or number == 1)
+        save_run(run, folder, is_best=record.val_miou > best or number == 1)
         yield record
 
 
@@ -145,7 +141,7 @@ def _train_epoch(run: Run, number: int, folder: Path) -> float:
         stopped, due, run.epoch_state.seconds = ddp.all_reduce_max([run.stop(), _is_due(run, now - saved), now - began])
         if stopped or due:
             losses.settle()
-            _save(run, folder)
+            save_run(run, folder)
             saved = now
         if stopped:
             raise StoppedError(f"stopped in epoch {number} and saved; the same command continues")
@@ -153,68 +149,8 @@ def _train_epoch(run: Run, number: int, folder: Path) -> float:
             break
     losses.settle()
     images = min(len(order), run.epoch_state.step * run.images_per_step)
-    return _total_loss(run) / images
-
-
-def _total_loss(run: Run) -> float:
-    """Return the sum over the images of the epoch so far, in all processes."""
-    return float(ddp.all_reduce_sum(torch.tensor(run.epoch_state.loss, dtype=torch.float64, device=run.device)))
+    return total_loss(run) / images
 
 
 def _is_due(run: Run, seconds: float) -> bool:
     return seconds > 60 * run.settings.checkpoint_minutes > 0
-
-
-def _save(run: Run, folder: Path, *, is_best: bool = False) -> None:
-    """Save the best weights first: a kill in between repeats the epoch and does not lose them."""
-    loss = _total_loss(run)
-    if ddp.rank() == 0:
-        if is_best:
-            _refuse_nonfinite_weights(run)
-            weights = {name: value.contiguous() for name, value in run.ema_model.state_dict().items()}
-            write_file(folder / WEIGHTS, lambda path: path.write_bytes(save(weights)))
-        content = {
-            "model": run.model.state_dict(),
-            "ema_model": run.ema_model.state_dict() if run.settings.ema_decay else {},
-            "optimizer": run.optimizer.state_dict(),
-            "history": [asdict(record) for record in run.history],
-            "epoch_state": asdict(run.epoch_state) | {"loss": loss},
-            "bf16": run.bf16,
-        }
-        write_file(folder / CHECKPOINT, lambda path: _write_checkpoint(content, path))
-    ddp.barrier()
-
-
-def _refuse_nonfinite_weights(run: Run) -> None:
-    """Raise a TrainingError if a weight or a statistic of the model that would be kept is not finite."""
-    for name, value in run.ema_model.state_dict().items():
-        if not bool(value.isfinite().all()):
-            raise TrainingError(f"{name} of the model is not finite in epoch {len(run.history)}; {ADVICE}")
-
-
-def _write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Save with PyTorch, which hides the reason why a file cannot be written behind an error of its own."""
-    try:
-        with path.open("wb") as stream:
-            torch.save(content, stream)
-    except RuntimeError as error:
-        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-
-
-def _restore(run: Run, folder: Path) -> None:
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return
-    content = torch.load(path, map_location=run.device, weights_only=True)
-    run.model.load_state_dict(content["model"])
-    if run.settings.ema_decay:
-        run.ema_model.load_state_dict(content["ema_model"] or content["model"])
-    run.optimizer.load_state_dict(content["optimizer"])
-    # A child continues with other settings than those that its parent's optimizer was saved with.
-    for group in run.optimizer.param_groups:
-        group.update(weight_decay=run.settings.weight_decay, eps=run.settings.epsilon)
-    run.history = [Epoch(**record) for record in content["history"]]
-    run.epoch_state = EpochState(**content["epoch_state"])
-    if ddp.rank():
-        run.epoch_state.loss = 0.0
-    run.bf16 = content["bf16"]

@@ -53,6 +53,10 @@ class Run:
     device: torch.device
     stop: Callable[[], bool] = lambda: False
     """A function that is called after every step; when it returns true, the run saves itself and ends."""
+    needs_checkpoint: bool = False
+    """Whether the run cannot start anew, as a child of population-based training goes on from its parent's weights."""
+    note: str = ""
+    """What was done about a damaged checkpoint, in a line."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -122,3 +126,8 @@ def take_distances(run: Run, split: Split, positions: Sequence[int] | NDArray[np
 def derive_seed(*numbers: int) -> int:
     """Derive a seed from numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def total_loss(run: Run) -> float:
+    """Return the sum over the images of the epoch so far, in all processes."""
+    return float(ddp.all_reduce_sum(torch.tensor(run.epoch_state.loss, dtype=torch.float64, device=run.device)))

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from segline.artifacts.bundle import FILE, Bundle, Member, write_description
-from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRIAL, WEIGHTS, write_history, write_trial_params
+from segline.artifacts.candidates import (
+    CHECKPOINT,
+    HISTORY,
+    PREVIOUS,
+    TRIAL,
+    WEIGHTS,
+    write_history,
+    write_trial_params,
+)
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.config.sections import Train
 from segline.data.shards import open_split
@@ -36,8 +44,8 @@ STOP_POLL_S = 1.0
 def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     """Train a trial and yield a record per epoch; the bundle's description is written last.
 
-    A record has the ``trial``'s name, ``epoch`` and ``val_miou``, and the ``metrics`` for MLflow. All workers of a
-    trial call this function, and rank 0 writes.
+    A record has the ``trial``'s name, ``epoch`` and ``val_miou``, the ``metrics`` for MLflow, and a ``note`` if a
+    checkpoint was damaged. All workers of a trial call this function, and rank 0 writes.
     """
     trial.inputs.origins.fetch()
     trial.store.sync_on_start(trial.folder, rank=ddp.rank(), barrier=ddp.barrier if ddp.world_size() > 1 else None)
@@ -62,13 +70,14 @@ def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[st
         began = time.monotonic()
         try:
             for epoch in engine.fit(run, trial.folder, until=trial.until):
+                note, run.note = {"note": run.note} if run.note else {}, ""
                 history.append(asdict(epoch))
                 seconds, began = time.monotonic() - began, time.monotonic()
                 is_new = len(history) == len(run.history)
                 if is_new:
                     _save_epoch(trial, info, history, is_last=engine.is_finished(run))
                 metrics = {**asdict(epoch), **(_system_metrics(run, seconds) if is_new else {})}
-                yield {"trial": trial.name, "epoch": epoch.epoch, "val_miou": epoch.val_miou, "metrics": metrics}
+                yield {"trial": trial.name, "epoch": epoch.epoch, "val_miou": epoch.val_miou, "metrics": metrics} | note
         except StoppedError:
             _upload(trial)
             raise
@@ -85,6 +94,7 @@ def make_run(trial: Trial, info: DatasetInfo) -> Run:
         classes=len(info.classes),
         settings=config.settings,
         seed=config.seed,
+        needs_checkpoint=bool(config.parent),
         device=training_device(config.settings),
     )
 
@@ -120,6 +130,7 @@ def _save_epoch(trial: Trial, info: DatasetInfo, history: list[dict[str, float]]
 def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
     member = Member(trial.name, trial.config.model.name, trial.config.model.options, WEIGHTS)
     (trial.folder / CHECKPOINT).unlink()
+    (trial.folder / PREVIOUS).unlink(missing_ok=True)
     write_description(trial.folder, Bundle(info.classes, info.background, (member,)))
 
 

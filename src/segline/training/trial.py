@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segline.artifacts.bundle import FILE as BUNDLE
-from segline.artifacts.candidates import CHECKPOINT, ELIMINATED, WEIGHTS, read_history
+from segline.artifacts.candidates import CHECKPOINT, ELIMINATED, PREVIOUS, WEIGHTS, read_history
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.files.atomic import write_text
@@ -133,7 +133,7 @@ class Trial:
 
     def delete_checkpoints(self) -> None:
         """Remove the files that only a continued training needs."""
-        for name in (CHECKPOINT, WEIGHTS):
+        for name in (CHECKPOINT, PREVIOUS, WEIGHTS):
             (self.folder / name).unlink(missing_ok=True)
 
 

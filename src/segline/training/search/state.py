@@ -7,7 +7,7 @@ from typing import Any
 
 from segline.artifacts.candidates import TRIAL, read_history, read_trial_params
 from segline.config.params import Params
-from segline.progress import GridDisplay
+from segline.progress import GridDisplay, log
 from segline.tracking import provenance
 from segline.tracking.recorder import Recorder
 from segline.tracking.tags import ELIMINATED, ERROR
@@ -129,5 +129,7 @@ class SearchState:
         trial = self.trials[record["trial"]]
         if not (trial.folder / TRIAL).is_file():
             self.store.fetch(self.work, trial.name, whole=False)
+        if record.get("note"):
+            log(f"train: {trial.name}: {record['note']}")
         self.runs.add(trial, [record["metrics"]])
         self.display.update(trial.name, record["epoch"], record["val_miou"])

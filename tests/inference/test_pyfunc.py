@@ -32,7 +32,7 @@ def folder(tmp_path):
 def test_mlflow_predicts_what_the_members_predict(folder, tmp_path, images, height, width):
     from mlflow import pyfunc
 
-    from segline.tracking.registry import SIGNATURE
+    from segline.tracking.model import SIGNATURE
 
     pixels = np.random.default_rng(0).integers(0, 256, (images, height, width, 3), dtype=np.uint8)
     pyfunc.save_model(

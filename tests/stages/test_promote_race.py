@@ -109,7 +109,7 @@ def test_two_at_once_on_a_local_database(tracking_uri, folders, tmp_path):
 
 
 def test_two_at_once_on_a_server(server, folders, tmp_path):
-    run_rounds(server, folders, tmp_path, count=2, rounds=FEW)
+    run_rounds(server, folders, tmp_path, count=2, rounds=1)
 
 
 @pytest.mark.slow

@@ -1,37 +1,28 @@
 """The registry of models: versions with their tags, and the aliases champion and challenger."""
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
-from mlflow.types import Schema, TensorSpec
 
-from segline import __version__
 from segline.artifacts import bundle
 from segline.artifacts.artifact import Record
 from segline.artifacts.validation import STATISTICS
 from segline.errors import TrackingError
-from segline.tracking.client import NOT_FOUND, REPEAT, Experiment, short_reason, upload_timeout
+from segline.tracking.client import NOT_FOUND, REPEAT, Experiment, short_reason
 from segline.tracking.locks import registry_lock
+from segline.tracking.model import log_model
 from segline.tracking.tags import KEY
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous"
 """The alias of the champion before the champion."""
-SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
-    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
-)
-"""The models take RGB images of any number and size, and return class ids of the same size."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +58,7 @@ def register_model(experiment: Experiment, run: str, key: str, bundle: Path, tag
 
 def _log_model(experiment: Experiment, run: str, bundle: Path) -> ModelInfo:
     try:
-        with mlflow.start_run(run_id=run), warnings.catch_warnings(), upload_timeout():
-            warnings.simplefilter("ignore", UserWarning)  # there is no input example, as the signature is given
-            model: ModelInfo = mlflow.pyfunc.log_model(
-                name="model",
-                loader_module="segline.inference.pyfunc",
-                data_path=str(bundle),
-                signature=SIGNATURE,
-                pip_requirements=[f"segline[train]=={__version__}"],
-            )
+        model = log_model(run, bundle)
         experiment.client.update_run(run, status="RUNNING")
         return model
     except Exception as error:  # the store of the files has errors of its own

@@ -46,7 +46,7 @@ def read(path):
 
 
 def test_every_cell_of_the_grid_is_a_candidate(line):
-    assert sorted(path.name for path in (line / "train").iterdir() if path.is_dir()) == NAMES
+    assert sorted(path.parent.name for path in (line / "train").glob("*/model.json")) == NAMES
     assert sorted(read(line / "evaluate" / "metrics.json")) == NAMES
 
 

@@ -37,7 +37,6 @@ TINY = {
     },
     "evaluate": {"batch_size": 16, "pictures": 1},
     "ensemble": {"max_members": 2},
-    "promote": {"resamples": 200},
 }
 
 

@@ -30,6 +30,21 @@ def changed_lines(before, after):
     return [line[2:] for line in lines if line[0] == "-"], [line[2:] for line in lines if line[0] == "+"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("promote:\n  resamples: 2000  # draws\n  confidence: 0.9\n", "promote:\n  confidence: 0.9\n"),
+        ("promote:\n  confidence: 0.9\n  resamples: 2000", "promote:\n  confidence: 0.9\n"),
+        ("promote: {resamples: 2000, confidence: 0.9}\n", "promote: {confidence: 0.9}\n"),
+        ("promote: {confidence: 0.9, resamples: 2000}  # so\n", "promote: {confidence: 0.9}                   # so\n"),
+        ("promote: {resamples: 2000}\n", "promote: {}\n"),
+        ("promote:\n  resamples: 2000  # draws\nseed: 3\n", "promote:\n  {}               # draws\nseed: 3\n"),
+    ],
+)
+def test_a_key_that_is_gone_is_removed(before, after):
+    assert migrated(before) == after
+
+
 def test_the_file_of_0_1_changes_only_where_it_must():
     removed, added = changed_lines(OLD, migrated(OLD))
     edges = [line for line in OLD[OLD.index("edges:") : OLD.index("train:\n")].splitlines() if line]
@@ -48,6 +63,7 @@ def test_the_file_of_0_1_changes_only_where_it_must():
         "  ema: 0.0                # decay of averaged weights; 0: none",
         "    shift: 0.05",
         "    colour: 0.1",
+        "  resamples: 2000",
     ]
     assert added == [
         "  min_sharpness: 20.0",

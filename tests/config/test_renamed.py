@@ -115,3 +115,14 @@ def test_the_stage_of_the_edge_network_is_no_command_any_more(capsys):
     assert main(["edges", "--params", "params.yaml"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == "segline edges: unknown command; since 0.2, train prepares the edge network itself"
+
+
+def test_a_key_that_is_gone_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(ParamsError, match=r"promote\.resamples: unknown key; it is gone since 0\.2, as the interval"):
+        load(_file(tmp_path))
+
+
+def _file(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("promote: {resamples: 2000}\n", encoding="utf-8")
+    return path

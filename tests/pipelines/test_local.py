@@ -31,7 +31,6 @@ PARAMS = {
         "epochs": 2,
     },
     "evaluate": {"pictures": 1},
-    "promote": {"resamples": 200},
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

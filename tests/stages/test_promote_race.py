@@ -108,6 +108,7 @@ def test_two_at_once_on_a_local_database(tracking_uri, folders, tmp_path):
     run_rounds(tracking_uri, folders, tmp_path, count=2, rounds=FEW)
 
 
+@pytest.mark.slow
 def test_two_at_once_on_a_server(server, folders, tmp_path):
     run_rounds(server, folders, tmp_path, count=2, rounds=1)
 

@@ -584,8 +584,6 @@ def manifest_of(root: Path) -> Manifest:
             lambda rows: pd.concat([rows, rows.iloc[:1]]),
             f"the manifest has the key {NAMES[0]} twice; run `segline in",
         ),
-        (lambda rows: rows.assign(key=rows["key"].where(rows.index > 0)), "a row of the manifest lacks its key"),
-        (lambda rows: rows.assign(label=rows["label"].where(rows.index > 0)), "a row of the manifest lacks its label"),
     ],
 )
 def test_a_broken_manifest_stops_the_line(root, change, reason):

@@ -217,7 +217,7 @@ def cluster():
 
 def new_trial(dataset_dir, folder, name="trial", *, until=0, **changed):
     settings = Train(**SETTINGS_OF_TRIAL | changed)
-    model, loss = ComponentSpec(name="plain"), (ComponentSpec(name="cross_entropy"),)
+    model, loss = ComponentSpec(name="unet"), (ComponentSpec(name="cross_entropy"),)
     config = TrialConfig(name=name, model=model, loss=loss, settings=settings, seed=7)
     return Trial(
         config=config,
@@ -238,7 +238,7 @@ def noting(network):
         from segline.training import ddp as workers
         from segline.training.run_trial import train_trial
 
-        MODELS["plain"] = network
+        MODELS["unet"] = network
         node = ray.get_runtime_context().get_node_id()
         for record in train_trial(trial):
             how = "trained" if "system/epoch_seconds" in record["metrics"] else "restored"

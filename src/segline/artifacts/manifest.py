@@ -1,6 +1,7 @@
 """The manifest, which ingest writes: one row per pair of image and label map, with checksums and their origin."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,12 +105,25 @@ def read_manifest(folder: Path) -> Manifest:
     origin = Origin(**{name: metadata[f"{PREFIX}{name}"] for name in Origin.__dataclass_fields__})
     if set(COLUMNS) != set(table.column_names) or origin.layout not in tables.options("data.layouts"):
         raise StageError(f"{path} has other columns, or a layout that is not known; run `segline ingest` again")
+    _refuse_other_options(path, origin)
     if wrong := [name for name, kind in COLUMNS.items() if not _has_type(table.column(name), kind)]:
         raise StageError(
             f"{path} lacks values in the column {wrong[0]}, or has others than {COLUMNS[wrong[0]]}; "
             "run `segline ingest` again"
         )
     return Manifest(rows=table.to_pandas(), origin=origin)
+
+
+def _refuse_other_options(path: Path, origin: Origin) -> None:
+    """Raise a StageError unless the options are a JSON mapping with names that the layout knows."""
+    try:
+        names = dict(json.loads(origin.options)).keys()
+    except (ValueError, TypeError, RecursionError):
+        names = {"": None}.keys()
+    if not names <= tables.options("data.layouts")[origin.layout].keys():
+        raise StageError(
+            f"{path} has options that its layout {origin.layout} does not know; run `segline ingest` again"
+        )
 
 
 def _has_type(column: "pa.ChunkedArray", kind: str) -> bool:

@@ -21,6 +21,7 @@ from segline.config.renamed import (
     GRACE_PERIOD,
     KEYS,
     PERTURBATION_INTERVAL,
+    REMOVED,
     SPLIT_KEY,
 )
 from segline.errors import ParamsError
@@ -58,7 +59,8 @@ def migrate(text: str, where: str) -> str:
         raise ParamsError(where, ["got JSON, expected YAML with a line for each section; write the new keys by hand"])
     if isinstance(root, yaml.MappingNode):
         renamed = list(_rename_keys(document, root, _scheduler(root)))
-        text = document.apply([*renamed, *_move_edges(document, root, where)])
+        removed = list(_remove_keys(document, root))
+        text = document.apply([*renamed, *removed, *_move_edges(document, root, where)])
     build(parse(text, where), where)
     return text
 
@@ -138,6 +140,30 @@ def _rename_keys(document: _Document, node: yaml.Node, scheduler: str, where: st
             start, end = key.start_mark.index, key.end_mark.index
             yield _Edit(start, end, document.text[start:end].replace(key.value, new))
         yield from _rename_keys(document, value, scheduler, dotted)
+
+
+def _remove_keys(document: _Document, root: yaml.MappingNode) -> Iterator[_Edit]:
+    """Yield an edit for every key that is gone: the lines of its own, or its part of a mapping on one line."""
+    for dotted in REMOVED:
+        *sections, name = dotted.split(".")
+        node = _find(root, *sections)
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        pairs = node.value
+        place = next((number for number, (key, _) in enumerate(pairs) if key.value == name), None)
+        if place is None:
+            continue
+        key, value = pairs[place]
+        start, end = key.start_mark.index, value.end_mark.index
+        if len(pairs) == 1:
+            yield _Edit(start, end, "" if node.flow_style else "{}")
+        elif node.flow_style:
+            is_first = place == 0
+            start = start if is_first else pairs[place - 1][1].end_mark.index
+            yield _Edit(start, pairs[1][0].start_mark.index if is_first else end, "")
+        else:
+            lines = document.line_starts
+            yield _Edit(lines[key.start_mark.line], lines[_last_line(key, value) + 1], "")
 
 
 def _scheduler(root: yaml.MappingNode) -> str:

@@ -33,6 +33,9 @@ SPLIT_KEY = "train.search.min_epochs"
 GRACE_PERIOD = "grace_period"
 PERTURBATION_INTERVAL = "perturbation_interval"
 
+REMOVED = {"promote.resamples": "the interval of the gain draws no samples any more"}
+"""Dotted key that is gone -> why."""
+
 EDGES = "edges"
 """The section that became options of the loss semeda."""
 EDGE_LOSS = "semeda"
@@ -63,6 +66,8 @@ def new_key_hint(key: str) -> str:
         names = f"the options {', '.join(EDGE_OPTIONS.values())} of the loss {EDGE_LOSS}, its place"
     elif key in KEYS:
         names = f"{KEYS[key]!r}, its name"
+    elif key in REMOVED:
+        return f"; it is gone since {SINCE}, as {REMOVED[key]}; `segline migrate` removes it"
     else:
         return ""
     return f"; did you mean {names} since {SINCE}? `segline migrate` rewrites the file"

@@ -28,7 +28,7 @@ from segline.data.pairs import checked, label_spec_of, layout_of, open_tree
 from segline.data.sampling import Sampler
 from segline.data.shards import join_shards, open_split, write_shard
 from segline.data.splits import SPLITS, assign
-from segline.errors import DataError
+from segline.errors import DataError, StageError
 from segline.files.trees import Tree, prefetch
 from segline.parallel import for_each, tune_malloc
 from segline.progress import log, progress_bar
@@ -76,6 +76,10 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
     VALIDATION.check(validation_dir)
     settings = params.label
     manifest, statistics = read_manifest(validation_dir), read_statistics(validation_dir)
+    if list(statistics["key"]) != list(manifest.rows["key"]):
+        raise StageError(
+            f"{validation_dir} has statistics of other pairs than its manifest; run `segline validate` again"
+        )
     excluded = _read_exclusions(exclusions, manifest)
     manifest, statistics = _leave_out(manifest, statistics, excluded)
     label_spec = _merged_label_spec(manifest, settings)

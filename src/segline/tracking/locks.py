@@ -21,11 +21,12 @@ from mlflow.tracking import MlflowClient
 
 from segline.errors import TrackingError
 from segline.tracking.client import Experiment
+from segline.tracking.tags import LOCK_HOLDER
 
 SUFFIX = ".segline-lock"
 """The end of the lock's name, after the name of the model that it locks."""
-HOLDER = "segline.holder"
-"""The tag of the lock that names its holder."""
+PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+MAX_FAILURES = 5
 LEASE_S = 180.0
 PATIENCE_S = 900.0
 LONGEST_PAUSE_S = 0.4
@@ -91,11 +92,18 @@ def _file_lock(database: Path, name: str) -> Iterator[None]:
 def _acquire(lock: HeldLock, client: MlflowClient) -> None:
     """Wait until the lock is this process's own."""
     started = since = time.monotonic()
-    seen = ""
+    seen, failures = "", 0
     while time.monotonic() - started < PATIENCE_S:
-        holder = _holder(client, lock.name)
-        if holder is None and _create(client, lock):
-            return
+        try:
+            holder = _holder(client, lock.name)
+            if holder is None and _create(client, lock):
+                return
+        except MlflowException as error:
+            # A database fails so when another process removes the row that it reads or writes.
+            failures += 1
+            if error.error_code not in PASSING or failures > MAX_FAILURES:
+                raise
+            holder = seen
         if holder is not None and holder != seen:
             seen, since = holder, time.monotonic()
         if holder == seen and time.monotonic() - since > LEASE_S:
@@ -108,7 +116,7 @@ def _acquire(lock: HeldLock, client: MlflowClient) -> None:
 def _create(client: MlflowClient, lock: HeldLock) -> bool:
     """Return whether this process could create the lock."""
     try:
-        client.create_registered_model(lock.name, tags={HOLDER: lock.holder})
+        client.create_registered_model(lock.name, tags={LOCK_HOLDER: lock.holder})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -119,7 +127,7 @@ def _create(client: MlflowClient, lock: HeldLock) -> bool:
 def _holder(client: MlflowClient, name: str) -> str | None:
     """Return what the lock's tag says; None if there is no lock."""
     try:
-        return str(client.get_registered_model(name).tags.get(HOLDER, ""))
+        return str(client.get_registered_model(name).tags.get(LOCK_HOLDER, ""))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -32,9 +32,6 @@ class Promote:
         "three times their correlation length",
     ] = 0
     error_budget: ErrorBudget = field(default_factory=ErrorBudget)
-    resamples: Annotated[
-        int, Range(100, 1_000_000), "unused since 0.2, whose interval draws no samples; accepted in earlier files"
-    ] = 2000
 
     @property
     def error(self) -> float:

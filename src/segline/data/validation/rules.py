@@ -24,16 +24,6 @@ def _rules_of_the_manifest(settings: Validate) -> list[Rule]:
             options={"min_value": settings.min_pairs},
             reason=f"the data have fewer than {settings.min_pairs} pairs; add pairs or lower validate.min_pairs",
         ),
-        *(
-            Rule(
-                slug=f"{column}_null",
-                name=f"every row has its {column}",
-                expectation="ExpectColumnValuesToNotBeNull",
-                options={"column": column},
-                reason=f"a row of the manifest lacks its {column}; {again}",
-            )
-            for column in ("key", "image", "label")
-        ),
         Rule(
             slug="key_twice",
             name="every key is unique",

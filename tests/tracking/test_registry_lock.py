@@ -7,7 +7,8 @@ import pytest
 from segline.errors import TrackingError
 from segline.tracking import locks
 from segline.tracking.client import Experiment
-from segline.tracking.locks import HOLDER, registry_lock
+from segline.tracking.locks import registry_lock
+from segline.tracking.tags import LOCK_HOLDER
 
 LOCK = "streets.segline-lock"
 
@@ -58,10 +59,10 @@ def test_a_lock_that_was_left_is_removed_and_its_holder_told(experiment, client,
 
 def test_a_lock_that_changes_hands_is_not_removed(experiment, client, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE_S", 0.5)
-    client.create_registered_model(LOCK, tags={HOLDER: "another"})
+    client.create_registered_model(LOCK, tags={LOCK_HOLDER: "another"})
     with pytest.raises(TrackingError, match="is locked by another promotion"), registry_lock(experiment):
         pytest.fail("two hold the lock")
-    assert client.get_registered_model(LOCK).tags == {HOLDER: "another"}
+    assert client.get_registered_model(LOCK).tags == {LOCK_HOLDER: "another"}
 
 
 def test_a_creation_that_was_sent_twice_is_ones_own(experiment, client, monkeypatch):

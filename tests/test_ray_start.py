@@ -168,6 +168,7 @@ def test_a_cluster_that_answers_is_joined_and_left():
     assert ray.ended == 1
 
 
+@pytest.mark.slow
 def test_a_real_ray_leaves_nothing_behind_although_tmpdir_is_long(tmp_path, monkeypatch):
     long = tmp_path / ("x" * 100)
     long.mkdir()

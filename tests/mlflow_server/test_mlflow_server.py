@@ -28,7 +28,13 @@ PARAMS = {
     "ingest": {"synthetic": {"drives": 6, "frames_per_drive": 2, "height": 96, "width": 128}},
     "validate": {"max_quarantined_share": 0.5},
     "label": {"crop": 32, "shard_size": 4},
-    "train": {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 1},
+    "train": {
+        "models": [{"unet": {"width": 4, "depth": 1}}],
+        "losses": ["dice"],
+        "epochs": 30,
+        "batch_size": 2,
+        "learning_rate": 0.02,
+    },
     "evaluate": {"pictures": 1},
 }
 

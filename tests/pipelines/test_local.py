@@ -28,7 +28,8 @@ PARAMS = {
     "train": {
         "models": [{"unet": {"width": 4, "depth": 2}}],
         "losses": ["dice", {"semeda": {"edge_steps": 100}}],
-        "epochs": 2,
+        "epochs": 20,
+        "learning_rate": 0.01,
     },
     "evaluate": {"pictures": 1},
 }

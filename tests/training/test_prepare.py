@@ -107,6 +107,7 @@ def test_another_node_finds_it_in_the_bucket(inputs, tmp_path, bucket):
             assert content(tmp_path / node / "prepared" / name) == content(inputs.prepared_dir / name)
 
 
+@pytest.mark.slow
 def test_a_grid_prepares_it_and_logs_its_scores_with_the_run_of_the_grid(tmp_path, tracking_uri, capsys):
     dataset_dir = write_noise(tmp_path)
     out = train(dataset_dir, tracking_uri, losses=["dice", {"semeda": {**EDGES, "weight": 0.5}, "cross_entropy": {}}])

@@ -298,12 +298,14 @@ def alone(cluster, dataset_dir, tmp_path_factory):
     return SimpleNamespace(trials=trials, curves=found["one"])
 
 
+@pytest.mark.slow
 def test_a_grid_uses_both_nodes(alone):
     nodes = [{node for _, node, _, _ in notes(trial)} for trial in alone.trials]
     assert [len(found) for found in nodes] == [1, 1]
     assert nodes[0] != nodes[1]
 
 
+@pytest.mark.slow
 def test_two_workers_on_two_nodes_train_as_one(cluster, dataset_dir, tmp_path, alone):
     trial = new_trial(dataset_dir, tmp_path)
     found, failed = train([trial], workers=2)

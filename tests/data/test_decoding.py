@@ -429,3 +429,39 @@ def test_the_head_suffices_for_the_header(kind):
     data = image_file("RGB", kind, (200, 300))
     assert read_header(data[:1000]) == read_header(data)
     assert len(data) > 10_000
+
+
+def claiming(kind):
+    """A small file of this kind whose head claims 20000 x 20000 px."""
+    size = 20_000
+    data = bytearray(save(Image.fromarray(pixels(8, 8)), kind))
+    if kind == "BMP":
+        data[18:26] = struct.pack("<ii", size, size)
+    elif kind == "PPM":
+        data = data.replace(b"8 8", b"%d %d" % (size, size))
+    elif kind == "GIF":
+        data[6:10] = struct.pack("<HH", size, size)
+    elif kind == "JPEG":
+        at = data.index(b"\xff\xc0")
+        data[at + 5 : at + 9] = struct.pack(">HH", size, size)
+    elif kind == "TIFF":
+        for tag in (256, 257):
+            at = data.index(struct.pack("<HHI", tag, 4, 1)) if struct.pack("<HHI", tag, 4, 1) in data else -1
+            kind_of, at = ("<I", at) if at >= 0 else ("<H", data.index(struct.pack("<HHI", tag, 3, 1)))
+            data[at + 8 : at + 8 + struct.calcsize(kind_of)] = struct.pack(kind_of, size)
+    else:
+        data = bytearray(PNG_START + chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)))
+        data += chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PPM", "GIF", "JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize("decode", [decode_image, decode_label])
+def test_a_head_that_claims_more_than_its_file_can_hold_takes_no_memory(kind, decode, monkeypatch):
+    for decoder in ("_to_rgb", "_pixels", "_decode_gray_png"):
+        monkeypatch.setattr(decoding, decoder, lambda *_: pytest.fail("the claimed pixels would be decoded"))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("the claimed pixels would be decoded"))
+    if kind == "JPEG" and decode is decode_label:
+        pytest.skip("a JPEG is no label map")
+    with pytest.raises(OSError, match="truncated"):
+        decode(claiming(kind))

@@ -31,6 +31,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from segline.data.boxes import Box
 
 MOST_PIXELS = 2**30
+PIXELS_PER_BYTE = 8 * 1032
+"""The most pixels that a byte stands for: deflate makes 1032 bytes of one, of 8 pixels each; JPEG and GIF make less."""
 # The formats of Pillow in which data sets are published; some of the others start programs or fetch files.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 JPEG_START, JPEG_END, PNG_START = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
@@ -98,6 +100,7 @@ def decode_image(data: bytes, *, box: Box | None = None, reduce: int = 1) -> NDA
     else:
         _read_png(data)
         with _opened(data) as image:
+            _refuse_claim(image, data)
             pixels = _to_rgb(image, reduce)
     if box is None:
         return pixels
@@ -116,6 +119,7 @@ def decode_label(data: bytes) -> NDArray[np.integer]:
     if png and png.is_plain_gray:
         return _decode_gray_png(data, png)
     with _opened(data) as image:
+        _refuse_claim(image, data)
         channels = len(image.getbands())
         if channels > 1:
             raise OSError(f"the label map has {channels} channels ({image.mode}), expected 1")
@@ -164,7 +168,7 @@ def _read_jpeg(data: bytes) -> _Jpeg:
     if data.rfind(JPEG_END) < frame:
         raise OSError(TRUNCATED)
     height, width = int.from_bytes(data[frame + 5 : frame + 7]), int.from_bytes(data[frame + 7 : frame + 9])
-    _check_size(height, width)
+    _check_size(height, width, file=data)
     return _Jpeg(frame, height, width, data[frame + 9], data[frame + 1] in (BASELINE, EXTENDED) and not restarts)
 
 
@@ -269,7 +273,7 @@ def _read_png(data: bytes) -> _Png | None:
     if name != b"IHDR" or len(head) != 13:
         raise OSError("the file is damaged (no header)")
     width, height, bits, color, _, _, interlace = struct.unpack(">IIBBBBB", head)
-    _check_size(height, width)
+    _check_size(height, width, file=data)
     is_plain_gray = color == 0 and bits >= 8 and not interlace
     return _Png(height, width, bits, is_plain_gray, b"".join(content for kind, content in chunks if kind == b"IDAT"))
 
@@ -324,6 +328,12 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         _check_size(image.height, image.width)
         with _quiet() if image.height * image.width > LARGE else nullcontext():
             yield image
+
+
+def _refuse_claim(image: Image.Image, data: bytes) -> None:
+    """Refuse a head that claims more pixels than the file can hold; WebP and the compressions of TIFF have no bound."""
+    if image.format in ("BMP", "GIF", "PPM") or image.info.get("compression") == "raw":
+        _check_size(image.height, image.width, file=data)
 
 
 @contextmanager
@@ -381,9 +391,12 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(height: int, width: int, *, file: bytes = b"") -> None:
+    """Refuse too many pixels, and more than the bytes of a whole file can stand for, before they take memory."""
     if not 0 < height * width <= MOST_PIXELS:
         raise OSError(f"the image has {height} x {width} pixels, expected 1 to {MOST_PIXELS}")
+    if file and height * width > PIXELS_PER_BYTE * len(file):
+        raise OSError(TRUNCATED)
 
 
 def _damaged(error: Exception) -> OSError:

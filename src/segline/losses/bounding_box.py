@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from segline.config.fields import Range
-from segline.losses.class_weight_schedule import batch_weights, gather_weights
-from segline.losses.masking import mean_over_valid, pixel_cross_entropy, pixels_by_class, valid
+from segline.losses.class_weight_schedule import balance
+from segline.losses.masking import mean_over_valid, pixel_cross_entropy, valid
 from segline.losses.task import Task
 
 
@@ -55,8 +55,7 @@ class BoundingBox(nn.Module):
             foreground = foreground & (target != self.background)
         weights = torch.where(inside_box(foreground), 1.0, self.beta_bg)
         if self.class_weights:
-            counted = pixels_by_class(target, logits.shape[1]) if pixels is None else pixels
-            weights *= gather_weights(batch_weights(counted, self.background, self.alpha_bg), target)
+            weights *= balance(target, logits.shape[1], pixels, background=self.background, alpha_bg=self.alpha_bg)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)
 
 

@@ -45,9 +45,24 @@ class ClassWeightSchedule(nn.Module):
         pixels: Integer[Tensor, " k"] | None = None,
     ) -> Float[Tensor, ""]:
         """Return the loss of a batch; ``pixels`` are those of each class in the whole step, if it has more passes."""
-        counted = pixels_by_class(target, logits.shape[1]) if pixels is None else pixels
-        weights = batch_weights(counted, self.background, self.alpha_bg)
-        return mean_over_valid(gather_weights(weights, target) * pixel_cross_entropy(logits, target), target)
+        weights = balance(target, logits.shape[1], pixels, background=self.background, alpha_bg=self.alpha_bg)
+        return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)
+
+
+def balance(
+    target: Integer[Tensor, "b h w"],
+    classes: int,
+    pixels: Integer[Tensor, " k"] | None,
+    *,
+    background: int | None = None,
+    alpha_bg: float = 0.0,
+) -> Float[Tensor, "b h w"]:
+    """Return the weight of every pixel by the prevalence of its class in the step, or without its pixels in the batch.
+
+    The weight of an ignored pixel is arbitrary.
+    """
+    counted = pixels_by_class(target, classes) if pixels is None else pixels
+    return gather_weights(batch_weights(counted, background, alpha_bg), target)
 
 
 def batch_weights(pixels: Integer[Tensor, " k"], background: int | None, alpha_bg: float) -> Float[Tensor, " k"]:

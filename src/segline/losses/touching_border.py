@@ -9,9 +9,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from segline.config.fields import Range, Unit
-from segline.losses.class_weight_schedule import batch_weights, gather_weights
+from segline.losses.class_weight_schedule import balance
 from segline.losses.distance_map import gaussian
-from segline.losses.masking import mean_over_valid, pixel_cross_entropy, pixels_by_class
+from segline.losses.masking import mean_over_valid, pixel_cross_entropy
 from segline.losses.task import Task
 
 
@@ -54,7 +54,5 @@ class TouchingBorder(nn.Module):
         pixels: Integer[Tensor, " k"] | None = None,
     ) -> Float[Tensor, ""]:
         """Return the loss of a batch; ``pixels`` are those of each class in the whole step, if it has more passes."""
-        counted = pixels_by_class(target, logits.shape[1]) if pixels is None else pixels
-        balance = batch_weights(counted, background=None, alpha_bg=0.0)
-        weights = gather_weights(balance, target) + self.w0 * gaussian(touching.squeeze(1), self.sigma)
+        weights = balance(target, logits.shape[1], pixels) + self.w0 * gaussian(touching.squeeze(1), self.sigma)
         return mean_over_valid(weights * pixel_cross_entropy(logits, target), target)

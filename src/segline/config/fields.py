@@ -57,6 +57,8 @@ AlignCorners = Annotated[
     "half a stride to the top left",
 ]
 """The option of architectures whose features of a high stride are enlarged in one or two steps."""
+ScaleSkips = Annotated[bool, "multiply pool4 by 0.01 and pool3 by 0.0001 before they are scored"]
+"""The option of FCN-16s and FCN-8s."""
 
 TYPE_NAMES: dict[Any, str] = {
     int: "a whole number",

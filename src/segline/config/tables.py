@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from segline.config.fields import AlignCorners, Pretrained, Range, Unit
+from segline.config.fields import AlignCorners, Pretrained, Range, ScaleSkips, Unit
 
 PACKAGE = Path(__file__).parents[1]
 ANNOTATIONS = {
@@ -20,6 +20,7 @@ ANNOTATIONS = {
     "Literal": Literal,
     "Pretrained": Pretrained,
     "Range": Range,
+    "ScaleSkips": ScaleSkips,
     "Unit": Unit,
 }
 

@@ -13,15 +13,13 @@ The networks that were released with the 2017 paper for training at once multipl
 before they are scored, so that the streams have about the same norm; ``scale_skips`` does so.
 """
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.models import VGG
 from torch import Tensor, nn
 
-from segline.config.fields import Pretrained
+from segline.config.fields import Pretrained, ScaleSkips
 from segline.models.blocks import pad_to_stride
 from segline.models.encoders import backbone
 
@@ -59,7 +57,7 @@ class FCN16s(nn.Module):
         self,
         classes: int,
         *,
-        scale_skips: Annotated[bool, "multiply pool4 by 0.01 and pool3 by 0.0001 before they are scored"] = False,
+        scale_skips: ScaleSkips = False,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()
@@ -87,7 +85,7 @@ class FCN8s(nn.Module):
         self,
         classes: int,
         *,
-        scale_skips: Annotated[bool, "multiply pool4 by 0.01 and pool3 by 0.0001 before they are scored"] = False,
+        scale_skips: ScaleSkips = False,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()

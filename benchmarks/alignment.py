@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from ablation import SCORES, interval, load, score
+from ablation import SCENES, SCORES, interval, load, score
 from machine import stamp
 from street_shards import make_shards
 
@@ -33,15 +33,6 @@ from segline.training.engine import Run, fit
 RESULTS = Path(__file__).parent / "results" / "alignment.jsonl"
 ARCHITECTURES = ("deeplab_v2", "deeplab_v3", "deeplab_v3plus", "drn_a_18", "spp")
 SIDES = ("aligned", "default")
-SCENES = {
-    "drives": 140,
-    "frames": 3,
-    "height": 240,
-    "width": 300,
-    "crop": 96,
-    "seed": 11,
-    "split": {"train": 0.6, "val": 0.1, "test": 0.3},
-}
 
 
 def main() -> None:

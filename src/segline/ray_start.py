@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from segline.errors import StageError, one_line
+from segline.errors import StageError, clip, one_line
 from segline.progress import log
 
 Options = dict[str, bool | int | str]
@@ -26,8 +26,6 @@ PAUSES_S = (2.0, 5.0, 15.0)
 KNOCKS = 3
 """The tries to reach a cluster, each of ``KNOCK_S`` seconds."""
 KNOCK_S = 3.0
-MAX_LETTERS = 300
-"""The most letters of Ray's message that are shown."""
 PREFIX = "sl-ray-"
 """The start of the name of a session's folder."""
 LOCK = "lock"
@@ -79,7 +77,7 @@ def _initialize(ray: Any, options: Options, advice: str) -> None:
         except Exception as error:  # Ray raises the base class
             with suppress(Exception):
                 ray.shutdown()
-            reason = one_line(error)[:MAX_LETTERS]
+            reason = clip(one_line(error))
             if pause is None or isinstance(error, ValueError | TypeError) or "version mismatch" in reason.lower():
                 raise StageError(f"Ray does not start ({reason}); {_resources()}; {advice}") from None
             log(f"Ray did not start ({reason[:80]}); starting it again in {pause:g} s")

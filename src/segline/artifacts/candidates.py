@@ -26,6 +26,8 @@ CHECKPOINT = "last.pt"
 """The file of a trial with all that is needed to continue; it is deleted when the candidate is complete."""
 PREVIOUS = "previous.pt"
 """The checkpoint before the last one, from which a trial goes on if the last one is damaged."""
+TRACEBACK = "traceback.txt"
+"""The file in the folder of a trial that failed by an error that is not known."""
 ELIMINATED = "eliminated"
 """The file in the folder of a trial that the scheduler stopped."""
 

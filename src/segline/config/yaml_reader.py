@@ -58,7 +58,7 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         is_alias = self.check_event(yaml.AliasEvent)
-        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]  # types-PyYAML has no types for it
         self.path.append(_shown(getattr(index, "value", index)))
         if len(self.path) > MAX_DEPTH:
             _refuse(line, f"nested deeper than {MAX_DEPTH} levels")

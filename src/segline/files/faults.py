@@ -8,7 +8,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from segline.errors import StageError, one_line
+from segline.errors import StageError, clip, one_line
 from segline.files.cache import cache_dir
 from segline.redaction import redact
 
@@ -18,8 +18,6 @@ CLUSTER = "KUBERNETES_SERVICE_HOST"
 """The variable of every container of Kubernetes, whose files are gone when it ends: its log keeps the traceback."""
 KEPT = 50
 """The number of tracebacks that are kept."""
-MAX_LETTERS = 300
-"""The most letters of an error's text in its line."""
 SHORTAGES = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -42,7 +40,7 @@ SHORTAGES = (
 
 def report(command: str, error: BaseException) -> int:
     """Print one line about an error, keep its traceback, and return the exit code of the command."""
-    shown = f"{type(error).__name__}: {one_line(error)[:MAX_LETTERS]}"
+    shown = f"{type(error).__name__}: {clip(one_line(error))}"
     if shortage := _shortage(error):
         code, line = StageError.exit_code, f"{shortage}; mend that, and run the same command again, which continues"
     else:
@@ -56,7 +54,7 @@ def _shortage(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "this machine has too little free memory"
     is_short = isinstance(error, OSError) and error.errno in SHORTAGES
-    return one_line(error)[:MAX_LETTERS] if is_short else ""
+    return clip(one_line(error)) if is_short else ""
 
 
 def _keep(command: str, error: BaseException) -> str:

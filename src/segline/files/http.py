@@ -1,7 +1,7 @@
 """HTTP with no surprises: only http and https, and no hop that the caller does not accept."""
 
 import urllib.request
-from email.message import Message
+from http.client import HTTPMessage
 from typing import IO, Any, Literal
 from urllib.parse import urljoin, urlsplit
 
@@ -48,13 +48,15 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, schemes: tuple[str, ...]) -> None:
         self.schemes = schemes
 
-    def http_error_302(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message) -> Any:
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
+    ) -> Any:
         """Refuse an address of another scheme before anything is made of it."""
         location = headers.get("location") or headers.get("uri") or ""
         scheme = urlsplit(urljoin(req.full_url, location)).scheme
         if scheme not in self.schemes:
             fp.close()
             raise RedirectError(clip(scheme, 20) or "no scheme")
-        return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]
+        return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

@@ -1,7 +1,6 @@
 """What promote decides: whether a version is better than the champion, or as the first than the most frequent class."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,7 +13,7 @@ from segline.artifacts.promotion import Decision
 from segline.config.sections import Promote
 from segline.metrics.comparison import Comparison, compare, most_frequent
 from segline.metrics.confusion import Counts
-from segline.tracking.registry import Version
+from segline.tracking.registry import Version, parse_record
 from segline.tracking.tags import DECISION
 
 
@@ -32,11 +31,8 @@ def times_judged(versions: Iterable[Version], test_set: str) -> int:
 
 
 def _judged(decision: str, test_set: str) -> int:
-    try:
-        record = json.loads(decision)
-    except ValueError:
-        return 0
-    if not isinstance(record, dict) or record.get("test_set") != test_set:
+    record = parse_record(decision)
+    if record.get("test_set") != test_set:
         return 0
     return record["judged"] if isinstance(record.get("judged"), int) else 1
 

@@ -75,11 +75,7 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
     """
     VALIDATION.check(validation_dir)
     settings = params.label
-    manifest, statistics = read_manifest(validation_dir), read_statistics(validation_dir)
-    if list(statistics["key"]) != list(manifest.rows["key"]):
-        raise StageError(
-            f"{validation_dir} has statistics of other pairs than its manifest; run `segline validate` again"
-        )
+    manifest, statistics = _read_validation(validation_dir)
     excluded = _read_exclusions(exclusions, manifest)
     manifest, statistics = _leave_out(manifest, statistics, excluded)
     label_spec = _merged_label_spec(manifest, settings)
@@ -118,6 +114,14 @@ def make_shard(shard: Shard) -> int:
         }
         write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, distances=distances)
     return len(rows)
+
+
+def _read_validation(folder: Path) -> tuple[Manifest, pd.DataFrame]:
+    """Return the manifest and the statistics that validate wrote, a row of each for every pair."""
+    manifest, statistics = read_manifest(folder), read_statistics(folder)
+    if list(statistics["key"]) != list(manifest.rows["key"]):
+        raise StageError(f"{folder} has statistics of other pairs than its manifest; run `segline validate` again")
+    return manifest, statistics
 
 
 def _read_exclusions(path: Path | None, manifest: Manifest) -> Exclusions:

@@ -1,6 +1,6 @@
 """What the command ``segline registry`` prints and does. No database is created."""
 
-from segline.errors import TrackingError
+from segline.errors import TrackingError, clip
 from segline.tracking import champions, history, registry
 from segline.tracking.client import Experiment
 from segline.tracking.tags import DECISION, ROLLED_BACK
@@ -21,7 +21,7 @@ def print_versions(uri: str, name: str) -> None:
         miou, reason = decision.get("test_miou"), _line(decision.get("reason", ""))
         score = f"{miou:.4f}" if isinstance(miou, int | float) else "-"
         marks = [*aliases.get(version.number, ()), *(["rolled back"] if ROLLED_BACK in version.tags else [])]
-        print(f"v{version.number:<4} {score:>6}  {', '.join(marks) or '-':<24}  {_shorten(reason)}".rstrip())
+        print(f"v{version.number:<4} {score:>6}  {', '.join(marks) or '-':<24}  {clip(reason, SHOWN_REASON)}".rstrip())
 
 
 def print_version(uri: str, name: str, which: str) -> None:
@@ -86,7 +86,3 @@ def _open(uri: str, name: str) -> Experiment:
 
 def _line(value: object) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= SHOWN_REASON else f"{text[: SHOWN_REASON - 3]}..."

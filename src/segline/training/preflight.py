@@ -12,7 +12,7 @@ from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.data.shards import Split, open_split
-from segline.errors import SeglineError, TrainingError, one_line
+from segline.errors import SeglineError, TrainingError, clip, one_line
 from segline.training import engine
 from segline.training.components import make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
@@ -21,8 +21,6 @@ from segline.training.trial import Trial, TrialInputs
 
 IMAGES = 2
 """The most crops of a pass."""
-MAX_LETTERS = 400
-"""The most letters of another library's message that are shown."""
 COMPILERS = ("torch._inductor", "torch._dynamo", "triton")
 """The packages of the compiler, by whose errors it is known that a network could not be compiled."""
 INSTEAD_OF_PREPARED = ComponentSpec(name="cross_entropy")
@@ -80,7 +78,7 @@ def describe(error: BaseException) -> str:
     """Return why a network could not be trained, in one line that says what to change."""
     if isinstance(error, SeglineError):
         return one_line(error)
-    shown = f"{type(error).__name__}: {one_line(error)[:MAX_LETTERS]}"
+    shown = f"{type(error).__name__}: {clip(one_line(error))}"
     if any(type(cause).__module__.startswith(COMPILERS) for cause in _causes(error)):
         return f"it cannot be compiled here ({shown}); install a C++ compiler such as g++, or set train.compile: false"
     return (

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from segline.errors import SeglineError, StoppedError, TrainingError, one_line
+from segline.artifacts.candidates import TRACEBACK
+from segline.errors import SeglineError, StoppedError, TrainingError, clip, one_line
 from segline.files.atomic import write_text
 from segline.parallel import AUTOSCALING
 from segline.redaction import redact
@@ -21,12 +22,6 @@ ERROR_PREFIX = re.compile(rf"\b{re.escape(SeglineError.__module__)}\.\w+: ")
 
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 """The codes by which Ray colours a report."""
-
-TRACEBACK = "traceback.txt"
-"""The file in the folder of a trial that failed by an error that is not known."""
-
-MAX_LETTERS = 300
-"""The most letters of such an error's text in a line."""
 
 PATIENCE_S = 8.0
 """The seconds that trials have to save themselves: a spot node is gone ten seconds or more after its notice."""
@@ -206,7 +201,7 @@ def _keep_traceback(trial: Trial, error: BaseException) -> str:
         raise error
     path = trial.folder / TRACEBACK
     write_text(path, redact(COLORS.sub("", str(error)).strip()) + "\n")
-    return f"{type(cause).__name__}: {one_line(cause)[:MAX_LETTERS]}; its traceback is in {path}"
+    return f"{type(cause).__name__}: {clip(one_line(cause))}; its traceback is in {path}"
 
 
 def _room(nodes: Sequence[dict[str, Any]], cpus: int, gpus: float) -> int:

@@ -72,7 +72,7 @@ def validate(run: Run, epoch: int, folder: Path) -> ValidationScores:
     )
     counts = sums[1:].round().astype(np.int64).reshape(counts.shape)
     if not counts.any():
-        raise TrainingError("the validation split has no labelled pixel, so nothing can be judged; see label.splits")
+        raise TrainingError("the validation split has no labelled pixel, so nothing can be judged; see label.split")
     return ValidationScores(float(sums[0]) / len(run.val), float(mean_iou(counts)), float(pixel_accuracy(counts)))
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from segline.artifacts.candidates import CHECKPOINT, HISTORY, WEIGHTS
+from segline.artifacts.candidates import CHECKPOINT, HISTORY, TRACEBACK, WEIGHTS
 from segline.errors import StoppedError
 from segline.training.ray_train import Records
-from segline.training.ray_tune import LOST, TRACEBACK, Asha, Watch, run_trials
+from segline.training.ray_tune import LOST, Asha, Watch, run_trials
 from segline.training.search import decisions, grid, schedulers
 from segline.training.search.state import SearchState
 from segline.training.trial import Trial, TrialConfig

@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jaxtyping
 import pytest
 
+collect_ignore_glob = ["*/conftest.py"]
+"""They hold no doctests, and pytest cannot import two modules of one name as tests."""
 CHECKED = (
     "models",
     "losses",

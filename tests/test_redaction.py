@@ -14,7 +14,7 @@ from segline.config.sections import Ingest
 from segline.data.sources import open_source
 from segline.errors import SourceError
 from segline.files.atomic import write_json
-from segline.files.faults import DEBUG
+from segline.files.tracebacks import DEBUG
 from segline.redaction import has_login, redact
 from segline.tracking.client import Experiment
 

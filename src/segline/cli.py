@@ -130,7 +130,7 @@ def _end(command: str, error: BaseException) -> int:
     if isinstance(error, OSError) and error.filename is not None:
         print(f"segline {command}: {error.filename}: {error.strerror}", file=sys.stderr)
         return StageError.exit_code
-    code: int = import_module("segline.files.faults").report(command, error)
+    code: int = import_module("segline.files.tracebacks").report(command, error)
     return code
 
 

@@ -115,4 +115,4 @@ def _crc(path: Path) -> int:
 def _render(content: Mapping[str, object]) -> str:
     """Return the only text of a mark with this content and its seal."""
     seal = zlib.crc32(json.dumps(content, sort_keys=True).encode())
-    return json.dumps({**content, SEAL: seal}, sort_keys=True, indent=None, separators=(", ", ": ")) + "\n"
+    return json.dumps({**content, SEAL: seal}, sort_keys=True) + "\n"

@@ -127,3 +127,17 @@ def test_a_column_that_lacks_values_or_has_others_is_one_line(manifest, tmp_path
         StageError, match=f"lacks values in the column {column}, or has others than .*run `segline ingest`"
     ):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("outside", ["/etc/passwd", "../label.png", "a/../../label.png", "a/..", "a\0.png"])
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_path_that_is_not_below_the_root_is_refused(manifest, tmp_path, column, outside):
+    write_manifest(tmp_path, edited(manifest, column, outside))
+    with pytest.raises(StageError, match=r"which is not below its root; run `segline ingest` again"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "a..b.png", "..a/b.png", "a/b../c.png", "a\\b.png"])
+def test_an_odd_path_below_the_root_is_read(manifest, tmp_path, inside):
+    write_manifest(tmp_path, edited(manifest, "image", inside))
+    assert read_manifest(tmp_path).rows["image"][1] == inside

@@ -177,7 +177,7 @@ def _other_table(file, rng):
     try:
         other = pa.Table.from_pandas(rows, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError):
-        other = pa.Table.from_pandas(rows.astype(str), preserve_index=False)
+        other = pa.Table.from_pandas(rows.map(str), preserve_index=False)
     stream = io.BytesIO()
     pq.write_table(other.replace_schema_metadata(metadata), stream)
     return stream.getvalue()

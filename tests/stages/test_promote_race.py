@@ -50,13 +50,13 @@ def folders(tmp_path, evaluation_dir):  # noqa: F811
 
 
 def run_rounds(uri, folders, tmp_path, *, count, rounds):
-    """Promote ``rounds`` times with ``count`` processes; each round is a registered model of its own."""
+    """Promote ``rounds`` times with ``count`` processes; each round of each test is a registered model of its own."""
     dataset_dir, evaluation_dir, ensembles = folders  # noqa: F811
     # Of eight, two have the same bundle.
     thresholds = [*QUALITY, QUALITY[-1]] if count > len(QUALITY) else QUALITY[-count:]
     with promoters(count) as promote_at_once:
         for number in range(rounds):
-            name = f"lamps-{count}-{number}"
+            name = f"{tmp_path.name}-{number}"
             orders = [
                 (
                     name,

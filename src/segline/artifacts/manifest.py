@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from segline.artifacts.artifact import Artifact, Record
 from segline.config import tables
-from segline.errors import StageError
+from segline.errors import StageError, shown
 from segline.files.atomic import write_file
 from segline.redaction import redact
 
@@ -36,6 +36,8 @@ COLUMNS = {
     "image_hash": "str",
     "label_hash": "str",
 }
+OUTSIDE = r"^/|(?:^|/)\.\.(?:/|$)|\x00"
+"""What no path below a root has."""
 IDENTITY = ["key", "slice_index", "group", "split", "image_hash", "label_hash"]
 
 
@@ -111,7 +113,19 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} lacks values in the column {wrong[0]}, or has others than {COLUMNS[wrong[0]]}; "
             "run `segline ingest` again"
         )
-    return Manifest(rows=table.to_pandas(), origin=origin)
+    rows = table.to_pandas()
+    _refuse_outside(path, rows)
+    return Manifest(rows=rows, origin=origin)
+
+
+def _refuse_outside(path: Path, rows: "pd.DataFrame") -> None:
+    """Raise a StageError if a row names a file that is not below the manifest's root."""
+    for column in ("image", "label"):
+        outside = rows[column][rows[column].str.contains(OUTSIDE)]
+        if len(outside):
+            raise StageError(
+                f"{path} names {shown(outside.iloc[0])}, which is not below its root; run `segline ingest` again"
+            )
 
 
 def _refuse_other_options(path: Path, origin: Origin) -> None:

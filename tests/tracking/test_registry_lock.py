@@ -3,6 +3,8 @@
 import threading
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from segline.errors import TrackingError
 from segline.tracking import locks
@@ -63,6 +65,22 @@ def test_a_lock_that_changes_hands_is_not_removed(experiment, client, monkeypatc
     with pytest.raises(TrackingError, match="is locked by another promotion"), registry_lock(experiment):
         pytest.fail("two hold the lock")
     assert client.get_registered_model(LOCK).tags == {LOCK_HOLDER: "another"}
+
+
+def test_a_lock_that_is_removed_while_another_is_created_is_tried_again(experiment, client, monkeypatch):
+    """MLflow looks for the model that is in the way of the new one, and raises this if it is gone by then."""
+    create, calls = type(client).create_registered_model, []
+
+    def in_the_way_and_gone(self, name, **options):
+        calls.append(name)
+        if len(calls) == 1:
+            raise MlflowException(f"Registered Model with name={name} not found", RESOURCE_DOES_NOT_EXIST)
+        return create(self, name, **options)
+
+    monkeypatch.setattr(type(client), "create_registered_model", in_the_way_and_gone)
+    with registry_lock(experiment) as lock:
+        lock.check()
+    assert calls == [LOCK, LOCK]
 
 
 def test_a_creation_that_was_sent_twice_is_ones_own(experiment, client, monkeypatch):

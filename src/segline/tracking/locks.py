@@ -25,8 +25,6 @@ from segline.tracking.tags import LOCK_HOLDER
 
 SUFFIX = ".segline-lock"
 """The end of the lock's name, after the name of the model that it locks."""
-PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-MAX_FAILURES = 5
 LEASE_S = 180.0
 PATIENCE_S = 900.0
 LONGEST_PAUSE_S = 0.4
@@ -92,18 +90,11 @@ def _file_lock(database: Path, name: str) -> Iterator[None]:
 def _acquire(lock: HeldLock, client: MlflowClient) -> None:
     """Wait until the lock is this process's own."""
     started = since = time.monotonic()
-    seen, failures = "", 0
+    seen = ""
     while time.monotonic() - started < PATIENCE_S:
-        try:
-            holder = _holder(client, lock.name)
-            if holder is None and _create(client, lock):
-                return
-        except MlflowException as error:
-            # A database fails so when another process removes the row that it reads or writes.
-            failures += 1
-            if error.error_code not in PASSING or failures > MAX_FAILURES:
-                raise
-            holder = seen
+        holder = _holder(client, lock.name)
+        if holder is None and _create(client, lock):
+            return
         if holder is not None and holder != seen:
             seen, since = holder, time.monotonic()
         if holder == seen and time.monotonic() - since > LEASE_S:
@@ -118,7 +109,8 @@ def _create(client: MlflowClient, lock: HeldLock) -> bool:
     try:
         client.create_registered_model(lock.name, tags={LOCK_HOLDER: lock.holder})
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # MLflow looks for the model that is in the way, and says so if that was removed meanwhile.
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
         return _holder(client, lock.name) == lock.holder  # a request that was sent twice
     return True

@@ -15,7 +15,7 @@ from segline.cli import STAGES
 from segline.platforms import attempts
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-ADVISED = yaml.safe_load(re.search(r"```yaml\n(templateDefaults:.*?)```", PAGE, re.DOTALL)[1])["templateDefaults"]
+ADVISED = yaml.safe_load(re.search(r"```\n(templateDefaults:.*?)```", PAGE, re.DOTALL)[1])["templateDefaults"]
 """What the page tells a site to set."""
 DEFAULTS = pytest.mark.parametrize("defaults", [{}, KUBEFLOW, ADVISED], ids=["none", "kubeflow", "advised"])
 STAGE = pytest.mark.parametrize("stage", STAGES)

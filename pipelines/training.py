@@ -161,7 +161,9 @@ def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
                 training = run["train"](name=name, seed=seed, train=train, **dataset)
                 candidates = _hashed_output(training, "candidates")
                 evaluation = _hashed_output(run["evaluate"](evaluate=evaluate, **dataset, **candidates), "evaluation")
-                ensembling = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **dataset, **candidates, **evaluation)
+                ensembling = run["ensemble"](
+                    evaluate=evaluate, ensemble=ensemble, **dataset, **candidates, **evaluation
+                )
                 run["promote"](
                     name=name,
                     seed=seed,

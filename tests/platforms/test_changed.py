@@ -1,4 +1,4 @@
-"""Whether there is something new to train on, decided on a real MLflow as runs of a schedule do it one after another."""
+"""Whether there is something new to train on, decided on a real MLflow as by the runs of a schedule."""
 
 import json
 from dataclasses import replace

@@ -2,8 +2,8 @@
 
 A line depends on its settings (parameters, seed, exclusions, code and packages) and on its data, the pairs that passed.
 It has ended when promote has judged its model, which MLflow knows. So the first run trains, as does one with changed
-parameters, another seed or new code, and one after a run that failed or was stopped. After a rollback the same line would
-end in the same model, so there is nothing new.
+parameters, another seed or new code, and one after a run that failed or was stopped. After a rollback there is nothing
+new, as the same line would end in the same model.
 """
 
 from collections.abc import Mapping

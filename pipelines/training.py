@@ -55,7 +55,8 @@ class DeploymentConfig:
         data_memory: The memory of each of these stages.
         scratch: The most that a pod may write to /tmp.
         rayjob: Whether to train on a Ray cluster that is made for the run, in place of the stage's own container.
-        retries: The number of retries of a stage that fails; the pause before each is twice as long as the last one.
+        retries: The number of retries of a stage that fails, in its pod and in further pods if Argo starts them; the
+            pause before each is twice as long as the last one.
         caching: Whether Kubeflow may reuse the result of a stage that depends on its inputs alone.
     """
 
@@ -192,6 +193,8 @@ def _configure(task: dsl.PipelineTask, config: DeploymentConfig) -> dsl.Pipeline
     task.set_container_image(config.image("data" if task.container_spec.image == DATA else "train"))
     task.set_caching_options(config.caching and stage in CACHED)
     if config.retries and stage != "outcome":
+        # In the pod the stage itself is repeated by its exit code, and Argo repeats pods that were lost.
+        task.set_env_variable("SEGLINE_RETRIES", str(config.retries))
         # The largest duration is not that of a pause: Argo counts it from the start of the first attempt, starts no
         # other attempt after it, and ends the one that runs.
         task.set_retry(config.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{2 * limit}s")

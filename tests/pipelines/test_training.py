@@ -303,7 +303,11 @@ def test_with_a_ray_cluster_the_stage_itself_only_waits():
     pipeline = compiled(rayjob=True)[0]
     assert "accelerator" not in container("train", pipeline)["resources"]
     variables = {entry["name"]: entry["value"] for entry in container("train", pipeline)["env"]}
-    assert variables == {"SEGLINE_RAYJOB": "/etc/segline/rayjob.yaml", "SEGLINE_IMAGE": "segline/train:0.2.0"}
+    assert variables == {
+        "SEGLINE_RETRIES": "3",
+        "SEGLINE_RAYJOB": "/etc/segline/rayjob.yaml",
+        "SEGLINE_IMAGE": "segline/train:0.2.0",
+    }
     (mounted,) = kubernetes("train", rayjob=True)["configMapAsVolume"]
     assert mounted["mountPath"] == "/etc/segline"
 

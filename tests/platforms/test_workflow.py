@@ -200,6 +200,25 @@ def test_the_end_of_the_log_in_argos_message_is_read_too(kube, conclude):
     )
 
 
+def test_a_stage_of_a_group_with_a_condition(kube, conclude):
+    """As ``--when-changed`` compiles; the task ``changed`` writes no artifact."""
+    group = f"{LINE}.condition-1"
+    kube.workflows = [
+        flow(
+            *done("changed"),
+            (f"{group}-driver", "Pod", "Succeeded", ""),
+            (f"{group}.train.executor(0)", "Pod", "Failed", OOM),
+        )
+    ]
+    assert conclude()[0]["stage"] == "train"
+
+
+@pytest.mark.parametrize("path", [f"{LINE}.changed-driver", f"{LINE}.changed.executor(0)"])
+def test_a_task_that_writes_no_artifact(kube, conclude, path):
+    kube.workflows = [flow(*done("validate"), (path, "Pod", "Failed", OOM))]
+    assert conclude()[0]["stage"] == "changed"
+
+
 @pytest.mark.parametrize("spec", [{"activeDeadlineSeconds": 0}, {"shutdown": "Terminate"}])
 def test_a_run_that_somebody_terminated(kube, conclude, spec):
     kube.workflows = [flow(*failing("train", "Step exceeded its deadline"), spec=spec)]

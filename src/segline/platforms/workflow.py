@@ -18,7 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from segline.artifacts.table import ARTIFACTS
 from segline.errors import StageError, clip
 from segline.files.retry import attempts
 from segline.platforms.kubernetes import TIMEOUTS_S, Json, configure, describe, transient_errors
@@ -41,6 +40,8 @@ LONGEST_REASON = 1000
 FAILED, SKIPPED = ("Failed", "Error"), ("Omitted", "Skipped")
 EXIT_HANDLER = ".onExit"
 """The part of a node's name by which Argo marks those of an exit handler."""
+GROUP = re.compile(r"|root|executor|(exit-handler|condition|condition-branches)-\d+")
+"""The parts of a node's name that are no task: the groups of tasks, and what runs a task."""
 DELETED = "pod deleted"
 """Argo's message about a pod that is gone without a trace."""
 
@@ -134,9 +135,9 @@ class _Run:
         return list((nodes or {}).values())
 
     def _stage(self, node: Json) -> str:
-        """Return the stage of a node or of its driver; empty for a node of no stage."""
+        """Return the stage of a node or of its driver; empty for a node of a group of stages."""
         path = re.sub(r"\([^)]*\)", "", node["name"].removeprefix(self.name)).split(".")
-        return next((stage for part in path if (stage := part.removesuffix("-driver")) in ARTIFACTS), "")
+        return next((task for part in path if not GROUP.fullmatch(task := part.removesuffix("-driver"))), "")
 
     def _is_terminated(self) -> bool:
         """Return whether the run was terminated: Kubeflow sets a deadline of 0 then, and Argo itself ``shutdown``.

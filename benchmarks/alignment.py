@@ -32,7 +32,7 @@ from segline.training.engine import Run, fit
 
 RESULTS = Path(__file__).parent / "results" / "alignment.jsonl"
 ARCHITECTURES = ("deeplab_v2", "deeplab_v3", "deeplab_v3plus", "drn_a_18", "spp")
-SIDES = ("aligned", "default")
+SIDES = ("aligned", "unaligned")
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def show(identity: dict[str, object]) -> None:
     print(f"{identity}, seeds {sorted(pair['seed'] for pair in pairs)}")
     for name in SCORES:
         values = {side: [pair[side][name] for pair in pairs] for side in SIDES}
-        gains = [aligned - default for aligned, default in zip(values["aligned"], values["default"], strict=True)]
+        gains = [aligned - other for aligned, other in zip(values["aligned"], values["unaligned"], strict=True)]
         sides = ", ".join(f"{side} {interval(values[side])}" for side in SIDES)
         print(f"{name}: {sides}, difference {interval(gains, signed=True)}")
     print(*sorted({str(pair["stamp"]) for pair in pairs}), sep="\n")

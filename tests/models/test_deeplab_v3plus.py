@@ -74,16 +74,16 @@ def test_the_decoder_is_that_of_the_paper(output_stride):
     model = DeepLabV3Plus(5, output_stride=output_stride, dropout=0.0)
     with torch.no_grad():
         model.train()(noise(2, 3, 64, 64))
-    values, images = model.eval().state_dict(), noise(1, 3, 64, 96)
+    values, images = model.eval().state_dict(), noise(1, 3, 65, 97)
     with torch.inference_mode():
         _, low, _, _, deep = model.encoder(images)
-        upsampled = nn.Upsample((16, 24), mode="bilinear")(model.aspp(deep))
+        upsampled = nn.Upsample((17, 25), mode="bilinear", align_corners=True)(model.aspp(deep))
         refined = torch.cat([upsampled, unit_written_out(values, low, "reduce")], dim=1)
         for index in (0, 1):
             refined = unit_written_out(values, refined, f"refine.{index}", groups=refined.shape[1])
             refined = unit_written_out(values, refined, f"refine.{index}.3")
         logits = F.conv2d(refined, values["head.weight"], values["head.bias"])
-        expected = nn.Upsample((64, 96), mode="bilinear")(logits)
+        expected = nn.Upsample((65, 97), mode="bilinear", align_corners=True)(logits)
         torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
 
 

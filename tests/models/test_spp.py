@@ -58,13 +58,13 @@ def test_the_coarsest_grid_is_the_mean_of_the_image():
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_one_upsampling_step_brings_the_logits_to_the_image(output_stride):
     torch.manual_seed(0)
-    model, images = Spp(3, output_stride=output_stride).eval(), noise(1, 3, 64, 96)
+    model, images = Spp(3, output_stride=output_stride).eval(), noise(1, 3, 65, 97)
     seen = {}
     model.head.register_forward_hook(lambda _, __, logits: seen.update(logits=logits))
     with torch.inference_mode():
         actual = model(images)
-        assert seen["logits"].shape == (1, 3, 64 // output_stride, 96 // output_stride)
-        upsample = torch.nn.Upsample(scale_factor=output_stride, mode="bilinear")
+        assert seen["logits"].shape == (1, 3, 64 // output_stride + 1, 96 // output_stride + 1)
+        upsample = torch.nn.Upsample((65, 97), mode="bilinear", align_corners=True)
         torch.testing.assert_close(actual, upsample(seen["logits"]))
 
 

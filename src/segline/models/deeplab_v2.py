@@ -23,7 +23,7 @@ RATES = (6, 12, 18, 24)
 class DeepLabV2(nn.Module):
     """DeepLab v2, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
-    def __init__(self, classes: int, *, align_corners: AlignCorners = False, pretrained: Pretrained = False) -> None:
+    def __init__(self, classes: int, *, align_corners: AlignCorners = True, pretrained: Pretrained = False) -> None:
         super().__init__()
         self.encoder, channels = backbone_features("resnet101", pretrained=pretrained, output_stride=STRIDE)
         self.align_corners = align_corners

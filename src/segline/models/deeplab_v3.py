@@ -26,7 +26,7 @@ class DeepLabV3(nn.Module):
         output_stride: Annotated[Literal[8, 16], "stride of the encoder's features; at 8 all atrous rates double"] = 16,
         multi_grid: Annotated[bool, "multiply the rates of the encoder's last stage by 1, 2, 4"] = True,
         dropout: Annotated[float, Range(0, 0.9), "share of the pooled features that is dropped in training"] = 0.1,
-        align_corners: AlignCorners = False,
+        align_corners: AlignCorners = True,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()

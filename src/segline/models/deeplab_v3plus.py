@@ -36,7 +36,7 @@ class DeepLabV3Plus(nn.Module):
             Literal["official", "timm"], "xception71 as in the authors' code, or as version 0.1 took it from timm"
         ] = "official",
         dropout: Annotated[float, Range(0, 0.9), "share of the pooled features that is dropped in training"] = 0.1,
-        align_corners: AlignCorners = False,
+        align_corners: AlignCorners = True,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ STRIDE = 8
 class DrnA18(nn.Module):
     """DRN-A-18, which maps images (b, 3, h, w) of any size to logits (b, classes, h, w)."""
 
-    def __init__(self, classes: int, *, align_corners: AlignCorners = False, pretrained: Pretrained = False) -> None:
+    def __init__(self, classes: int, *, align_corners: AlignCorners = True, pretrained: Pretrained = False) -> None:
         super().__init__()
         self.encoder, channels = backbone_features("resnet18", pretrained=pretrained, output_stride=STRIDE)
         self.align_corners = align_corners

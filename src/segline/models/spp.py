@@ -29,7 +29,7 @@ class Spp(nn.Module):
         *,
         output_stride: Annotated[Literal[8, 16, 32], "stride of the features; below 32 the encoder is dilated"] = 8,
         dropout: Annotated[float, Range(0, 0.9), "share of the fused features that is dropped in training"] = 0.1,
-        align_corners: AlignCorners = False,
+        align_corners: AlignCorners = True,
         pretrained: Pretrained = False,
     ) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
-from k8s.manifests import amount
+from admission import amount
 from servers import listening
 
 KINDS = {
@@ -39,7 +39,7 @@ KINDS = {
         "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
     },
     "ray.io/v1": {"RayJob": "rayjobs"},
-    "argoproj.io/v1": {"WorkflowTaskResult": "workflowtaskresults"},
+    "argoproj.io/v1": {"WorkflowTaskResult": "workflowtaskresults", "Workflow": "workflows"},
     "authorization.k8s.io/v1": {"SelfSubjectAccessReview": "selfsubjectaccessreviews"},
 }
 GLOBAL = (

@@ -3,9 +3,10 @@
 from copy import deepcopy
 
 import pytest
+from admission import amount
 from installing import NAMESPACE, make_namespace, make_pod, overlay
-from k8s.manifests import amount, of_kind, pods
 from kubectl import Refused
+from manifests import of_kind, pods
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -5,8 +5,8 @@ from copy import deepcopy
 import pytest
 import yaml
 from installing import NAMESPACE, ROOT
-from k8s.manifests import template
 from kubectl import Refused
+from manifests import template
 
 from segline.platforms.kubernetes import PERMISSIONS
 
@@ -38,15 +38,16 @@ DENIED = [
     ("list", "rayjobs.ray.io", ""),
     ("update", "rayjobs.ray.io", ""),
 ]
+OPERATORS = {"rayjobs": "rayjobs.ray.io", "workflows": "workflows.argoproj.io"}
+"""The kinds that PERMISSIONS names without their group, and that operators define."""
 POLICY = "validatingadmissionpolicy"
 
 
 def can(cluster, account, verb, resource, name="", namespace=NAMESPACE):
     """Return whether an account of the installation may do something."""
     resource, _, part = resource.partition("/")
-    if resource == "rayjobs":
-        resource += ".ray.io"
-    if "." in resource and resource.endswith((".ray.io", ".argoproj.io")) and not cluster.has_kind(resource):
+    resource = OPERATORS.get(resource, resource)
+    if resource.endswith((".ray.io", ".argoproj.io")) and not cluster.has_kind(resource):
         pytest.skip(f"the operator of {resource} is not installed")
     words = [verb, f"{resource}/{name}" if name else resource, *([f"--subresource={part}"] if part else [])]
     who = f"--as=system:serviceaccount:{NAMESPACE}:{account}"

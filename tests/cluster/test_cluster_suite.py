@@ -74,7 +74,7 @@ def test_a_cluster_that_does_not_answer_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 def test_the_tests_pass_in_a_good_cluster_and_leave_nothing(fake):
-    for name in ("rayjobs.ray.io", "workflowtaskresults.argoproj.io"):
+    for name in ("rayjobs.ray.io", "workflows.argoproj.io", "workflowtaskresults.argoproj.io"):
         fake.add("customresourcedefinitions", {"metadata": {"name": name}})
     before = {key: entry["metadata"]["name"] for key, entry in fake.objects.items()}
     code, said, _ = run_for_real(f"{HERE}/test_cluster_manifests.py", f"{HERE}/test_cluster_rights.py")

@@ -43,7 +43,7 @@ test-all: test ## the tests, the slow ones too, one after another as they start 
 REGISTRY ?= segline
 test-cluster: setup ## the tests of the cluster that KUBECONFIG names, which they change: tests/cluster/README.md
 	SEGLINE_CLUSTER_TESTS=1 SEGLINE_CLUSTER_REGISTRY=$(REGISTRY) SEGLINE_CLUSTER_TAG=$(TAG) \
-	  python -m pytest tests/cluster --ignore tests/cluster/test_cluster_suite.py -rs $(ARGS)
+	  python -m pytest tests/cluster --ignore-glob '*_suite.py' --ignore-glob '*_parts.py' -rs $(ARGS)
 
 fuzz: setup ## ten minutes of broken parameters, classes, manifests and label files; SEED=1 for others
 	python tests/fuzz/run.py --seconds 540 --seed $(or $(SEED),0)

@@ -57,7 +57,8 @@ class TrackingServer:
         try:
             found = self.ask("GET", f"registered-models/alias?name={model}&alias=champion")
         except Answer as error:
-            if error.status == 404 or "RESOURCE_DOES_NOT_EXIST" in str(error):
+            # MLflow answers 404 for an unknown model, and 400 for an unknown alias.
+            if error.status == 404 or "alias champion not found" in str(error):
                 return None
             raise
         return found["model_version"]["version"]

@@ -106,6 +106,11 @@ def _pipeline_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     checked = load(arguments.params, arguments.overrides)
     faults = _container_faults(checked, arguments.exclusions)
+    if arguments.when_changed == "drift" and checked.validate.severity.drift == "stop":
+        faults.append(
+            "validate.severity.drift: got stop, which ends a run on data that have drifted, so that --when-changed "
+            "drift would never train on them; expected warn"
+        )
     if faults:
         raise ParamsError("a container", faults)
     document = read(arguments.params, arguments.overrides)

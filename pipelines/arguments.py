@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.cron import check_cron
 from pipelines.training import DeploymentConfig
 from segline.errors import ParamsError
+from segline.platforms.commands import WHEN
 
 DEFAULT = DeploymentConfig()
 TRAINING_RESOURCES = {"gpus": "GPUs of training", "cpus": "cores of training", "memory": "memory of training"}
@@ -23,7 +24,18 @@ RESOURCES = {
 ONLY_LOCAL = ("folder", "network")
 KUEUE = {"queue": "queue of Kueue in which the RayJob waits", "priority": "its priority class there"}
 """The options of the queue of a RayJob, with their help."""
-ONLY_KUBEFLOW = ("namespace", "name", "service_account", "no_cache", "wait", "rayjob", "spot", *RESOURCES, *KUEUE)
+ONLY_KUBEFLOW = (
+    "namespace",
+    "name",
+    "service_account",
+    "no_cache",
+    "wait",
+    "rayjob",
+    "spot",
+    "when_changed",
+    *RESOURCES,
+    *KUEUE,
+)
 NAMESPACE = "segline"
 Commands = argparse._SubParsersAction
 """What ``add_subparsers`` returns, for which argparse has no public name."""
@@ -93,6 +105,7 @@ def _add_compile(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_option(parser, "--out", "file to write", type=Path, default=Path("segline.yaml"), metavar="FILE")
     _add_images(parser)
     _add_resources(parser)
+    _add_when_changed(parser)
 
 
 def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -112,6 +125,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_parameters(parser)
     _add_images(parser, condition="; required with --endpoint")
     _add_resources(remote)
+    _add_when_changed(remote)
 
 
 def _add_schedule(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -123,6 +137,7 @@ def _add_schedule(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_parameters(parser)
     _add_images(parser, required=True)
     _add_resources(parser)
+    _add_when_changed(parser)
 
 
 def _add_command(commands: "Commands[argparse.ArgumentParser]", name: str, about: str) -> argparse.ArgumentParser:
@@ -166,6 +181,18 @@ def _add_resources(parser: argparse._ActionsContainer) -> None:
     for name, about in KUEUE.items():
         _add_option(parser, f"--{name}", f"{about}, with --rayjob", default="")
     parser.add_argument("--spot", action="store_true", help="let the stages run on spot nodes")
+
+
+def _add_when_changed(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--when-changed",
+        nargs="?",
+        choices=WHEN,
+        const="data",
+        default="",
+        help="train only if the data, the parameters or the code are new; with drift not on new data that have not "
+        "drifted from the champion's (data without a value)",
+    )
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """The stages as Kubeflow components: one folder each, with the same options as on the command line."""
 
+from components.changed.component import changed
 from components.ensemble.component import ensemble
 from components.evaluate.component import evaluate
 from components.ingest.component import ingest
@@ -20,4 +21,4 @@ COMPONENTS = {
 }
 """The component of each stage, in the order of the pipeline."""
 
-__all__ = ["COMPONENTS", "outcome"]
+__all__ = ["COMPONENTS", "changed", "outcome"]

@@ -24,7 +24,7 @@ def command(
         overrides: Single parameters by their dotted key; an empty value keeps the one of the section.
         options: Other options of the command line.
     """
-    arguments: list[Any] = ["--params", _params_text(params)]
+    arguments: list[Any] = ["--params", sections_text(params)]
     for key, value in (overrides or {}).items():
         arguments += ["--set", f"{key}={value}"]
     for name, value in options.items():
@@ -34,7 +34,7 @@ def command(
     )
 
 
-def _params_text(params: dict[str, Any]) -> str:
+def sections_text(params: dict[str, Any]) -> str:
     """Return a JSON object of the parameters; ``name`` is quoted, since it is not JSON as a section is.
 
     It is one text with placeholders: Kubeflow's ``Concat`` is itself JSON, which the quotes in a section break.

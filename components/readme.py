@@ -6,10 +6,10 @@ from typing import Any
 
 import docstring_parser
 
-from components import COMPONENTS, outcome
+from components import COMPONENTS, changed, outcome
 
 ROOT = Path(__file__).parent
-ALL = {**COMPONENTS, "outcome": outcome}
+ALL = {**COMPONENTS, "changed": changed, "outcome": outcome}
 
 
 def readme(name: str) -> str:

@@ -73,6 +73,11 @@ def _container_faults(checked: Params, exclusions: str) -> list[str]:
     faults = []
     if exclusions and not exclusions.startswith("s3://"):
         faults.append(f"--exclusions: got {exclusions!r}, which a container cannot read; expected s3://bucket/key")
+    if re.search(r"\$[$(]", exclusions):
+        faults.append(
+            f"--exclusions: got {exclusions!r}, of which Kubernetes would replace '$$' and '$(...)'; expected a key "
+            "without them"
+        )
     source = checked.ingest.source
     is_remote = re.match("dvc://https?://", source) if source.startswith("dvc://") else "://" in source
     if not is_remote and not source.startswith("synthetic:"):
@@ -101,6 +106,11 @@ def _pipeline_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     checked = load(arguments.params, arguments.overrides)
     faults = _container_faults(checked, arguments.exclusions)
+    if arguments.when_changed == "drift" and checked.validate.severity.drift == "stop":
+        faults.append(
+            "validate.severity.drift: got stop, which ends a run on data that have drifted, so that --when-changed "
+            "drift would never train on them; expected warn"
+        )
     if faults:
         raise ParamsError("a container", faults)
     document = read(arguments.params, arguments.overrides)
@@ -109,8 +119,13 @@ def _pipeline_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed": checked.seed,
         "exclusions": arguments.exclusions,
         "promotion": checked.promote.enabled and not arguments.no_promotion,
-        **{name: json.dumps(document.get(name) or {}) for name in SECTIONS},
+        **{name: _section_text(document.get(name) or {}) for name in SECTIONS},
     }
+
+
+def _section_text(section: dict[str, Any]) -> str:
+    """Return a section as JSON text without ``$``: in a container's arguments Kubernetes replaces $$ and $(NAME)."""
+    return json.dumps(section).replace("$", r"\u0024")
 
 
 def _compile(arguments: argparse.Namespace) -> None:

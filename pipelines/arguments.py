@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.cron import check_cron
 from pipelines.training import DeploymentConfig
 from segline.errors import ParamsError
+from segline.platforms.commands import WHEN
 
 DEFAULT = DeploymentConfig()
 TRAINING_RESOURCES = {"gpus": "GPUs of training", "cpus": "cores of training", "memory": "memory of training"}
@@ -21,7 +22,7 @@ RESOURCES = {
 }
 """The options for the resources of a pod, with their help; a container on this machine has all that the machine has."""
 ONLY_LOCAL = ("folder", "network")
-ONLY_KUBEFLOW = ("namespace", "name", "service_account", "no_cache", "wait", "rayjob", *RESOURCES)
+ONLY_KUBEFLOW = ("namespace", "name", "service_account", "no_cache", "wait", "rayjob", "when_changed", *RESOURCES)
 NAMESPACE = "segline"
 Commands = argparse._SubParsersAction
 """What ``add_subparsers`` returns, for which argparse has no public name."""
@@ -87,6 +88,7 @@ def _add_compile(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_option(parser, "--out", "file to write", type=Path, default=Path("segline.yaml"), metavar="FILE")
     _add_images(parser)
     _add_resources(parser)
+    _add_when_changed(parser)
 
 
 def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -106,6 +108,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_parameters(parser)
     _add_images(parser, condition="; required with --endpoint")
     _add_resources(remote)
+    _add_when_changed(remote)
 
 
 def _add_schedule(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -117,6 +120,7 @@ def _add_schedule(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_parameters(parser)
     _add_images(parser, required=True)
     _add_resources(parser)
+    _add_when_changed(parser)
 
 
 def _add_command(commands: "Commands[argparse.ArgumentParser]", name: str, about: str) -> argparse.ArgumentParser:
@@ -157,6 +161,18 @@ def _add_resources(parser: argparse._ActionsContainer) -> None:
         shown = "those of a trial; 0 in compile" if name == "gpus" else default
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{about} (default: {shown})")
     parser.add_argument("--rayjob", action="store_true", help="train on a Ray cluster that is made for the run")
+
+
+def _add_when_changed(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--when-changed",
+        nargs="?",
+        choices=WHEN,
+        const="data",
+        default="",
+        help="train only if the data, the parameters or the code are new; with drift not on new data that have not "
+        "drifted from the champion's (data without a value)",
+    )
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:

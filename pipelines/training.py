@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
-from components import COMPONENTS, outcome
+from components import COMPONENTS, changed, outcome
 from components.command import DATA
 from segline.errors import ParamsError
 
@@ -30,7 +31,7 @@ GIT_LOGIN = {"username": "SEGLINE_GIT_USERNAME", "password": "SEGLINE_GIT_PASSWO
 """The login of a private git repository, for DVC: key of the secret and environment variable."""
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-TRACKED = ("validate", "train", "promote", "outcome")
+TRACKED = ("validate", "changed", "train", "promote", "outcome")
 """The tasks that use MLflow."""
 GPU = "nvidia.com/gpu"
 RAYJOB_FOLDER = "/etc/segline"
@@ -55,8 +56,11 @@ class DeploymentConfig:
         data_memory: The memory of each of these stages.
         scratch: The most that a pod may write to /tmp.
         rayjob: Whether to train on a Ray cluster that is made for the run, in place of the stage's own container.
-        retries: The number of retries of a stage that fails; the pause before each is twice as long as the last one.
+        retries: The number of retries of a stage that fails, in its pod and in further pods if Argo starts them; the
+            pause before each is twice as long as the last one.
         caching: Whether Kubeflow may reuse the result of a stage that depends on its inputs alone.
+        when_changed: Empty to train in every run; ``data`` or ``drift`` to train only on new data, or only on new data
+            that have drifted from the champion's. kfp's local runner cannot do that.
     """
 
     registry: str = "segline"
@@ -74,6 +78,7 @@ class DeploymentConfig:
     retries: int = 3
     # The `enable_caching` of kfp.Client has no effect on a version that was uploaded, nor within an exit handler.
     caching: bool = True
+    when_changed: str = ""
 
     def __post_init__(self) -> None:
         cores = (r"[0-9]*\.?[0-9]+m?", "cores, such as 4 or 500m")
@@ -90,6 +95,7 @@ class DeploymentConfig:
             "data_memory": size,
             "scratch": size,
             "gpus": (r"[0-9]+", "a whole number from 0 on"),
+            "when_changed": (r"(data|drift)?", "data or drift"),
         }
         faults = [
             f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {expected}"
@@ -145,24 +151,29 @@ def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
             run = {stage: _task_factory(stage, config) for stage in COMPONENTS}
             manifest = run["ingest"](seed=seed, ingest=ingest, source=source, revision=revision).outputs["out"]
             validation = run["validate"](name=name, validate=validate, manifest=manifest).outputs["out"]
-            labeling = run["label"](
-                seed=seed, label=label, exclusions=exclusions, manifest=manifest, validation=validation
-            )
-            dataset = _hashed_output(labeling, "dataset")
-            training = run["train"](name=name, seed=seed, train=train, **dataset)
-            candidates = _hashed_output(training, "candidates")
-            evaluation = _hashed_output(run["evaluate"](evaluate=evaluate, **dataset, **candidates), "evaluation")
-            ensembling = run["ensemble"](evaluate=evaluate, ensemble=ensemble, **dataset, **candidates, **evaluation)
-            run["promote"](
-                name=name,
-                seed=seed,
-                promotion=promotion,
-                evaluate=evaluate,
-                promote=promote,
-                dataset=dataset["dataset"],
-                evaluation=evaluation["evaluation"],
-                ensemble=ensembling.outputs["out"],
-            )
+            settings = {"label": label, "train": train, "evaluate": evaluate, "ensemble": ensemble, "promote": promote}
+            given = {"name": name, "seed": seed, "exclusions": exclusions, "promotion": promotion, **settings}
+            with _if_changed(config, validation=validation, **given):
+                labeling = run["label"](
+                    seed=seed, label=label, exclusions=exclusions, manifest=manifest, validation=validation
+                )
+                dataset = _hashed_output(labeling, "dataset")
+                training = run["train"](name=name, seed=seed, train=train, **dataset)
+                candidates = _hashed_output(training, "candidates")
+                evaluation = _hashed_output(run["evaluate"](evaluate=evaluate, **dataset, **candidates), "evaluation")
+                ensembling = run["ensemble"](
+                    evaluate=evaluate, ensemble=ensemble, **dataset, **candidates, **evaluation
+                )
+                run["promote"](
+                    name=name,
+                    seed=seed,
+                    promotion=promotion,
+                    evaluate=evaluate,
+                    promote=promote,
+                    dataset=dataset["dataset"],
+                    evaluation=evaluation["evaluation"],
+                    ensemble=ensembling.outputs["out"],
+                )
 
     return segline
 
@@ -170,6 +181,14 @@ def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
 def compile_to(path: Path, config: DeploymentConfig) -> None:
     """Write the pipeline's definition, with its requests to Kubernetes, as YAML."""
     compiler.Compiler().compile(make_pipeline(config), str(path))
+
+
+def _if_changed(config: DeploymentConfig, **inputs: Any) -> AbstractContextManager[Any]:
+    """Return the group of tasks that run only if there is something new, or without the option in any case."""
+    if not config.when_changed:
+        return nullcontext()
+    question = _configure(changed(when=config.when_changed, **inputs), config)
+    return dsl.If(question.outputs["changed"] == "true", name="new")
 
 
 def _hashed_output(task: dsl.PipelineTask, name: str) -> dict[str, Any]:
@@ -192,6 +211,8 @@ def _configure(task: dsl.PipelineTask, config: DeploymentConfig) -> dsl.Pipeline
     task.set_container_image(config.image("data" if task.container_spec.image == DATA else "train"))
     task.set_caching_options(config.caching and stage in CACHED)
     if config.retries and stage != "outcome":
+        # In the pod the stage itself is repeated by its exit code, and Argo repeats pods that were lost.
+        task.set_env_variable("SEGLINE_RETRIES", str(config.retries))
         # The largest duration is not that of a pause: Argo counts it from the start of the first attempt, starts no
         # other attempt after it, and ends the one that runs.
         task.set_retry(config.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{2 * limit}s")
@@ -242,7 +263,7 @@ def _set_resources(task: dsl.PipelineTask, config: DeploymentConfig) -> None:
             _use_gpus(task, config.gpus)
     elif task.name in DATA_STAGES:
         _request(task, config.data_cpus, config.data_memory)
-    elif task.name == "outcome":
+    elif task.name in ("outcome", "changed"):
         _request(task, "1", "4G")
     else:
         _request(task, config.stage_cpus, config.stage_memory)

@@ -24,6 +24,7 @@ from segline.config.explain import explain
 from segline.config.loader import load
 from segline.config.renamed import argument_error
 from segline.errors import ParamsError, SeglineError, StageError
+from segline.platforms import commands as platform_commands
 from segline.redaction import redact
 from segline.tracking import commands as registry_commands
 from segline.utf8 import use_utf8
@@ -107,6 +108,9 @@ def main(words: list[str] | None = None) -> int:
         return ParamsError.exit_code
     arguments = _parser().parse_args(words)
     try:
+        if arguments.command in STAGES and os.environ.get("SEGLINE_RETRIES"):
+            code: int = import_module("segline.platforms.attempts").run(arguments.command, words or sys.argv[1:])
+            return code
         arguments.run(arguments)
         sys.stdout.flush()
     except SeglineError as error:
@@ -166,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     summary.set_defaults(run=_run_summary)
     add_commands(commands)
     registry_commands.add_commands(commands, _add_tracking)
+    platform_commands.add_commands(commands, _add_tracking)
     outcome = commands.add_parser(
         "outcome", help="conclude a Kubeflow run: tag its MLflow runs, call a webhook, clean up"
     )

@@ -6,10 +6,11 @@
     ├── ParamsError                   2   params.yaml: unknown key, wrong type, out of range, unknown name
     ├── SourceError                   3   the source of the data: missing, empty, unreadable
     ├── DataError                     4   the data: broken files, unknown label values, no split possible
-    ├── StageError                    5   a stage's input is missing, or its output is being written by another run
+    ├── StageError                    5   a stage's input is missing, or its output cannot be written
     ├── TrainingError                 6   a trial failed
     ├── TrackingError                 7   the MLflow server or registry
-    └── StoppedError                 75   training was asked to stop and saved its state; the same command continues
+    ├── StoppedError                 75   training was asked to stop and saved its state; the same command continues
+    └── BusyError                    75   another run is writing the output; the same command works when that has ended
 
 A message says in one line what is wrong, where, what was got, what was expected and what to do. Any other exception
 is a fault of Segline: it is one line as well with the exit code 1, and its traceback is kept in a file that the line
@@ -77,6 +78,12 @@ class TrackingError(SeglineError):
 
 class StoppedError(SeglineError):
     """Training was asked to stop and saved its state; 75 is EX_TEMPFAIL of sysexits.h, "try again"."""
+
+    exit_code = 75
+
+
+class BusyError(SeglineError):
+    """Another process is writing the output, and the same command works when that has ended."""
 
     exit_code = 75
 

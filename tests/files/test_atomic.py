@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from segline.errors import StageError
+from segline.errors import BusyError, StageError
 from segline.files import atomic, locks
 from segline.files.atomic import write_file, write_json, write_text, writing
 
@@ -156,9 +156,9 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(out, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE_S", 0.05)
     process = start(HOLDER, out)
     try:
-        with pytest.raises(StageError, match="is being written by another segline") as caught:
+        with pytest.raises(BusyError, match="is being written by another segline") as caught:
             write(out)
-        assert caught.value.exit_code == 5
+        assert caught.value.exit_code == 75
         assert "\n" not in str(caught.value)
     finally:
         kill(process)

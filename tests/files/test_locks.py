@@ -8,7 +8,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from segline.errors import StageError
+from segline.errors import BusyError
 from segline.files import locks
 from segline.files.locks import machine_lock, output_lock
 
@@ -48,7 +48,7 @@ def holding():
 def test_an_output_is_locked_until_its_holder_is_killed(holding, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE_S", 0.05)
     process = holding("output_lock", tmp_path / "out")
-    with pytest.raises(StageError) as caught, output_lock(tmp_path / "out"):
+    with pytest.raises(BusyError) as caught, output_lock(tmp_path / "out"):
         pass
     [line] = str(caught.value).splitlines()
     assert line == f"{tmp_path / 'out'} is being written by another segline; wait for it or stop it, then run again"

@@ -8,7 +8,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import jsonschema
@@ -446,7 +445,7 @@ def _dangling_bindings(objects):
 def _dangling_addresses(objects):
     """Return the addresses within the cluster that the settings name."""
     services = {
-        f"{entry['metadata']['name']}.{entry['metadata']['namespace']}.svc.cluster.local:{port['port']}"
+        f"{entry['metadata']['name']}.{entry['metadata']['namespace']}.svc:{port['port']}"
         for entry in of_kind(objects, "Service")
         for port in entry["spec"]["ports"]
     }
@@ -504,80 +503,6 @@ def matches(selector, labels):
         if not held[rule["operator"]]:
             return False
     return True
-
-
-@dataclass(frozen=True)
-class Peer:
-    """One end of a connection: a pod of this namespace or of another one, or an address."""
-
-    labels: tuple = ()
-    namespace: str = "segline"
-    address: str = ""
-
-
-def peer(labels, namespace="segline"):
-    return Peer(tuple(sorted(labels.items())), namespace)
-
-
-def allowed(objects, source, target, port):
-    """Return whether the policies allow a connection, out of the source and into the target."""
-    return all(
-        end.namespace != "segline" or end.address or _open(objects, way, end, other, port)
-        for way, end, other in (("egress", source, target), ("ingress", target, source))
-    )
-
-
-def _open(objects, way, end, other, port):
-    policies = [
-        entry["spec"]
-        for entry in of_kind(objects, "NetworkPolicy")
-        if way.capitalize() in entry["spec"]["policyTypes"] and matches(entry["spec"]["podSelector"], dict(end.labels))
-    ]
-    return not policies or any(
-        _holds(rule, "to" if way == "egress" else "from", other, port)
-        for policy in policies
-        for rule in policy.get(way, [])
-    )
-
-
-def _holds(rule, side, other, port):
-    if "ports" in rule and port not in [entry["port"] for entry in rule["ports"]]:
-        return False
-    return side not in rule or any(_is(entry, other) for entry in rule[side])
-
-
-def _is(entry, other):
-    if "ipBlock" in entry:
-        return bool(other.address) and ip_address(other.address) in ip_network(entry["ipBlock"]["cidr"])
-    if other.address:
-        return False
-    if "namespaceSelector" in entry:
-        if not matches(entry["namespaceSelector"], {"kubernetes.io/metadata.name": other.namespace}):
-            return False
-    elif other.namespace != "segline":
-        return False
-    return matches(entry.get("podSelector", {}), dict(other.labels))
-
-
-def aimless(objects):
-    """Return the policies that select no pod, and do not say whose pods they are for."""
-    made = [pod.labels for pod in pods(objects)]
-    found = []
-    for entry in of_kind(objects, "NetworkPolicy"):
-        explained = "kubernetes.io/description" in entry["metadata"].get("annotations", {})
-        known = [*made, PIPELINE] if explained else made
-        if not any(matches(entry["spec"]["podSelector"], labels) for labels in known):
-            found.append(f"{name_of(entry)}: selects no pod")
-        found += [
-            f"{name_of(entry)}: {json.dumps(other)} is no pod"
-            for way, side in (("ingress", "from"), ("egress", "to"))
-            for rule in entry["spec"].get(way, [])
-            for other in rule.get(side, [])
-            if "podSelector" in other
-            and "namespaceSelector" not in other
-            and not any(matches(other["podSelector"], labels) for labels in [*made, PIPELINE])
-        ]
-    return found
 
 
 def amount(text):

@@ -8,12 +8,8 @@ import yaml
 from manifests import (
     GPU,
     OVERLAYS,
-    PIPELINE,
     ROOT,
     VERSIONS,
-    Peer,
-    aimless,
-    allowed,
     allows,
     build,
     change_template,
@@ -25,7 +21,6 @@ from manifests import (
     name_of,
     of_kind,
     over_quota,
-    peer,
     pods,
     readers,
     seaweed_allows,
@@ -38,6 +33,7 @@ from manifests import (
     unsafe,
     unused_rights,
 )
+from network import HEAD, INTERNET, KUBERNETES, MAINTENANCE, MLFLOW, RUN, WORKER, Peer, aimless, allowed
 
 from segline.platforms.kubernetes import PERMISSIONS
 
@@ -430,6 +426,14 @@ def test_the_policy_names_the_prefixes_of_the_settings():
 
 
 @OVERLAY
+def test_no_object_names_the_domain_of_the_cluster(objects):
+    """Only the names by which a client may call MLflow do, as one that says the whole name is to be admitted, too."""
+    (hosts,) = [entry for entry in container(objects)["env"] if entry["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert "cluster.local" in hosts.pop("value")
+    assert "cluster.local" not in yaml.safe_dump_all(objects)
+
+
+@OVERLAY
 def test_no_secret_is_in_the_manifests(objects):
     assert of_kind(objects, "Secret") == []
     for name, values in example_secrets().items():
@@ -489,91 +493,10 @@ def test_what_the_page_adds_to_an_overlay_does_what_it_says(adapted):
         assert allowed(adapted, source, server, 5000)
         assert allowed(build("gpu"), source, server, 443)
         assert not allowed(build("gpu"), source, server, 5000)
-
-
-MLFLOW = peer({"app.kubernetes.io/name": "mlflow"})
-MAINTENANCE = peer({"app.kubernetes.io/name": "mlflow-maintenance"})
-HEAD = peer({"app.kubernetes.io/component": "ray", "ray.io/node-type": "head"})
-WORKER = peer({"app.kubernetes.io/component": "ray", "ray.io/node-type": "worker"})
-RUN = peer(PIPELINE)
-STRANGER = peer({"app": "stranger"})
-OPERATOR = peer({"app.kubernetes.io/name": "kuberay-operator"}, "operators")
-PROMETHEUS = peer({"app": "prometheus"}, "monitoring")
-DNS = peer({"k8s-app": "kube-dns"}, "kube-system")
-ELSEWHERE = peer({"app.kubernetes.io/component": "ray"}, "elsewhere")
-API = Peer(address="10.96.0.1")
-INTERNET = Peer(address="203.0.113.7")
-
-
-@OVERLAY
-@pytest.mark.parametrize(
-    ("source", "target", "port", "open_"),
-    [
-        (RUN, MLFLOW, 5000, True),
-        (WORKER, MLFLOW, 5000, True),
-        (HEAD, MLFLOW, 5000, True),
-        (HEAD, WORKER, 31337, True),
-        (WORKER, HEAD, 6379, True),
-        (OPERATOR, HEAD, 8265, True),
-        (PROMETHEUS, MLFLOW, 9100, True),
-        (WORKER, DNS, 53, True),
-        (HEAD, API, 443, True),
-        (RUN, API, 6443, True),
-        (RUN, INTERNET, 443, True),
-        (RUN, peer({}, "kubeflow"), 9000, True),
-        (ELSEWHERE, STRANGER, 80, False),
-        (STRANGER, MLFLOW, 5000, False),
-        (MAINTENANCE, MLFLOW, 5000, False),
-        (RUN, MLFLOW, 9100, False),
-        (RUN, HEAD, 8265, False),
-        (ELSEWHERE, HEAD, 6379, False),
-        (OPERATOR, HEAD, 6379, False),
-        (PROMETHEUS, MLFLOW, 5000, False),
-        (WORKER, API, 443, False),
-        (WORKER, INTERNET, 443, False),
-        (MLFLOW, API, 443, False),
-        (MLFLOW, HEAD, 8265, False),
-        (MAINTENANCE, INTERNET, 443, False),
-        (WORKER, peer({}, "default"), 53, False),
-    ],
-)
-def test_only_what_is_needed_can_be_reached(objects, source, target, port, open_):
-    assert allowed(objects, source, target, port) is open_
-
-
-def test_the_small_cluster_reaches_its_storage():
-    objects = build("dev")
-    postgres, s3 = (peer({"app.kubernetes.io/name": name}) for name in ("postgres", "s3"))
-    for source, database in ((MLFLOW, True), (MAINTENANCE, True), (WORKER, False), (RUN, False)):
-        assert allowed(objects, source, postgres, 5432) is database
-        assert allowed(objects, source, s3, 8333)
-    assert not allowed(objects, OPERATOR, s3, 8333)
-
-
-def test_production_reaches_storage_outside():
-    objects = build("gpu")
-    postgres, s3 = Peer(address="192.0.2.10"), Peer(address="198.51.100.10")
-    for source, database in ((MLFLOW, True), (MAINTENANCE, True), (WORKER, False), (RUN, False)):
-        assert allowed(objects, source, postgres, 5432) is database
-        assert allowed(objects, source, s3, 443)
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "target", "port", "open_"),
-    [
-        ("deny-all", ELSEWHERE, STRANGER, 80, True),
-        ("dns", WORKER, DNS, 53, False),
-        ("mlflow", RUN, MLFLOW, 5000, False),
-        ("pipeline", RUN, API, 443, False),
-        ("ray", WORKER, HEAD, 6379, False),
-        ("ray-autoscaler", HEAD, API, 443, False),
-    ],
-)
-def test_a_missing_policy_is_noticed(name, source, target, port, open_):
-    objects = build("gpu")
-    assert allowed(objects, source, target, port) is not open_
-    objects.remove(find(objects, "NetworkPolicy", name))
-    assert allowed(objects, source, target, port) is open_
+    for source in (RUN, HEAD):
+        assert allowed(adapted, source, KUBERNETES, 16443)
+        assert not allowed(build("gpu"), source, KUBERNETES, 16443)
+    assert not allowed(adapted, WORKER, KUBERNETES, 16443)
 
 
 def test_a_client_may_name_the_server_with_and_without_its_port():
@@ -584,6 +507,11 @@ def test_a_client_may_name_the_server_with_and_without_its_port():
     ]
     port = service["spec"]["ports"][0]["port"]
     assert sorted(variable.split(",")) == sorted(name + end for name in names for end in ("", f":{port}"))
+
+
+def test_the_monitor_has_the_label_of_prometheus_own_chart():
+    """kube-prometheus-stack selects monitors by the name of its Helm release unless it is told otherwise."""
+    assert find(build("gpu"), "ServiceMonitor", "mlflow")["metadata"]["labels"]["release"] == "kube-prometheus-stack"
 
 
 def test_only_the_backup_runs_by_itself():

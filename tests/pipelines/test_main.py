@@ -30,6 +30,7 @@ KUBEFLOW_OPTIONS = (
     "--data-cpus 1",
     "--data-memory 4G",
     "--scratch 50Gi",
+    "--when-changed",
 )
 DOCUMENTED = [words for file in ("README.md", "docs/kubernetes.md") for words in commands(file, "python -m pipelines")]
 
@@ -153,6 +154,13 @@ def test_what_a_container_cannot_read_or_do_is_refused(start, words, fault, caps
     monkeypatch.chdir(ROOT)
     (found,) = refused(f"{start} {words}", capsys)
     assert found.startswith(fault)
+
+
+def test_to_train_on_drift_alone_and_to_stop_at_drift_exclude_each_other(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = f"run {ENDPOINT} --registry r --tag t --when-changed drift --set validate.severity.drift=stop"
+    (fault,) = refused(words, capsys)
+    assert fault.startswith("validate.severity.drift: got stop")
 
 
 def test_all_that_a_container_cannot_do_is_reported_at_once(capsys, monkeypatch):

@@ -303,9 +303,59 @@ def test_with_a_ray_cluster_the_stage_itself_only_waits():
     pipeline = compiled(rayjob=True)[0]
     assert "accelerator" not in container("train", pipeline)["resources"]
     variables = {entry["name"]: entry["value"] for entry in container("train", pipeline)["env"]}
-    assert variables == {"SEGLINE_RAYJOB": "/etc/segline/rayjob.yaml", "SEGLINE_IMAGE": "segline/train:0.2.0"}
+    assert variables == {
+        "SEGLINE_RETRIES": "3",
+        "SEGLINE_RAYJOB": "/etc/segline/rayjob.yaml",
+        "SEGLINE_IMAGE": "segline/train:0.2.0",
+    }
     (mounted,) = kubernetes("train", rayjob=True)["configMapAsVolume"]
     assert mounted["mountPath"] == "/etc/segline"
+
+
+def test_with_when_changed_all_after_validate_runs_only_if_there_is_something_new():
+    pipeline = compiled(when_changed="drift")[0]
+    outer = line(pipeline)
+    ((name, group),) = [entry for entry in outer.items() if "triggerPolicy" in entry[1]]
+    assert set(outer) == {"ingest", "validate", "changed", name}
+    channel = "pipelinechannel--changed-changed"
+    assert group["triggerPolicy"]["condition"] == f"inputs.parameter_values['{channel}'] == 'true'"
+    assert group["inputs"]["parameters"][channel]["taskOutputParameter"] == {
+        "outputParameterKey": "changed",
+        "producerTask": "changed",
+    }
+    inner = pipeline["components"][group["componentRef"]["name"]]["dag"]["tasks"]
+    assert set(inner) == set(DVC) - {"ingest", "validate"}
+    cached = {stage for stage, task in inner.items() if task["cachingOptions"].get("enableCache")}
+    assert cached == {"train", "evaluate", "ensemble"}
+    for stage in DVC:
+        assert container(stage, pipeline) == container(stage, compiled()[0])
+
+
+def test_the_question_is_asked_anew_in_each_run_with_all_that_the_stages_after_it_depend_on():
+    pipeline = compiled(when_changed="drift")[0]
+    task = line(pipeline)["changed"]
+    assert not task["cachingOptions"].get("enableCache")
+    assert task["inputs"]["parameters"]["when"]["runtimeValue"]["constant"] == "drift"
+    (text,) = words_of("changed", pipeline)["--params"]
+    asked = set(re.findall(r'"(\w+)": ', text)) | {"promotion", "exclusions"}
+    assert asked <= set(task["inputs"]["parameters"])
+    inner = set(DVC) - {"ingest", "validate"}
+    needed = {name for stage in inner for name in line(compiled()[0])[stage]["inputs"]["parameters"]}
+    assert {name for name in needed if not name.endswith("_hash")} <= asked
+    values = {"name": "streets", "seed": "7", "promotion": "true", "exclusions": "", "when": "drift"}
+
+    def put_in(word):
+        word = re.sub(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", lambda found: values.get(found[1], "{}"), word)
+        return re.sub(r"\{\{.*?\}\}", "x", word)
+
+    words = container("changed", pipeline)
+    arguments = cli._parser().parse_args([*words["command"][1:], *map(put_in, words["args"])])
+    assert load(arguments.params, arguments.overrides).promote.enabled
+    options = kubernetes("changed", when_changed="drift")
+    assert {"segline-s3", "segline-mlflow-login"} <= {
+        entry["secretName"] if "secretName" in entry else entry["secretNameParameter"]["runtimeValue"]["constant"]
+        for entry in options["secretAsEnv"]
+    }
 
 
 def test_the_exit_handler_gets_the_final_status():

@@ -36,7 +36,7 @@ from segline.models.unet import UNet
 from segline.stages import promote
 from segline.stages.evaluate import leaderboard
 from segline.stages.judgement import times_judged
-from segline.tracking import registry, tags
+from segline.tracking import lines, registry, tags
 from segline.tracking.client import Experiment
 from segline.tracking.registry import CHALLENGER, CHAMPION, Version, champion_statistics
 
@@ -210,6 +210,18 @@ def test_the_same_again_changes_nothing(promoting, experiment):
     assert numbers(experiment) == (1, None)
     assert list(versions(experiment)) == [1]
     assert len(runs(experiment)) == 1
+
+
+def test_the_line_of_a_kubeflow_run_is_marked_as_judged_and_no_other(promoting, experiment, monkeypatch):
+    for run, settings in (("run-1", "a"), ("run-2", "b")):
+        monkeypatch.setenv("SEGLINE_RUN", run)
+        lines.start_line(experiment, settings, "data", trains=True, reason="the first")
+    assert lines.judged(experiment, "b") == {}
+    promoting(GOOD)
+    assert lines.judged(experiment, "b") == {"data": 1}
+    assert lines.judged(experiment, "a") == {}
+    promoting(POOR)
+    assert lines.judged(experiment, "b") == {"data": 2}
 
 
 def test_a_worse_one_stays_challenger(promoting, experiment, dataset_dir):

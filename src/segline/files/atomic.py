@@ -29,7 +29,8 @@ def writing(out: Path, *, fingerprint: str = "") -> Iterator[Path]:
             fingerprint are kept; without a fingerprint the folder always starts empty.
 
     Raises:
-        StageError: another process is writing ``out``, or no stage wrote the files in ``out``.
+        BusyError: another process is writing ``out``.
+        StageError: no stage wrote the files in ``out``.
     """
     out = out.resolve()
     _check_replaceable(out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from segline.errors import StageError
+from segline.errors import BusyError
 from segline.files.cache import cache_dir
 
 PATIENCE_S = 20.0
@@ -18,13 +18,13 @@ def output_lock(out: Path) -> Iterator[None]:
     """Keep other processes from writing the folder ``out`` until the block ends.
 
     Raises:
-        StageError: another process is writing ``out``, and does not finish within ``PATIENCE_S``.
+        BusyError: another process is writing ``out``, and does not finish within ``PATIENCE_S``.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(out.with_name(f".{out.name}.lock")).acquire(timeout=PATIENCE_S, poll_interval=0.2)
     except Timeout:
-        raise StageError(f"{out} is being written by another segline; wait for it or stop it, then run again") from None
+        raise BusyError(f"{out} is being written by another segline; wait for it or stop it, then run again") from None
     with lock:
         yield
 

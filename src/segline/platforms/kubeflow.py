@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +89,9 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
     Raises:
         StageError: One or more of these tasks failed, or the status is none; the message lists all failures.
     """
-    outcome, problem = _outcome(run, status)
+    line = _line_end(tracking_uri, run)
+    outcome, problem = _outcome(run, _status_of_line(status, line))
+    outcome |= {"training": line[0]} if line else {}
     problems = [
         problem,
         _attempt("the RayJob of the run could not be removed", partial(_remove_rayjob, run)),
@@ -96,6 +99,8 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
         _attempt("the MLflow runs could not be tagged", partial(_tag_runs, tracking_uri, outcome)),
     ]
     log(f"outcome: run {run} {outcome['state']}" + (f": {outcome['error']}" if outcome["error"] else ""))
+    if line:
+        log(f"outcome: {line[0]}")
     if any(problems):
         raise StageError("; ".join(filter(None, problems)))
 
@@ -109,6 +114,29 @@ def _attempt(failure: str, task: Callable[[], None]) -> str:
     except Exception as error:  # Whatever it is, the other tasks are to be done.
         return f"{failure} ({type(error).__name__})"
     return ""
+
+
+def _line_end(tracking_uri: str, run: str) -> tuple[str, bool] | None:
+    """Return why a run with ``--when-changed`` trained or did not, and whether it did all of it; None if not known."""
+    from segline.tracking import lines
+
+    try:
+        return lines.line_end(tracking_uri, run)
+    except SeglineError:  # The attempt to tag the runs reports it.
+        return None
+
+
+def _status_of_line(status: str, line: tuple[str, bool] | None) -> str:
+    """Return the status of a run whose line is complete although Kubeflow says RUNNING.
+
+    Until 2.17 Kubeflow leaves stages RUNNING that end with a ``dsl.If`` (kubeflow/pipelines, issue 11979), as nothing
+    looks at their state after a group that was skipped.
+    """
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        final = json.loads(status)
+        if line and line[1] and final["state"] == "RUNNING":
+            return json.dumps({**final, "state": "SUCCEEDED"})
+    return status
 
 
 def _outcome(run: str, status: str) -> tuple[dict[str, str], str]:

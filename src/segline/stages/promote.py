@@ -31,7 +31,7 @@ from segline.progress import log
 from segline.reporting.report import sentence, write_report
 from segline.stages.judgement import hash_test_set, judge, judge_first, times_judged
 from segline.stages.settlement import IS_CHAMPION, earlier_decision, is_rival, settle
-from segline.tracking import provenance, registry, runs, tags
+from segline.tracking import lines, provenance, registry, runs, tags
 from segline.tracking.client import Experiment
 from segline.tracking.locks import registry_lock
 from segline.tracking.registry import CHAMPION, Version
@@ -86,6 +86,7 @@ def run(
     with PROMOTION.writing(out) as work:
         with experiment.explained_errors("promoting"):
             decision = _decide_and_settle(contest, _register(contest, metrics["test"]))
+            lines.record_judged(experiment, decision.version)
         record = asdict(decision) | {"model": params.name, "tracking_uri": experiment.shown_uri}
         write_decision(work, record)
         write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)

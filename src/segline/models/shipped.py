@@ -8,7 +8,7 @@ tensors are those of timm's ``tf_efficientnet_lite`` networks, which pad as Tens
 import hashlib
 import re
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from io import BytesIO
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def shipped_weights(name: str, expected: list[str]) -> dict[str, Tensor]:
             content than the one that is known.
     """
     shipped = _find(name)
-    path = Path(str(_package(shipped).locate_file(shipped.file)))
+    path = _locate(shipped)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -92,8 +92,10 @@ def shipped_licence(encoder: str) -> str:
         encoder: The name of a timm model, also with the prefix ``tu-`` that it has in segmentation_models_pytorch.
     """
     name = encoder.removeprefix("tu-")
-    package = _package(_find(name))
-    return f"{package.name} {package.version}, weights of {name}\n\n{package.read_text('LICENSE') or ''}"
+    shipped = _find(name)
+    _locate(shipped)
+    package = distribution(shipped.package)
+    return f"{shipped.package} {package.version}, weights of {name}\n\n{package.read_text('LICENSE') or ''}"
 
 
 def _find(name: str) -> Shipped:
@@ -105,9 +107,9 @@ def _find(name: str) -> Shipped:
     return SHIPPED[name]
 
 
-def _package(shipped: Shipped) -> Distribution:
+def _locate(shipped: Shipped) -> Path:
     try:
-        return distribution(shipped.package)
+        return Path(str(distribution(shipped.package).locate_file(shipped.file)))
     except PackageNotFoundError:
         raise TrainingError(f"pretrained: the package {shipped.package} is not installed; pip installs it") from None
 

@@ -1,13 +1,14 @@
 """Pixel-wise cross-entropy (Seed S0, section 4.1), with optional fixed class weights.
 
 S0 weights classes only by batch (``class_weight_schedule``) and does not mention fixed weights; the weighted mean here
-equals that of ``torch.nn.CrossEntropyLoss``.
+equals that of ``torch.nn.CrossEntropyLoss``. Weights by the inverse root of a class's share lie between none and those
+by the inverse share (Eigen and Fergus 2015), with which a rare class outweighs all others.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor, nn
 
 from segline.config.fields import suggestion
@@ -37,10 +38,20 @@ class CrossEntropy(nn.Module):
         class_weights: Annotated[
             dict[str, float], "weights by class name, at least 0; 1 for a class that is not named"
         ] = {},  # noqa: B006 - it is only read
+        balance: Annotated[
+            Literal["none", "root_inverse"],
+            "root_inverse: weights by the inverse root of each class's pixels in the training split, with the mean 1, "
+            "times class_weights",
+        ] = "none",
     ) -> None:
         super().__init__()
-        self.weighted = bool(class_weights)
-        self.register_buffer("weights", torch.tensor(_by_class(class_weights, task.names)), persistent=False)
+        self.weighted = bool(class_weights) or balance != "none"
+        weights = torch.tensor(_by_class(class_weights, task.names))
+        if balance == "root_inverse":
+            if not any(task.pixels):
+                raise TrainingError("cross_entropy.balance: the training split has no labelled pixel; set it to none")
+            weights = weights * root_inverse(torch.tensor(task.pixels, dtype=torch.float64)).float()
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Float[Tensor, "b k h w"], target: Integer[Tensor, "b h w"]) -> Float[Tensor, ""]:
         """Return the loss of a batch."""
@@ -54,6 +65,17 @@ class CrossEntropy(nn.Module):
     def denominator(self, target: Integer[Tensor, "b h w"]) -> Tensor:
         """Return what the sum over the pixels is divided by: the sum of the valid pixels' weights."""
         return (gather_weights(self.weights.double(), target) * valid(target)).sum()
+
+
+def root_inverse(pixels: Float64[Tensor, " k"]) -> Float64[Tensor, " k"]:
+    """Return a weight for each class, proportional to the inverse root of its pixels, with the mean 1.
+
+    A class without pixels, which has no share in training, has the largest weight of the others.
+    """
+    roots = torch.where(pixels > 0, pixels, 1).rsqrt()
+    present = pixels > 0
+    weights = torch.where(present, roots, roots[present].max())
+    return weights / weights[present].mean()
 
 
 def _by_class(weights: dict[str, float], names: tuple[str, ...]) -> list[float]:

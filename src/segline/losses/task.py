@@ -15,11 +15,13 @@ class Task:
     Attributes:
         names: The names of the classes, in the order of their ids.
         background: The id of the class that is not foreground, or None.
+        pixels: The labelled pixels of each class in the training split; empty if they are not known.
         prepared: The folder that the preparation step of the loss filled, or None if the loss has no such step.
     """
 
     names: tuple[str, ...]
     background: int | None = None
+    pixels: tuple[int, ...] = ()
     prepared: Path | None = None
 
 

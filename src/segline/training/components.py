@@ -53,5 +53,6 @@ def preparation_name(term: ComponentSpec) -> str:
 def _make_term(term: ComponentSpec, info: DatasetInfo, prepared_dir: Path) -> nn.Module:
     name = preparation_name(term)
     prepared = prepared_dir / name if name else None
-    task = Task(names=tuple(info.names), background=info.background, prepared=prepared)
+    pixels = tuple(info.pixels["train"])
+    task = Task(names=tuple(info.names), background=info.background, pixels=pixels, prepared=prepared)
     return LOSSES[term.name](task, **term.options)

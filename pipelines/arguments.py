@@ -22,7 +22,20 @@ RESOURCES = {
 }
 """The options for the resources of a pod, with their help; a container on this machine has all that the machine has."""
 ONLY_LOCAL = ("folder", "network")
-ONLY_KUBEFLOW = ("namespace", "name", "service_account", "no_cache", "wait", "rayjob", "when_changed", *RESOURCES)
+KUEUE = {"queue": "queue of Kueue in which the RayJob waits", "priority": "its priority class there"}
+"""The options of the queue of a RayJob, with their help."""
+ONLY_KUBEFLOW = (
+    "namespace",
+    "name",
+    "service_account",
+    "no_cache",
+    "wait",
+    "rayjob",
+    "spot",
+    "when_changed",
+    *RESOURCES,
+    *KUEUE,
+)
 NAMESPACE = "segline"
 Commands = argparse._SubParsersAction
 """What ``add_subparsers`` returns, for which argparse has no public name."""
@@ -71,6 +84,10 @@ def check_options(arguments: argparse.Namespace) -> None:
             )
     if "rayjob" in arguments and arguments.rayjob:
         faults += _unused(arguments, tuple(TRAINING_RESOURCES), "--rayjob", "rayjob.yaml sets the size of a worker")
+    elif "rayjob" in arguments and not getattr(arguments, "local", False):
+        faults += _unused(arguments, tuple(KUEUE), "a training in its own pod", "or use --rayjob")
+    if "rayjob" in arguments and arguments.rayjob and arguments.priority and not arguments.queue:
+        faults.append("--priority: has no effect without a queue; leave it out, or use --queue")
     if faults:
         raise ParamsError("the command line", faults)
     if arguments.command == "schedule":
@@ -161,6 +178,9 @@ def _add_resources(parser: argparse._ActionsContainer) -> None:
         shown = "those of a trial; 0 in compile" if name == "gpus" else default
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{about} (default: {shown})")
     parser.add_argument("--rayjob", action="store_true", help="train on a Ray cluster that is made for the run")
+    for name, about in KUEUE.items():
+        _add_option(parser, f"--{name}", f"{about}, with --rayjob", default="")
+    parser.add_argument("--spot", action="store_true", help="let the stages run on spot nodes")
 
 
 def _add_when_changed(parser: argparse._ActionsContainer) -> None:

@@ -22,7 +22,17 @@ RESOURCES = {
 }
 """The options for the resources of a pod, with their help; a container on this machine has all that the machine has."""
 ONLY_LOCAL = ("folder", "network")
-ONLY_KUBEFLOW = ("namespace", "name", "service_account", "no_cache", "wait", "rayjob", "when_changed", *RESOURCES)
+ONLY_KUBEFLOW = (
+    "namespace",
+    "name",
+    "service_account",
+    "no_cache",
+    "wait",
+    "rayjob",
+    "when_changed",
+    "digest",
+    *RESOURCES,
+)
 NAMESPACE = "segline"
 Commands = argparse._SubParsersAction
 """What ``add_subparsers`` returns, for which argparse has no public name."""
@@ -40,6 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_schedule(commands)
     unscheduling = _add_command(commands, "unschedule", "end a schedule")
     listing = _add_command(commands, "list", "list the schedules and the last runs")
+    bill = _add_command(commands, "sbom", "attach the bills of materials that the images hold to them in the registry")
+    _add_images(bill, required=True)
+    _add_option(bill, "--engine", "program that runs the images: docker or podman", default="docker")
     for parser_ in (unscheduling, listing):
         _add_endpoint(parser_)
     _add_name(unscheduling, "schedule")
@@ -71,10 +84,23 @@ def check_options(arguments: argparse.Namespace) -> None:
             )
     if "rayjob" in arguments and arguments.rayjob:
         faults += _unused(arguments, tuple(TRAINING_RESOURCES), "--rayjob", "rayjob.yaml sets the size of a worker")
+    if "registry" in arguments and (arguments.command == "sbom" or arguments.digest):
+        registry = arguments.registry or DEFAULT.registry
+        if not _has_host(registry):
+            faults.append(
+                f"--registry: got {registry!r}, which names no server that could be asked for a digest, expected one "
+                "such as registry.example.org/segline; images that were copied to the nodes have only tags"
+            )
     if faults:
         raise ParamsError("the command line", faults)
     if arguments.command == "schedule":
         check_cron(arguments.cron)
+
+
+def _has_host(registry: str) -> bool:
+    """Return whether a registry's name begins with a host, as Docker tells it from a folder of Docker Hub."""
+    host, slash, _ = registry.partition("/")
+    return bool(slash) and (host == "localhost" or "." in host or ":" in host)
 
 
 def _unused(arguments: argparse.Namespace, names: tuple[str, ...], other: str, hint: str) -> list[str]:
@@ -87,6 +113,7 @@ def _add_compile(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = _add_command(commands, "compile", "write the pipeline's definition as YAML")
     _add_option(parser, "--out", "file to write", type=Path, default=Path("segline.yaml"), metavar="FILE")
     _add_images(parser)
+    _add_digest(parser)
     _add_resources(parser)
     _add_when_changed(parser)
 
@@ -107,6 +134,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_account(remote)
     _add_parameters(parser)
     _add_images(parser, condition="; required with --endpoint")
+    _add_digest(remote)
     _add_resources(remote)
     _add_when_changed(remote)
 
@@ -119,6 +147,7 @@ def _add_schedule(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_account(parser)
     _add_parameters(parser)
     _add_images(parser, required=True)
+    _add_digest(parser)
     _add_resources(parser)
     _add_when_changed(parser)
 
@@ -152,6 +181,12 @@ def _add_images(parser: argparse.ArgumentParser, *, required: bool = False, cond
     for name, about in (("registry", "registry of the images, with their common path"), ("tag", "tag of the images")):
         default = "" if required else f"{condition} (default: {getattr(DEFAULT, name)})"
         parser.add_argument(f"--{name}", required=required, help=about + default)
+
+
+def _add_digest(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--digest", action="store_true", help="name the images by the digests that the registry has for the tag now"
+    )
 
 
 def _add_resources(parser: argparse._ActionsContainer) -> None:

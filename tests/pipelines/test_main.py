@@ -31,6 +31,7 @@ KUBEFLOW_OPTIONS = (
     "--data-memory 4G",
     "--scratch 50Gi",
     "--when-changed",
+    "--digest",
 )
 DOCUMENTED = [words for file in ("README.md", "docs/kubernetes.md") for words in commands(file, "python -m pipelines")]
 

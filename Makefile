@@ -59,7 +59,7 @@ lock: setup ## make the locks anew from pyproject.toml
 	$(COMPILE) --no-annotate -c $(LOCK) --extra dvc -o requirements/data.lock pyproject.toml
 	$(COMPILE) --no-annotate -c $(LOCK) --extra train --extra optuna -o requirements/train.lock pyproject.toml
 	$(COMPILE) --no-annotate -c $(LOCK) --group server -o requirements/server.lock
-	$(COMPILE) --no-annotate -c $(LOCK) --group build -o requirements/build.lock
+	$(COMPILE) --no-annotate -c $(LOCK) --group build --group sbom -o requirements/build.lock
 	grep -A 1000 '^uv==' $(LOCK) | awk 'NR > 1 && /^[a-z]/ {exit} {print}' > requirements/bootstrap.lock
 
 base: ## a base image from Debian's packages, where no image registry can be reached; as root

@@ -66,18 +66,28 @@ def tracking_uri(empty_store, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """The address of a Ray of two cores on this machine; each start of one takes ten seconds of a core."""
+def ray_settings():
+    """What `ray_session` sets; Ray reads it when it is imported, and keeps a token as long as the process lives."""
     from segline.parallel import SETTINGS
 
-    # As `ray_session` does; Ray reads its settings when it is imported, and keeps a token as long as the process lives.
     for name, value in {**SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
         os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_settings):
+    """The address of a Ray of two cores on this machine; each start of one takes ten seconds of a core."""
     from ray.cluster_utils import Cluster
 
     made = Cluster()
     try:
-        made.add_node(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+        made.add_node(
+            num_cpus=2,
+            include_dashboard=False,
+            include_log_monitor=False,
+            no_monitor=True,
+            object_store_memory=100 * 2**20,
+        )
         yield made.address
     finally:
         made.shutdown()

@@ -14,6 +14,9 @@ from segline.stages.train import run
 
 TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
 
+ONE_AFTER_ANOTHER = {"cpus_per_worker": 2}
+"""Trials that each want both cores of the tests' Ray: one process trains them all, and imports PyTorch once."""
+
 
 def write_noise(folder):
     """Write shards of colored noise in two classes; return their folder."""

@@ -17,6 +17,7 @@ PARAMS = {
         "models": [{"unet": {"width": 2, "depth": 2}}, {"unet": {"width": 3, "depth": 1}}],
         "losses": ["dice", {"bounding_box": {"weight": 0.5}, "cross_entropy": {"weight": 0.5}}],
         "epochs": 2,
+        "cpus_per_worker": 2,
     },
     "evaluate": {"pictures": 1},
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,8 +56,8 @@ def dataset_dir(tmp_path):
     return folder
 
 
-def start(folder, params=PARAMS):
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "DVC_"))}
+def start(folder, params=PARAMS, without=("RAY_", "MLFLOW_", "DVC_")):
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(without)}
     segline = "import sys; from segline.cli import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", segline, "train", "--params", json.dumps(params)],
@@ -89,11 +90,15 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_finishes(dataset_dir):
         assert len((data / "train" / name / "history.csv").read_text().splitlines()) == 151
 
 
-def test_sigterm_saves_amid_the_training_and_ends_with_a_code_of_its_own(dataset_dir):
+def test_sigterm_saves_amid_the_training_and_ends_with_a_code_of_its_own(dataset_dir, joined_ray, empty_store):
     """Each process looks for the signal's file once in its time; together these are less than ten seconds."""
     assert checkpoints.POLL_S + run_trial.STOP_POLL_S < 10
     data = dataset_dir.parent
-    process = start(data.parent, PARAMS | {"train": PARAMS["train"] | {"epochs": 1000}})
+    (data.parent / "mlruns").mkdir()
+    shutil.copyfile(empty_store, data.parent / "mlruns/mlflow.db")
+    process = start(
+        data.parent, PARAMS | {"train": PARAMS["train"] | {"losses": ["dice"], "epochs": 1000}}, ("MLFLOW_", "DVC_")
+    )
     while process.poll() is None and not list(data.glob("train.partial/*/last.pt")):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)

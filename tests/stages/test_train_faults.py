@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from grids import TINY, board, runs, train
+from grids import ONE_AFTER_ANOTHER, TINY, board, runs, train
 
 from segline.config.loader import load
 from segline.config.sections import Train
@@ -24,7 +24,7 @@ from segline.training.run_trial import explaining_memory
 
 pytestmark = pytest.mark.usefixtures("joined_ray")
 
-BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}]}
+BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}], **ONE_AFTER_ANOTHER, "search": {"scheduler": "none"}}
 
 
 def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_trained(dataset_dir, tracking_uri):
@@ -38,7 +38,7 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
     assert found["unet-cross_entropy"].info.status == "FAILED"
     assert found["unet-cross_entropy"].data.tags["segline.error"].startswith("the loss became inf at step 0")
     assert [run.info.status for name, run in found.items() if name.startswith("grid-")] == ["FAILED"]
-    out = train(dataset_dir, tracking_uri, **BROKEN, search={"max_failed": 1})
+    out = train(dataset_dir, tracking_uri, **BROKEN | {"search": {"scheduler": "none", "max_failed": 1}})
     assert {name: row["status"] for name, row in board(out).items()} == {
         "unet-dice": "finished",
         "unet-cross_entropy": "failed",
@@ -64,9 +64,9 @@ def test_an_unknown_error_is_the_failure_of_its_trial_and_leaves_a_traceback(
 ):
     error = ZeroDivisionError("division by\nzero, by a library")
     monkeypatch.setattr("segline.training.search.run._train_trial", raising("unet-dice", error))
-    settings = {"losses": ["dice", "focal"], "search": {"scheduler": "none"}}
+    settings = {"search": {"scheduler": "none"}}
     with pytest.raises(
-        TrainingError, match=r"^1 of 2 trials failed: unet-dice: ZeroDivisionError: division by zero, by"
+        TrainingError, match=r"^1 of 1 trials failed: unet-dice: ZeroDivisionError: division by zero, by"
     ):
         train(dataset_dir, tracking_uri, **settings)
     path = dataset_dir.parent / "out.partial" / "unet-dice" / "traceback.txt"
@@ -86,7 +86,7 @@ def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_u
     write_text(unfinished / ".segline", "fingerprint of version 0.1")
     write_text(unfinished / "unet-cross_entropy/history.csv", "epoch,val_miou\n1,0.5\n")
     with pytest.raises(TrainingError, match=r"^1 of 1 trials failed"):
-        train(dataset_dir, tracking_uri, losses=BROKEN["losses"][1:], search={"max_failed": 5})
+        train(dataset_dir, tracking_uri, losses=BROKEN["losses"][1:], search={"scheduler": "none", "max_failed": 5})
     assert f"{dataset_dir.parent}/out has an unfinished run of other parameters" in capsys.readouterr().out
     assert not (unfinished / "unet-cross_entropy/history.csv").exists()
 
@@ -98,7 +98,7 @@ def die_once(folder):
     def train_trial(trial):
         for record in real(trial):
             yield record
-            if record["epoch"] == 5 and not (folder / "died").exists():
+            if record["epoch"] == 2 and not (folder / "died").exists():
                 (folder / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -107,13 +107,13 @@ def die_once(folder):
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(dataset_dir, tracking_uri, monkeypatch):
     monkeypatch.setattr("segline.training.search.run._train_trial", die_once(dataset_dir.parent))
-    out = train(dataset_dir, tracking_uri, epochs=12, search={"scheduler": "none"})
+    out = train(dataset_dir, tracking_uri, epochs=4, search={"scheduler": "none"})
     assert (dataset_dir.parent / "died").exists()
-    assert board(out)["unet-dice"]["epochs"] == "12"
+    assert board(out)["unet-dice"]["epochs"] == "4"
     [trial] = [run for name, run in runs(tracking_uri).items() if name == "unet-dice"]
     client = mlflow.MlflowClient(tracking_uri)
     steps = [metric.step for metric in client.get_metric_history(trial.info.run_id, "val_miou")]
-    assert sorted(steps) == list(range(1, 13))
+    assert sorted(steps) == list(range(1, 5))
 
 
 def test_a_flipped_byte_names_the_shard_before_anything_runs(dataset_dir, tracking_uri):
@@ -187,14 +187,18 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_checkpoint(dataset_dir, 
     assert len(torch.load(folder / "last.pt", weights_only=True)["history"]) == 1
 
 
+SEARCH = {"spaces": {"learning_rate": [1e-3, 1e-2]}, "num_samples": 2, "scheduler": "none"}
+"""Two trials of a kind, which is measured once."""
+
+
 def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, capsys):
-    params = load(json.dumps({"name": "tiny", "train": TINY | {"losses": ["dice", "focal"], "epochs": 5}}))
+    params = load(json.dumps({"name": "tiny", "train": TINY | {"search": SEARCH, "epochs": 5}}))
     folders = {"dataset_dir": dataset_dir, "out": dataset_dir.parent / "out"}
     before = sorted(dataset_dir.parent.rglob("*"))
     run(params, **folders, tracking_uri="sqlite:///none.db", plan_only=True)
     told = capsys.readouterr().out
     assert "2 trials of up to 5 epochs" in told
-    assert re.search(r"unet\(width=2, depth=1\).* dice .* 8 .*0\.0 M.* \d+\.\d s .* \d+\.\d GB", told)
+    assert re.search(r"2 .* unet\(width=2, depth=1\).* dice .* 8 .*0\.0 M.* \d+\.\d s .* \d+\.\d GB", told)
     assert re.search(r"about \d.* for 10 epochs, measured one trial at a time", told)
     assert sorted(dataset_dir.parent.rglob("*")) == before
 

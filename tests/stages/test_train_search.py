@@ -6,7 +6,7 @@ import sys
 from itertools import count
 
 import pytest
-from grids import board, runs, train
+from grids import ONE_AFTER_ANOTHER, board, runs, train
 
 from segline.artifacts.candidates import read_history
 from segline.config.spaces import Space
@@ -23,7 +23,8 @@ def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(data
         "grace_period": 1,
         "reduction_factor": 3,
     }
-    out = train(dataset_dir, tracking_uri, epochs=4, search={**search, "finalists": 1, "seeds": 3})
+    search |= {"finalists": 1, "seeds": 3}
+    out = train(dataset_dir, tracking_uri, epochs=2, search=search, **ONE_AFTER_ANOTHER)
     found = board(out)
     epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
     [best] = [name for name in found if name.endswith("-seed8")]
@@ -31,7 +32,7 @@ def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(data
     ended = [value for name, value in epochs.items() if not name.startswith(base)]
     assert ended == [("eliminated", "1"), ("eliminated", "1")]
     assert {name: epochs[name] for name in (base, f"{base}-seed8", f"{base}-seed9")} == dict.fromkeys(
-        (base, f"{base}-seed8", f"{base}-seed9"), ("finished", "4")
+        (base, f"{base}-seed8", f"{base}-seed9"), ("finished", "2")
     )
     assert sorted(path.name for path in out.iterdir() if (path / "model.json").is_file()) == sorted(
         (base, f"{base}-seed8", f"{base}-seed9")

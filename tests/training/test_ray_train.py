@@ -5,8 +5,6 @@ cannot do that on CPUs, where each process normalises the rows that it has, and 
 """
 
 import json
-import os
-import secrets
 import subprocess
 import sys
 import threading
@@ -33,12 +31,12 @@ from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
-from segline.parallel import SETTINGS, ray_session
+from segline.parallel import ray_session
 from segline.training import ddp as workers
 from segline.training.checkpoints import STOP, CheckpointStore
 from segline.training.engine import fit
 from segline.training.ray_train import MAX_LOSSES, _raise_unless_lost
-from segline.training.ray_tune import Asha, Watch, _room, run_trials
+from segline.training.ray_tune import Asha, Watch, _refuse_too_large, _room, run_trials
 from segline.training.run import Run
 from segline.training.trial import Trial, TrialConfig, TrialInputs
 
@@ -195,11 +193,8 @@ def test_two_processes_stopped_after_every_step_end_with_the_same_bits(pair_of_p
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(ray_settings):
     """Two nodes of one core each on this machine, which this process has joined as Segline joins a foreign cluster."""
-    # As `connected` does; Ray reads its settings when it is imported, and keeps a token as long as the process lives.
-    for name, value in {**SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
-        os.environ.setdefault(name, value)
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as changed:
@@ -319,14 +314,16 @@ def test_two_workers_on_two_nodes_train_as_one(cluster, dataset_dir, tmp_path, a
     assert_all_is_free()
 
 
-def test_a_trial_without_room_is_refused_in_one_line(cluster, dataset_dir, tmp_path):
+def test_a_trial_without_room_is_refused_in_one_line():
+    """Two nodes of one core each."""
+    nodes = 2 * [{"Alive": True, "Resources": {"CPU": 1}}]
     with pytest.raises(TrainingError, match=r"^train\.cpus_per_worker: a trial wants 3, but Ray has 2; lower it$"):
-        train([new_trial(dataset_dir, tmp_path)], workers=3)
+        _refuse_too_large({"CPU": 2.0}, _room(nodes, 1, 0.0), 3, 1, 0.0)
     with pytest.raises(TrainingError, match=r"^train\.workers_per_trial: .* 1 of 2 CPUs .* has room for 0; lower it"):
-        train([new_trial(dataset_dir, tmp_path)], cpus=2)
+        _refuse_too_large({"CPU": 2.0}, _room(nodes, 2, 0.0), 1, 2, 0.0)
 
 
-def test_workers_that_die_again_and_again_are_told_in_one_line(cluster):
+def test_workers_that_die_again_and_again_are_told_in_one_line(ray_settings):
     from ray.exceptions import ActorDiedError
     from ray.train import WorkerGroupError
 

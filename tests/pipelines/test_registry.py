@@ -1,4 +1,4 @@
-"""Digests and bills of materials in a real registry, Debian's docker-registry, and logins at servers that ask for them."""
+"""Digests and bills of materials in a real registry, Debian's docker-registry; logins at servers that ask for them."""
 
 import base64
 import hashlib
@@ -186,7 +186,7 @@ def test_what_others_attached_stays(host, engine):
 
 
 def test_an_engine_that_fails_is_named(images, tmp_path, capsys):
-    place, digests = images
+    place, _ = images
     (tmp_path / "engine").write_text("#!/bin/sh\necho 'no such image' >&2\nexit 1\n")
     (tmp_path / "engine").chmod(0o755)
     for name, words in (("engine", "no such image"), ("none", "expected docker or podman")):

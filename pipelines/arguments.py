@@ -22,6 +22,8 @@ RESOURCES = {
 }
 """The options for the resources of a pod, with their help; a container on this machine has all that the machine has."""
 ONLY_LOCAL = ("folder", "network")
+KUEUE = {"queue": "queue of Kueue in which the RayJob waits", "priority": "its priority class there"}
+"""The options of the queue of a RayJob, with their help."""
 ONLY_KUBEFLOW = (
     "namespace",
     "name",
@@ -29,9 +31,11 @@ ONLY_KUBEFLOW = (
     "no_cache",
     "wait",
     "rayjob",
+    "spot",
     "when_changed",
     "digest",
     *RESOURCES,
+    *KUEUE,
 )
 NAMESPACE = "segline"
 Commands = argparse._SubParsersAction
@@ -84,23 +88,27 @@ def check_options(arguments: argparse.Namespace) -> None:
             )
     if "rayjob" in arguments and arguments.rayjob:
         faults += _unused(arguments, tuple(TRAINING_RESOURCES), "--rayjob", "rayjob.yaml sets the size of a worker")
+    elif "rayjob" in arguments and not getattr(arguments, "local", False):
+        faults += _unused(arguments, tuple(KUEUE), "a training in its own pod", "or use --rayjob")
+    if "rayjob" in arguments and arguments.rayjob and arguments.priority and not arguments.queue:
+        faults.append("--priority: has no effect without a queue; leave it out, or use --queue")
     if "registry" in arguments and (arguments.command == "sbom" or arguments.digest):
-        registry = arguments.registry or DEFAULT.registry
-        if not _has_host(registry):
-            faults.append(
-                f"--registry: got {registry!r}, which names no server that could be asked for a digest, expected one "
-                "such as registry.example.org/segline; images that were copied to the nodes have only tags"
-            )
+        faults += _host_faults(arguments.registry or DEFAULT.registry)
     if faults:
         raise ParamsError("the command line", faults)
     if arguments.command == "schedule":
         check_cron(arguments.cron)
 
 
-def _has_host(registry: str) -> bool:
-    """Return whether a registry's name begins with a host, as Docker tells it from a folder of Docker Hub."""
+def _host_faults(registry: str) -> list[str]:
+    """Return a fault unless a registry's name begins with a host, as Docker tells it from a folder of Docker Hub."""
     host, slash, _ = registry.partition("/")
-    return bool(slash) and (host == "localhost" or "." in host or ":" in host)
+    if slash and (host == "localhost" or "." in host or ":" in host):
+        return []
+    return [
+        f"--registry: got {registry!r}, which names no server that could be asked for a digest, expected one such as "
+        "registry.example.org/segline; images that were copied to the nodes have only tags"
+    ]
 
 
 def _unused(arguments: argparse.Namespace, names: tuple[str, ...], other: str, hint: str) -> list[str]:
@@ -196,6 +204,9 @@ def _add_resources(parser: argparse._ActionsContainer) -> None:
         shown = "those of a trial; 0 in compile" if name == "gpus" else default
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{about} (default: {shown})")
     parser.add_argument("--rayjob", action="store_true", help="train on a Ray cluster that is made for the run")
+    for name, about in KUEUE.items():
+        _add_option(parser, f"--{name}", f"{about}, with --rayjob", default="")
+    parser.add_argument("--spot", action="store_true", help="let the stages run on spot nodes")
 
 
 def _add_when_changed(parser: argparse._ActionsContainer) -> None:

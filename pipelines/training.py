@@ -34,6 +34,8 @@ LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKIN
 TRACKED = ("validate", "changed", "train", "promote", "outcome")
 """The tasks that use MLflow."""
 GPU = "nvidia.com/gpu"
+SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority")
+"""The keys of the taints of spot nodes that ``--spot`` tolerates, as the workers of Ray do in rayjob.yaml."""
 RAYJOB_FOLDER = "/etc/segline"
 """The folder where the template of a RayJob is mounted."""
 
@@ -57,6 +59,9 @@ class DeploymentConfig:
         data_memory: The memory of each of these stages.
         scratch: The most that a pod may write to /tmp.
         rayjob: Whether to train on a Ray cluster that is made for the run, in place of the stage's own container.
+        queue: The LocalQueue of Kueue in which the RayJob waits; empty for none.
+        priority: The WorkloadPriorityClass of Kueue that the RayJob has there; empty for none.
+        spot: Whether the stages may run on spot nodes; the exit handler never does.
         retries: The number of retries of a stage that fails, in its pod and in further pods if Argo starts them; the
             pause before each is twice as long as the last one.
         caching: Whether Kubeflow may reuse the result of a stage that depends on its inputs alone.
@@ -77,6 +82,9 @@ class DeploymentConfig:
     data_memory: str = "4G"
     scratch: str = "50Gi"
     rayjob: bool = False
+    queue: str = ""
+    priority: str = ""
+    spot: bool = False
     retries: int = 3
     # The `enable_caching` of kfp.Client has no effect on a version that was uploaded, nor within an exit handler.
     caching: bool = True
@@ -85,7 +93,10 @@ class DeploymentConfig:
     def __post_init__(self) -> None:
         cores = (r"[0-9]*\.?[0-9]+m?", "cores, such as 4 or 500m")
         size = (r"[0-9]+(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?", "bytes, such as 32G")
+        label = (r"([a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?)?", "a name of Kubernetes, such as team-a")
         checks = {
+            "queue": label,
+            "priority": label,
             "registry": (r"[a-z0-9][a-z0-9._:/-]*", "a registry with a path, such as registry.example.org/segline"),
             "tag": (r"(?!latest$)[A-Za-z0-9_][A-Za-z0-9._-]*", "a tag other than latest"),
             "cpus": (r"[1-9][0-9]*", "whole cores, such as 8"),
@@ -222,6 +233,9 @@ def _configure(task: dsl.PipelineTask, config: DeploymentConfig) -> dsl.Pipeline
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "segline")
     kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=config.scratch)
+    if config.spot and stage != "outcome":
+        for taint in SPOT_TAINTS:
+            kubernetes.add_toleration(task, key=taint, operator="Exists", effect="NoSchedule")
     _set_environment(task)
     _set_resources(task, config)
     return task
@@ -256,6 +270,9 @@ def _set_resources(task: dsl.PipelineTask, config: DeploymentConfig) -> None:
         kubernetes.use_config_map_as_volume(task, config_map_name="segline-rayjob", mount_path=RAYJOB_FOLDER)
         task.set_env_variable("SEGLINE_RAYJOB", f"{RAYJOB_FOLDER}/rayjob.yaml")
         task.set_env_variable("SEGLINE_IMAGE", config.image("train"))
+        for name, value in (("SEGLINE_QUEUE", config.queue), ("SEGLINE_PRIORITY", config.priority)):
+            if value:
+                task.set_env_variable(name, value)
     elif task.name == "train":
         _request(task, config.cpus, config.memory)
         # Without a limit Ray counts all cores of the node, and starts a trial on each.

@@ -30,6 +30,9 @@ KUBEFLOW_OPTIONS = (
     "--data-cpus 1",
     "--data-memory 4G",
     "--scratch 50Gi",
+    "--queue team-a",
+    "--priority high",
+    "--spot",
     "--when-changed",
     "--digest",
 )
@@ -97,6 +100,29 @@ def test_a_run_on_kubeflow_must_name_its_images(capsys):
     with pytest.raises(SystemExit, match="2"):
         program.main(f"schedule {ENDPOINT} --cron x".split())
     assert "required: --registry, --tag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", [f"run {ENDPOINT} --registry r --tag t", "compile"])
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        (
+            "--queue a --priority b",
+            ["--queue: has no effect with a training", "--priority: has no effect with a training"],
+        ),
+        ("--rayjob --priority b", ["--priority: has no effect without a queue"]),
+    ],
+)
+def test_a_queue_without_a_ray_cluster_is_refused(start, words, starts, capsys):
+    faults = refused(f"{start} {words}", capsys)
+    assert len(faults) == len(starts)
+    assert all(fault.startswith(begin) for fault, begin in zip(faults, starts, strict=True))
+
+
+def test_the_options_of_kueue_and_spot_nodes_are_compiled_in():
+    words = ["compile", "--rayjob", "--queue", "a", "--priority", "b", "--spot"]
+    config = program._deployment(make_parser().parse_args(words))
+    assert config == DeploymentConfig(rayjob=True, queue="a", priority="b", spot=True)
 
 
 def test_a_wrong_cron_text_is_refused_before_any_request(capsys):

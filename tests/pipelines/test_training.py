@@ -283,6 +283,8 @@ def test_no_stage_fills_its_nodes_disk_by_way_of_tmp(stage):
         ({"data_cpus": "0.5 cores"}, "--data-cpus '0.5 cores': expected cores, such as 4 or 500m"),
         ({"data_memory": "much"}, "--data-memory 'much': expected bytes, such as 32G"),
         ({"scratch": "-1"}, "--scratch '-1': expected bytes, such as 32G"),
+        ({"queue": "Team A"}, "--queue 'Team A': expected a name of Kubernetes, such as team-a"),
+        ({"priority": "-"}, "--priority '-': expected a name of Kubernetes, such as team-a"),
         ({"cpus": "500m"}, "--cpus '500m': expected whole cores, such as 8"),
     ],
 )
@@ -310,6 +312,26 @@ def test_with_a_ray_cluster_the_stage_itself_only_waits():
     }
     (mounted,) = kubernetes("train", rayjob=True)["configMapAsVolume"]
     assert mounted["mountPath"] == "/etc/segline"
+
+
+def test_the_queue_of_the_ray_cluster_reaches_the_pod_that_makes_it():
+    pipeline = compiled(rayjob=True, queue="team-a", priority="high")[0]
+    variables = {entry["name"]: entry["value"] for entry in container("train", pipeline)["env"]}
+    assert variables["SEGLINE_QUEUE"] == "team-a"
+    assert variables["SEGLINE_PRIORITY"] == "high"
+    others = {entry["name"] for stage in DVC if stage != "train" for entry in container(stage, pipeline).get("env", [])}
+    assert not {name for name in others if "QUEUE" in name}
+
+
+@STAGE
+def test_a_stage_tolerates_the_spot_nodes_of_rayjob_yaml(stage):
+    template = yaml.safe_load((ROOT / "k8s/base/ray/rayjob.yaml").read_text(encoding="utf-8"))
+    (group,) = template["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    expected = [entry for entry in group["template"]["spec"]["tolerations"] if entry["key"] != "nvidia.com/gpu"]
+    assert kubernetes(stage, spot=True)["tolerations"] == expected
+    with_gpu = kubernetes(stage, spot=True, stage_gpus=1, gpus=1)["tolerations"]
+    assert [entry for entry in with_gpu if entry in expected] == expected
+    assert "tolerations" not in kubernetes("outcome", spot=True)
 
 
 def test_with_when_changed_all_after_validate_runs_only_if_there_is_something_new():

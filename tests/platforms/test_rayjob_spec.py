@@ -17,6 +17,7 @@ from kubernetes_api import schema
 from segline.config.loader import load
 from segline.errors import StageError
 from segline.platforms import rayjob_spec
+from segline.platforms.ray_resources import check_resources
 from segline.platforms.rayjob_spec import entrypoint, fingerprint, make_rayjob, rayjob_name
 
 ROOT = Path(__file__).parents[2]
@@ -176,4 +177,4 @@ def test_a_worker_has_what_kuberay_tells_ray(workers, wanted, fits):
     head = group("4", **{"num-cpus": "0"})
     template = {"spec": {"rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": workers}}}
     with nullcontext() if fits else pytest.raises(StageError, match="but a worker of"):
-        rayjob_spec.check_resources(template, with_train(**wanted).train)
+        check_resources(template, with_train(**wanted).train)

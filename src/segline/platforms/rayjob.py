@@ -22,8 +22,9 @@ from segline.errors import SeglineError, StageError, StoppedError, TrainingError
 from segline.files.atomic import MARK, writing
 from segline.files.transfer import download, origin, upload
 from segline.platforms.kubernetes import Json, RayJobApi, SubmitterLog, require_variable, transient_errors
+from segline.platforms.kueue import describe_state
+from segline.platforms.ray_resources import check_resources
 from segline.platforms.rayjob_spec import (
-    check_resources,
     fingerprint,
     heartbeat_url,
     make_rayjob,
@@ -148,7 +149,7 @@ def _follow(api: RayJobApi, name: str) -> SeglineError | None:
     shown, output = "", _Output(api, name)
     while job := api.get(name):
         status = job.get("status") or {}
-        state = " ".join(filter(None, (status.get("jobDeploymentStatus"), status.get("jobStatus"))))
+        state = describe_state(job)
         if state and state != shown:
             log(f"train: RayJob {name}: {state}")
             shown = state

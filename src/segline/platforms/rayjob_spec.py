@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import re
 import shlex
@@ -10,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from segline.config.params import Params
-from segline.config.sections import Train
 from segline.config.serialization import as_document
 from segline.config.yaml_reader import parse_yaml
 from segline.errors import StageError
 from segline.parallel import AUTOSCALING
 from segline.platforms.kubernetes import Json
+from segline.platforms.kueue import put_into_queue
 from segline.training.lease import FOLLOWED
 
 LONGEST_NAME = 47
@@ -93,6 +92,7 @@ def make_rayjob(
     metadata = job.setdefault("metadata", {})
     metadata.pop("namespace", None)
     metadata |= {"name": name, "labels": metadata.get("labels", {}) | labels}
+    put_into_queue(job, params)
     spec = job["spec"]
     spec["entrypoint"] = entrypoint(params, training_url=training_url, tracking_uri=tracking_uri)
     variables = {"MLFLOW_TRACKING_URI": tracking_uri, FOLLOWED: heartbeat_url(training_url, name)} | {
@@ -113,39 +113,6 @@ def pod_specs(spec: Json) -> list[Json]:
     groups = [spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"].get("workerGroupSpecs", [])]
     submitter = [spec["submitterPodTemplate"]["spec"]] if "submitterPodTemplate" in spec else []
     return [*(group["template"]["spec"] for group in groups), *submitter]
-
-
-def check_resources(template: Json, settings: Train) -> None:
-    """Check that a pod of the template can hold a worker of a trial, and that no trial leaves GPUs unused.
-
-    Raises:
-        StageError: No pod can hold one, so that Ray would wait without end; or all that can have GPUs that nobody uses.
-    """
-    cluster = template["spec"]["rayClusterSpec"]
-    groups = [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
-    pods = [resources for resources in map(_pod_resources, groups) if resources[0]]
-    cpus, gpus = settings.cpus_per_worker, settings.gpus_per_worker
-    fitting = [pod for pod in pods if cpus <= pod[0] and gpus <= pod[1]]
-    if fitting and (gpus or any(not pod[1] for pod in fitting)):
-        return
-    got = f"train.cpus_per_worker is {cpus} and train.gpus_per_worker {gpus:g}"
-    available = " or ".join(f"{pod[0]:g} cores and {pod[1]:g} GPUs" for pod in pods) or "no cores"
-    advice = "lower these, or give the template larger workers"
-    if fitting:
-        advice = "set train.gpus_per_worker, or give the template workers without GPUs"
-    path = os.environ.get("SEGLINE_RAYJOB", "the template")
-    raise StageError(f"{got}, but a worker of {path} has {available}; {advice}")
-
-
-def _pod_resources(group: Json) -> tuple[float, float]:
-    """Return the cores and GPUs of a pod as KubeRay tells Ray: by its parameters, else by its container's limits."""
-    parameters, container = group.get("rayStartParams", {}), group["template"]["spec"]["containers"][0]
-    resources = container.get("resources", {})
-    limits = resources.get("limits", {})
-    cores = str(parameters.get("num-cpus") or limits.get("cpu") or resources.get("requests", {}).get("cpu") or "inf")
-    cpus = math.ceil(float(cores[:-1]) / 1000) if cores.endswith("m") else float(cores)
-    gpus = sum(float(value) for name, value in limits.items() if name.endswith("gpu"))
-    return cpus, float(parameters.get("num-gpus", gpus))
 
 
 def entrypoint(params: Params, *, training_url: str, tracking_uri: str) -> str:

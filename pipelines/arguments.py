@@ -92,7 +92,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         faults += _unused(arguments, tuple(KUEUE), "a training in its own pod", "or use --rayjob")
     if "rayjob" in arguments and arguments.rayjob and arguments.priority and not arguments.queue:
         faults.append("--priority: has no effect without a queue; leave it out, or use --queue")
-    if "registry" in arguments and (arguments.command == "sbom" or arguments.digest):
+    by_digest = arguments.command == "sbom" or getattr(arguments, "digest", False)
+    if by_digest and not getattr(arguments, "local", False):
         faults += _host_faults(arguments.registry or DEFAULT.registry)
     if faults:
         raise ParamsError("the command line", faults)

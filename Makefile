@@ -10,7 +10,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 ENGINE ?= docker
 BASE   ?= docker.io/library/python:3.11-slim-bookworm
-COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty)
+# Empty without git, as in an archive of the repository: a git repository around it has another commit.
+COMMIT := $(if $(wildcard .git),$(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty))
 TAG    ?= $(or $(COMMIT),dev)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -28,6 +29,8 @@ $(VENV)/.ready: $(LOCK) requirements/bootstrap.lock pyproject.toml
 	@touch $@
 
 repro: setup ## the whole line: data, training, a promoted model, and its summary
+	@test -e .git || { dvc config --local core.no_scm true; \
+	  echo "make: no git here, so DVC works without (core.no_scm in .dvc/config.local); after \`git init\` remove that line"; }
 	dvc repro
 	@segline summary
 
@@ -66,6 +69,8 @@ base: ## a base image from Debian's packages, where no image registry can be rea
 	sh components/images/debian.sh $(ENGINE) segline/base:bookworm
 
 images: ## the images segline/data, segline/train and segline/mlflow; BASE=segline/base:bookworm after `make base`
+	@test -n "$(COMMIT)" || echo "make: no git here, so the images are tagged $(TAG) and name no commit; Kubeflow's cache" \
+	  "takes images of one tag for the same: say make $@ TAG=<a new one for each build> COMMIT=<the commit>"
 	for image in data train mlflow; do \
 	  $(ENGINE) build --quiet --network host --target $$image --build-arg BASE=$(BASE) --build-arg COMMIT=$(COMMIT) \
 	    --build-arg VERSION=$(VERSION) --tag segline/$$image:$(TAG) --file components/images/Dockerfile . || exit; done

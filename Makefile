@@ -6,7 +6,7 @@ LOCK   := requirements/dev.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all fuzz check format lock base images push kfp-local clean
+.PHONY: help setup repro test test-all test-cluster fuzz check format lock base images push kfp-local clean
 
 ENGINE ?= docker
 BASE   ?= docker.io/library/python:3.11-slim-bookworm
@@ -16,7 +16,7 @@ TAG    ?= $(or $(COMMIT),dev)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## the environment, from the hashed lock
 
@@ -42,6 +42,11 @@ test: setup ## the tests
 
 test-all: test ## the tests, the slow ones too, one after another as they start clusters and containers
 	python -m pytest -m slow
+
+REGISTRY ?= segline
+test-cluster: setup ## the tests of the cluster that KUBECONFIG names, which they change: tests/cluster/README.md
+	SEGLINE_CLUSTER_TESTS=1 SEGLINE_CLUSTER_REGISTRY=$(REGISTRY) SEGLINE_CLUSTER_TAG=$(TAG) \
+	  python -m pytest tests/cluster --ignore-glob '*_suite.py' --ignore-glob '*_parts.py' -rs $(ARGS)
 
 fuzz: setup ## ten minutes of broken parameters, classes, manifests and label files; SEED=1 for others
 	python tests/fuzz/run.py --seconds 540 --seed $(or $(SEED),0)

@@ -19,6 +19,7 @@ ALLOWED = {
         "segline.errors",
         "segline.config.loader",
         "segline.config.params",
+        "segline.platforms.commands",
         "segline.utf8",
         "urllib3",
     },

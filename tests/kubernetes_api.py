@@ -1,4 +1,4 @@
-"""A server that speaks the part of the Kubernetes API for RayJobs, their pods and logs, with the faults of a real one.
+"""A server that speaks the part of the Kubernetes API for RayJobs, Workflows, pods and logs, with a real one's faults.
 
 RayJobs that are created are checked against KubeRay's own definition, where that is at hand.
 """
@@ -25,6 +25,7 @@ NAMESPACE = "lines"
 SECOND = "%Y-%m-%dT%H:%M:%S"
 CRD = Path(__file__).parents[2] / "shared" / "schemas" / "ray.io_rayjobs.yaml"
 JOBS = re.compile(rf"/apis/ray\.io/v1/namespaces/{NAMESPACE}/rayjobs(?:/(?P<name>[^/]+))?")
+WORKFLOWS = re.compile(rf"/apis/argoproj\.io/v1alpha1/namespaces/{NAMESPACE}/workflows(?:/(?P<name>[^/]+))?")
 PODS = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/pods(?:/(?P<name>[^/]+)/log)?")
 
 
@@ -72,12 +73,21 @@ class Fault:
 
 @dataclass
 class Pod:
-    """A pod and the lines of its log, each with its time."""
+    """A pod and the lines of its log, each with its time.
+
+    Attributes:
+        annotations: Argo's annotations.
+        reason: Kubernetes' word for the end of a pod, such as ``Evicted``.
+        container: The container that writes the log.
+    """
 
     labels: dict
     created: str
     phase: str = "Running"
     log: list = field(default_factory=list)
+    annotations: dict = field(default_factory=dict)
+    reason: str = ""
+    container: str = "ray-job-submitter"
 
 
 @dataclass
@@ -87,6 +97,7 @@ class Kubernetes:
     Attributes:
         jobs: The RayJobs by name.
         pods: The pods by name.
+        workflows: Argo's Workflows.
         faults: The faults to come; each is met once, by the first request that it fits.
         forbidden: The pairs of verb and resource that the account may not use.
         done: The pairs of verb and resource that were requested.
@@ -99,6 +110,7 @@ class Kubernetes:
 
     jobs: dict = field(default_factory=dict)
     pods: dict = field(default_factory=dict)
+    workflows: list = field(default_factory=list)
     faults: list = field(default_factory=list)
     forbidden: set = field(default_factory=set)
     asked: list = field(default_factory=list)
@@ -213,7 +225,7 @@ def kubernetes(folder, tls=None):
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             if kube.is_down:
                 return self.drop()
-            for pattern, resource in ((JOBS, "rayjobs"), (PODS, "pods")):
+            for pattern, resource in ((JOBS, "rayjobs"), (WORKFLOWS, "workflows"), (PODS, "pods")):
                 if match := pattern.fullmatch(parts.path):
                     return self.answer(resource, match["name"], json.loads(body) if body else None)
             return self.send(404, refusal(404, f"the server could not find the requested resource {parts.path}"))
@@ -258,13 +270,24 @@ def kubernetes(folder, tls=None):
                 exists = name in kube.jobs
                 self.send(*((200, kube.jobs[name]) if exists else (404, refusal(404, f"{name} not found"))))
 
+        def list_workflows(self, name, body):
+            key, _, value = self.query["labelSelector"].partition("=")
+            with kube.changed:
+                items = [flow for flow in kube.workflows if flow["metadata"]["labels"].get(key) == value]
+                self.send(200, {"kind": "WorkflowList", "items": items, "metadata": {}})
+
         def list_pods(self, name, body):
             key, _, value = self.query["labelSelector"].partition("=")
             with kube.changed:
                 items = [
                     {
-                        "metadata": {"name": name, "creationTimestamp": pod.created, "labels": pod.labels},
-                        "status": {"phase": pod.phase},
+                        "metadata": {
+                            "name": name,
+                            "creationTimestamp": pod.created,
+                            "labels": pod.labels,
+                            "annotations": pod.annotations,
+                        },
+                        "status": {"phase": pod.phase} | ({"reason": pod.reason} if pod.reason else {}),
                     }
                     for name, pod in kube.pods.items()
                     if pod.labels.get(key) == value
@@ -272,19 +295,23 @@ def kubernetes(folder, tls=None):
                 self.send(200, {"items": items, "metadata": {}})
 
         def get_pods_log(self, name, body):
-            assert self.query["container"] == "ray-job-submitter"
-            assert self.query["timestamps"].lower() == "true"
+            with kube.changed:
+                pod = kube.pods.get(name)
+            if not pod:
+                return self.send(404, refusal(404, f'pods "{name}" not found'))
+            assert self.query["container"] == pod.container
+            timed, tail = self.query.get("timestamps", "").lower() == "true", int(self.query.get("tailLines", 10**9))
             since = ""
             if "sinceSeconds" in self.query:
                 since = (datetime.now(UTC) - timedelta(seconds=int(self.query["sinceSeconds"]))).strftime(SECOND)
             with kube.changed:
-                lines = [*kube.pods[name].log]
+                lines = pod.log[-tail:]
             self.begin()
             for number, (moment, text) in enumerate(line for line in lines if line[0][: len(since)] >= since):
                 if self.fault and number >= self.fault.after:
                     self.wfile.write(b"ff\r\n" + moment[:25].encode())
                     return self.drop()
-                self.piece(f"{moment} {text}\n")
+                self.piece(f"{moment} {text}\n" if timed else f"{text}\n")
             return self.wfile.write(b"0\r\n\r\n")
 
         def begin(self):

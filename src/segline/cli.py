@@ -24,6 +24,7 @@ from segline.config.explain import explain
 from segline.config.loader import load
 from segline.config.renamed import argument_error
 from segline.errors import ParamsError, SeglineError, StageError
+from segline.interrupts import repeat_lost_signals
 from segline.platforms import commands as platform_commands
 from segline.redaction import redact
 from segline.tracking import commands as registry_commands
@@ -101,6 +102,7 @@ def main(words: list[str] | None = None) -> int:
     """Run one command, and return its exit code (see :mod:`segline.errors`)."""
     if words is None:
         use_utf8()
+        repeat_lost_signals()
     _exit_with_dvc()
     signal.signal(signal.SIGTERM, _interrupt)
     if refusal := argument_error(sys.argv[1:] if words is None else words):

@@ -16,6 +16,9 @@ from segline.models import MODELS
 CLASSES = (LabelClass("road", (128, 64, 128)), LabelClass("car", (0, 0, 142)), LabelClass("person", (220, 20, 60)))
 
 
+SCRATCH = {"encoder": "", "upsampling": "transposed", "pretrained": False}
+
+
 def write_candidate(folder, name, model="unet", seed=0, **options):
     """A candidate as train leaves it: weights and their description."""
     torch.manual_seed(seed)
@@ -49,8 +52,8 @@ def test_members_are_read_as_they_were_written(joined):
         classes=CLASSES,
         background=0,
         members=(
-            Member("unet-dice", "unet", {"width": 2, "depth": 1}, "unet-dice.safetensors"),
-            Member("unet-dice.2", "unet", {"width": 3, "depth": 1}, "unet-dice.2.safetensors"),
+            Member("unet-dice", "unet", SCRATCH | {"width": 2, "depth": 1}, "unet-dice.safetensors"),
+            Member("unet-dice.2", "unet", SCRATCH | {"width": 3, "depth": 1}, "unet-dice.2.safetensors"),
         ),
     )
 

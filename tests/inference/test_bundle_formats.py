@@ -16,6 +16,7 @@ from segline.inference.bundle import load_models, make_model
 
 GOLDEN = sorted(FOLDER.glob("*.json"))
 OPTIONS = FOLDER.parent / "model_options.json"
+SCRATCH = {"encoder": "", "upsampling": "transposed", "pretrained": False}
 CLASSES = (LabelClass("road", (128, 64, 128)), LabelClass("car", (0, 0, 142)), LabelClass("person", (220, 20, 60)))
 
 
@@ -48,15 +49,15 @@ def test_every_option_is_stored(tmp_path):
     content = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     assert content["format"] == FORMAT
     assert [member["options"] for member in content["members"]] == [
-        {"width": 3, "depth": 4},
+        SCRATCH | {"width": 3, "depth": 4},
         {"encoder": "tu-vit_base_patch16_224", "pretrained": False},
     ]
 
 
 def test_a_changed_default_does_not_change_a_stored_bundle(tmp_path, monkeypatch):
     write(tmp_path)
-    monkeypatch.setattr(tables, "defaults", lambda package: {"unet": {"width": 99, "depth": 1}})
-    assert read_bundle(tmp_path).members[0].options == {"width": 2, "depth": 4}
+    monkeypatch.setattr(tables, "defaults", lambda package: {"unet": SCRATCH | {"width": 99, "depth": 1}})
+    assert read_bundle(tmp_path).members[0].options == SCRATCH | {"width": 2, "depth": 4}
 
 
 def test_a_whole_bundle_of_0_1_is_loaded(tmp_path):
@@ -82,8 +83,8 @@ def test_a_later_format_is_refused_in_a_line(tmp_path, number):
     ("model", "options", "message"),
     [
         ("unet9", {}, "a has the unknown model 'unet9'; install a later segline"),
-        ("unet", {"width": 2}, "a has the options width of unet, expected width, depth; run"),
-        ("unet", {"width": 2, "depth": 1, "new": 1}, "a has the options width, depth, new of unet, expected"),
+        ("unet_valid", {"width": 2}, "a has the options width of unet_valid, expected width, depth, tile; run"),
+        ("unet_valid", {"width": 2, "tile": 1, "new": 1}, "a has the options width, tile, new of unet_valid, expected"),
     ],
 )
 def test_an_architecture_that_is_not_of_today_is_refused_in_a_line(tmp_path, model, options, message):

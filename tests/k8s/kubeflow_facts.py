@@ -59,6 +59,11 @@ POLICIES = [
     for name, labels, rules in _RULES
 ]
 
+# The resources of Kubeflow's own containers in a run: driverResources and launcherResources in
+# backend/src/v2/compiler/argocompiler of kubeflow/pipelines. The launcher's memory has a limit and no request.
+DRIVER = {"requests": {"cpu": "0.1", "memory": "64Mi"}, "limits": {"cpu": "0.5", "memory": "0.5Gi"}}
+LAUNCHER = {"requests": {"cpu": "0.1"}, "limits": {"cpu": "0.5", "memory": "128Mi"}}
+
 # The labels of KubeRay's operator: by its chart (helm-chart/kuberay-operator/templates/deployment.yaml), and by
 # kustomize (ray-operator/config/manager/manager.yaml of ray-project/kuberay).
 OPERATORS = {

@@ -507,30 +507,3 @@ def matches(selector, labels):
         if not held[rule["operator"]]:
             return False
     return True
-
-
-def amount(text):
-    """Return a quantity of Kubernetes as a number."""
-    units = {"m": 0.001, "Mi": 2**20, "Gi": 2**30, "G": 10**9}
-    text = str(text)
-    for unit, factor in units.items():
-        if text.endswith(unit):
-            return float(text.removesuffix(unit)) * factor
-    return float(text)
-
-
-def over_quota(objects, more=None):
-    """Return what all pods, one Ray cluster at its largest, and ``more`` request beyond the quota."""
-    hard = find(objects, "ResourceQuota", "segline")["spec"]["hard"]
-    times = {name_of(entry): entry["spec"].get("replicas", 1) for entry in objects if "spec" in entry}
-    (group,) = template(objects)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    times["RayJob worker"] = group["maxReplicas"]
-    found = []
-    for name in ("cpu", "memory", GPU):
-        total = amount((more or {}).get(name, 0)) + sum(
-            times.get(pod.where, 1) * amount(container["resources"]["requests"].get(name, 0))
-            for _, pod, container in containers(objects)
-        )
-        if total > amount(hard[f"requests.{name}"]):
-            found.append(f"{name}: {total:g} of {hard[f'requests.{name}']}")
-    return found

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from admission import over_quota
 from manifests import (
     GPU,
     OVERLAYS,
@@ -21,7 +22,6 @@ from manifests import (
     kustomize,
     name_of,
     of_kind,
-    over_quota,
     pods,
     readers,
     seaweed_allows,

@@ -4,8 +4,9 @@ from functools import cache
 
 import pytest
 import yaml
+from admission import amount, defaults, driver_pod, over_quota, refused, task_pod
 from documented import commands
-from manifests import GPU, OVERLAYS, Pod, amount, build, example_secrets, find, gpu_faults, over_quota
+from manifests import GPU, OVERLAYS, Pod, build, example_secrets, find, gpu_faults, pods
 
 pytest.importorskip("kfp")
 
@@ -86,16 +87,47 @@ def test_the_template_is_where_train_looks_for_it(compiled):
 
 
 @OVERLAY
-def test_the_quota_has_room_for_every_task(compiled, overlay):
-    """Each pod also holds the executor, whose requests are the default."""
+def test_the_quota_has_room_for_two_runs(compiled, overlay):
+    """One run follows the largest Ray cluster while each task of another one runs, and a driver prepares the next."""
     objects = build(overlay)
-    (limits,) = find(objects, "LimitRange", "segline")["spec"]["limits"]
-    for name, (container, _) in compiled(overlay).items():
-        resources = container["resources"]
-        asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
-        asked = {what: amount(value) + amount(limits["defaultRequest"][what]) for what, value in asked.items()}
-        asked[GPU] = resources.get("accelerator", {}).get("count", 0)
-        assert over_quota(objects, asked) == [], name
+    tasks = {name: task_pod(name, container) for name, (container, _) in compiled(overlay).items()}
+    assert len(tasks) == len(STAGES) + 1
+    for name, task in tasks.items():
+        assert over_quota(objects, [tasks["exec-train"], task, driver_pod()]) == [], name
+
+
+@OVERLAY
+def test_kubernetes_admits_every_container(compiled, overlay):
+    """The LimitRange gives defaults, and a default limit below a request is refused."""
+    objects = build(overlay)
+    tasks = [task_pod(name, container) for name, (container, _) in compiled(overlay).items()]
+    assert refused([*pods(objects), *tasks, driver_pod()], objects) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "complaints"),
+    [
+        ({"default": {"memory": "32Mi"}}, {"driver init: memory", "driver wait: memory"}),
+        ({"defaultRequest": {"cpu": "100m", "memory": "8Gi"}}, {"driver init: memory", "exec-train wait: memory"}),
+        ({"default": {"cpu": "1"}}, {"exec-train main: cpu"}),
+        ({"defaultRequest": {}}, {"driver wait: no request of cpu"}),
+    ],
+)
+def test_a_limit_that_refuses_a_container_is_noticed(compiled, change, complaints):
+    objects = build("gpu")
+    defaults(objects).update(change)
+    made = [task_pod("exec-train", compiled("dev")["exec-train"][0] | {"resources": {"resourceCpuRequest": 2.0}})]
+    found = refused([*made, driver_pod()], objects)
+    for complaint in complaints:
+        assert any(line.startswith(complaint) for line in found), (complaint, found)
+
+
+@pytest.mark.parametrize("name", ["pods", "persistentvolumeclaims", "requests.cpu", "requests.memory"])
+def test_a_quota_that_is_too_small_is_noticed(name):
+    objects = build("dev")
+    find(objects, "ResourceQuota", "segline")["spec"]["hard"][name] = "1"
+    (complaint,) = over_quota(objects)
+    assert complaint.startswith(f"{name.removeprefix('requests.')}: ")
 
 
 def executors_pod(name, container, wanted):
@@ -136,19 +168,15 @@ def test_no_task_of_the_small_cluster_asks_for_more_than_is_said(compiled):
 @OVERLAY
 def test_disk_is_asked_for_and_limited(overlay):
     """The namespace does it, since Kubeflow cannot; and /tmp may hold as much as the pipeline allows."""
-    (limits,) = find(build(overlay), "LimitRange", "segline")["spec"]["limits"]
+    limits = defaults(build(overlay))
     assert amount(limits["defaultRequest"]["ephemeral-storage"]) > 0
     assert amount(limits["default"]["ephemeral-storage"]) >= amount(DeploymentConfig().scratch)
 
 
 @OVERLAY
-def test_no_default_limit_is_below_a_request(compiled, overlay):
-    """Kubernetes gives the default to a container without a limit, and would then refuse the container."""
-    (limits,) = find(build(overlay), "LimitRange", "segline")["spec"]["limits"]
+def test_every_task_has_a_limit_of_memory(compiled, overlay):
     for name, (container, _) in compiled(overlay).items():
-        resources = container["resources"]
-        assert "cpu" not in limits["default"], name
-        assert "resourceMemoryLimit" in resources, name
+        assert "resourceMemoryLimit" in container["resources"], name
 
 
 def test_a_run_ends_before_its_ray_cluster_is_ended(compiled):

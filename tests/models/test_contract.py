@@ -148,24 +148,24 @@ def test_it_is_compiled_as_a_whole(model, fresh_compiler):
 
 @pytest.mark.slow
 def test_compiled_it_trains_the_same(name, fresh_compiler):
-    """A step of the compiled network and of the plain one from the same weights: nearly the same loss and gradient."""
-    model = fill_zeros(build(name)).train()
+    """A step of the compiled network and of the plain one from the same weights: the same loss and gradient."""
+    model = fill_zeros(build(name)).train().double()  # in fp32 a ReLU whose input is nearly 0 falls on either side
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
             module.p = 0.0
     twin = copy.deepcopy(model)
-    images, wanted = noise(2, 3, 64, 64), 3 * noise(2, CLASSES, 64, 64)
+    images, wanted = noise(2, 3, 64, 64).double(), 3 * noise(2, CLASSES, 64, 64).double()
     losses = []
     for network, run in ((model, model), (twin, torch.compile(twin))):
         network.zero_grad()
         loss = (run(images) - wanted).square().mean()
         loss.backward()
         losses.append(loss.item())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
     for (key, plain), (_, compiled) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
         if plain.grad is not None:
             difference, size = (plain.grad - compiled.grad).norm(), plain.grad.norm()
-            assert difference <= 2e-2 * size + 1e-5, key
+            assert difference <= 1e-6 * size + 1e-9, key
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segline.errors import TrainingError
 from segline.models.unet import UNet
 
 
@@ -73,3 +74,35 @@ def test_unet_computes_what_the_paper_draws():
     half = eighth(seventh(torch.cat([F.conv_transpose2d(quarter, up_kernel, up_bias, stride=2), half], 1)))
     full = tenth(ninth(torch.cat([F.conv_transpose2d(half, up_kernel_2, up_bias_2, stride=2), full], 1)))
     torch.testing.assert_close(model(images), F.conv2d(full, head, head_bias))
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
+@pytest.mark.parametrize(
+    ("encoder", "strides"),
+    [("resnet10t", [2, 4, 8, 16, 32]), ("convnext_atto", [4, 8, 16, 32]), ("tf_efficientnet_lite0", [2, 4, 8, 16, 32])],
+)
+def test_on_an_encoder_every_stride_is_decoded_once(encoder, strides, upsampling):
+    model = UNet(3, encoder=encoder, upsampling=upsampling).eval()
+    seen = {}
+    for layer in model.decoder:
+        layer.register_forward_hook(lambda _, inputs, out: seen.update({out.shape[-1]: (inputs[0], out)}))
+    with torch.inference_mode():
+        assert model(noise(1, 3, 33, 70)).shape == (1, 3, 33, 70)
+        seen.clear()
+        assert model(noise(2, 3, 64, 64)).shape == (2, 3, 64, 64)
+    outputs = {64 // side: out.shape[1] for side, (_, out) in seen.items()}
+    assert outputs == {16: 256, 8: 128, 4: 64, 2: 32, 1: 16}
+    skips = [64 // side for side, (inputs, out) in seen.items() if inputs.shape[1] > out.shape[1]]
+    assert sorted(skips) == strides[:-1]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        ("resnet3", "unknown model 'resnet3' of timm; did you mean 'resnet"),
+        ("vit_tiny_patch16_224", "features of the strides"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(encoder, words):
+    with pytest.raises(TrainingError, match=words):
+        UNet(3, encoder=encoder)

@@ -132,6 +132,13 @@ def webhook():
         yield faulty, bodies
 
 
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    """These tests have no Kubernetes, whatever the machine has."""
+    for variable in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "SEGLINE_NAMESPACE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
 def test_the_outcome_is_told_and_the_runs_are_tagged(webhook, tmp_path, monkeypatch, capsys):
     server, bodies = webhook
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -142,7 +149,10 @@ def test_the_outcome_is_told_and_the_runs_are_tagged(webhook, tmp_path, monkeypa
     other = start_run(experiment, "b", "grid", {}, {})
     monkeypatch.setenv("SEGLINE_WEBHOOK", server.address)
     assert main(["outcome", "--run", "run-1", "--status", STATUS, "--tracking-uri", uri]) == 0
-    assert bodies == [{"run": "run-1", "state": "FAILED", "error": "train failed"}]
+    [body] = bodies
+    reason = body.pop("reason")
+    assert body == {"run": "run-1", "state": "FAILED", "error": "train failed", "stage": ""}
+    assert reason.startswith("the reason is unknown: no way to Kubernetes")
     assert experiment.client.get_run(ours).data.tags["segline.pipeline_state"] == "FAILED"
     assert "segline.pipeline_state" not in experiment.client.get_run(other).data.tags
     assert "run-1 FAILED: train failed" in capsys.readouterr().out
@@ -190,7 +200,10 @@ def test_no_error_of_a_task_prevents_the_others(webhook, monkeypatch, capsys):
     assert "the RayJob of the run could not be removed (ZeroDivisionError)" in line
     assert "the MLflow runs could not be tagged (IndexError)" in line
     assert "'null' is not a final status" in line
-    assert bodies == [{"run": "run-1", "state": "UNKNOWN", "error": ""}]
+    [body] = bodies
+    reason = body.pop("reason")
+    assert body == {"run": "run-1", "state": "FAILED", "error": "", "stage": ""}
+    assert reason.startswith("the reason is unknown: ")
 
 
 def test_a_status_that_is_none_is_refused(tmp_path, capsys):

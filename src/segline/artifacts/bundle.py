@@ -21,6 +21,8 @@ from segline.files.atomic import write_json
 from segline.files.hashing import file_hash
 
 FILE = "model.json"
+ENCODER_LICENCE = "encoder-licence.txt"
+"""The licence of the weights that a member's encoder started from, where a package ships them."""
 FORMAT = 2
 """The number of the format of ``model.json``. Bundles of 0.1 have none.
 
@@ -80,6 +82,8 @@ def join_bundles(folder: Path, parts: Sequence[tuple[Path, Bundle]]) -> Bundle:
             name = f"{member.candidate}.safetensors"
             shutil.copyfile(source / member.weights, folder / name)
             members.append(replace(member, weights=name))
+            if (source / ENCODER_LICENCE).is_file():
+                shutil.copyfile(source / ENCODER_LICENCE, folder / f"{member.candidate}.{ENCODER_LICENCE}")
     first = parts[0][1]
     return write_description(folder, Bundle(first.classes, first.background, tuple(members)))
 

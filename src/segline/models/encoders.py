@@ -1,6 +1,7 @@
 """Encoders from timm: their features at several strides or the whole backbone, with their initial weights."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import timm
@@ -10,13 +11,19 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from segline.config.fields import SHIPPED_WORD, suggestion
 from segline.errors import TrainingError
+from segline.models.shipped import SHIPPED, shipped_weights
 
 CLASSIFIER_PREFIXES = ("fc.", "_fc.", "classifier.", "head.", "head_dist.", "last_linear.", "linear.", "AuxLogits.")
 """The names of classifiers, which a file of a whole network has and an encoder has not, or the other way round."""
 MAX_NAMED = 3
 """The most tensors that a message names."""
 COUNTER = "num_batches_tracked"
+OTHER_WAYS = (
+    f"go online once, give pretrained a file, set it to false, or to {SHIPPED_WORD} with one of {', '.join(SHIPPED)}"
+)
+"""What helps where the hub gives no weights."""
 TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2."}
 """Torchvision's names of VGG layers that are convolutions in timm, with the same weights in another shape."""
 
@@ -33,9 +40,35 @@ def backbone_features(name: str, *, pretrained: bool | str, output_stride: int =
         TrainingError: The weights are not available, or do not fit this encoder.
     """
     options = {} if output_stride == 32 else {"output_stride": output_stride}
+    encoder, pyramid = _create_pyramid(name, pretrained, **options)
+    return encoder, [channels for channels, _ in pyramid]
+
+
+def backbone_pyramid(name: str, *, pretrained: bool | str) -> tuple[nn.Module, list[tuple[int, int]]]:
+    """Return an encoder as :func:`backbone_features` does, with the channels and the stride of each of its features.
+
+    Raises:
+        TrainingError: There is no such model, its features do not double their stride from one to the next, or its
+            weights are not available.
+    """
+    if not timm.is_model(name):
+        raise TrainingError(f"encoder: unknown model {name!r} of timm{suggestion(name, timm.list_models())}")
+    try:
+        encoder, pyramid = _create_pyramid(name, pretrained)
+    except (AssertionError, RuntimeError, TypeError, NotImplementedError) as error:  # what timm raises without features
+        raise TrainingError(f"encoder: {name} gives no features ({one_line(error)}); take another one") from None
+    strides = [stride for _, stride in pyramid]
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)) or strides[0] not in (1, 2, 4):
+        raise TrainingError(
+            f"encoder: {name} has features of the strides {strides}; expected that they double from 1, 2 or 4 on"
+        )
+    return encoder, pyramid
+
+
+def _create_pyramid(name: str, pretrained: bool | str, **options: Any) -> tuple[nn.Module, list[tuple[int, int]]]:
     encoder = _create(name, pretrained, features_only=True, **options)
-    channels = encoder.feature_info.channels()
-    return normalized(encoder, name), channels
+    info = encoder.feature_info
+    return normalized(encoder, name), list(zip(info.channels(), info.reduction(), strict=True))
 
 
 def backbone(name: str, *, pretrained: bool | str) -> nn.Module:
@@ -77,13 +110,18 @@ def _create(name: str, pretrained: bool | str, **options: Any) -> Any:
     if isinstance(pretrained, str):
         with torch.device("meta"):
             expected = timm.create_model(name).state_dict()
-        source = {"state_dict": read_weights(pretrained, expected, name)}
+        source = {"state_dict": _weights(pretrained, expected, name)}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options)
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # the client of a hub that is unreachable or misbehaves raises any type
-        hint = "go online once, give pretrained a file, or set it to false"
-        raise TrainingError(f"no pretrained weights for {name} ({one_line(error)}); {hint}") from None
+        raise TrainingError(f"no pretrained weights for {name} ({one_line(error)}); {OTHER_WAYS}") from None
+
+
+def _weights(source: str, expected: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    if source != SHIPPED_WORD:
+        return read_weights(source, expected, name)
+    return check_weights(shipped_weights(name, list(expected)), expected, name, "the shipped file")
 
 
 def read_weights(file: str, expected: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -102,7 +140,13 @@ def read_weights(file: str, expected: Mapping[str, Tensor], name: str) -> dict[s
     except Exception as error:  # the readers raise any type for a file with unknown content
         hint = "expected a state dict in .safetensors or .pth"
         raise TrainingError(f"pretrained: {file} cannot be read as weights ({one_line(error)}); {hint}") from None
-    weights = _to_timm_names(weights, expected)
+    return check_weights(_to_timm_names(weights, expected), expected, name, file)
+
+
+def check_weights(
+    weights: dict[str, Tensor], expected: Mapping[str, Tensor], name: str, file: str
+) -> dict[str, Tensor]:
+    """Return weights that were read from a file if they are all that an encoder needs; see :func:`read_weights`."""
     names = [key for key in expected if not key.startswith(CLASSIFIER_PREFIXES) and not key.endswith(COUNTER)]
     mismatched = [key for key in names if key not in weights or weights[key].shape != expected[key].shape]
     if mismatched:

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segline.config.fields import Pretrained, suggestion
+from segline.config.fields import SHIPPED_WORD, Pretrained, suggestion
 from segline.config.model_options import smp_encoder
 from segline.errors import TrainingError
 from segline.models.blocks import BatchNorm, adaptive_avg_pool, pad_to_stride
-from segline.models.encoders import backbone, backbone_features, normalized, one_line, read_weights
+from segline.models.encoders import OTHER_WAYS, backbone, backbone_features, normalized, one_line, read_weights
+from segline.models.shipped import SHIPPED
 
 STRIDES = {"pan": 64}
 """The multiples to which sides are padded, where not 32: PAN pools its smallest features three more times."""
@@ -71,7 +72,7 @@ def _create(architecture: str, encoder: str, classes: int, *, hub: bool) -> Any:
     try:
         return smp.create_model(architecture, encoder, encoder_weights=weights, classes=classes, **extra)
     except Exception as error:  # an unsupported combination or an unreachable hub raises any type
-        hint = "go online once, give pretrained a file, or set it to false" if hub else "take another encoder"
+        hint = OTHER_WAYS if hub else "take another encoder"
         raise TrainingError(
             f"smp/{architecture} cannot be made with the encoder {encoder} ({one_line(error)}); {hint}"
         ) from None
@@ -80,6 +81,9 @@ def _create(architecture: str, encoder: str, classes: int, *, hub: bool) -> Any:
 def _load_encoder(encoder: nn.Module, name: str, file: str) -> None:
     """Load the weights of a file into an encoder; one of timm is its submodule ``model``, whole or as features."""
     if not name.startswith(TIMM_PREFIX):
+        if file == SHIPPED_WORD:
+            known = ", ".join(f"{TIMM_PREFIX}{shipped}" for shipped in SHIPPED)
+            raise TrainingError(f"pretrained: no package ships weights for the encoder {name}, only for {known}")
         encoder.load_state_dict(read_weights(file, encoder.state_dict(), name), strict=False)
         return
     own, timm_name = encoder.get_submodule("model"), name.removeprefix(TIMM_PREFIX)

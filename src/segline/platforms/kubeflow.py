@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from segline.errors import SeglineError, StageError, one_line, shown
 from segline.files.atomic import write_text
 from segline.files.hashing import tree_hash
 from segline.platforms.webhooks import post
+from segline.platforms.workflow import Ending, find_ending
 from segline.progress import log
 
 SCHEMES = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 """The folders in which Kubeflow keeps the objects of a store while a container runs."""
 HTML, METRICS = "system.HTML", "system.Metrics"
-STATES = {"COMPLETE": "SUCCEEDED"}
-"""The states of older versions of Kubeflow, in the words of newer ones."""
+SUCCEEDED = ("SUCCEEDED", "COMPLETE")
+"""The states of success, of newer and older versions of Kubeflow. RUNNING is none: a pod that is killed leaves it."""
+CANCELED = ("CANCELED", "CANCELLED")
 
 
 def report(stage: str, out: Path, executor_input: str) -> None:
@@ -78,7 +81,9 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
     """Clean up after a Kubeflow run, call a webhook, and tag the run's MLflow runs with its state.
 
     The cluster is removed first, as it costs money until then. A task that fails, whatever the reason, does not prevent
-    the others.
+    the others. The webhook gets an object of texts: ``run``, ``state`` (SUCCEEDED, FAILED or CANCELED), ``error``
+    (Kubeflow's own message, most often empty), and of a run that did not succeed ``stage`` (the one that failed, else
+    the last that began) and ``reason``.
 
     Args:
         run: The id of the Kubeflow run.
@@ -89,16 +94,19 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
     Raises:
         StageError: One or more of these tasks failed, or the status is none; the message lists all failures.
     """
+    removal = _attempt("the RayJob of the run could not be removed", partial(_remove_rayjob, run))
     line = _line_end(tracking_uri, run)
     outcome, problem = _outcome(run, _status_of_line(status, line))
     outcome |= {"training": line[0]} if line else {}
     problems = [
         problem,
-        _attempt("the RayJob of the run could not be removed", partial(_remove_rayjob, run)),
+        removal,
         post(webhook, outcome) if webhook.strip() else "",
         _attempt("the MLflow runs could not be tagged", partial(_tag_runs, tracking_uri, outcome)),
     ]
-    log(f"outcome: run {run} {outcome['state']}" + (f": {outcome['error']}" if outcome["error"] else ""))
+    where = f" in {outcome['stage']}" if outcome["stage"] else ""
+    details = "; ".join(filter(None, (outcome["error"], outcome["reason"])))
+    log(f"outcome: run {run} {outcome['state']}{where}" + (f": {details}" if details else ""))
     if line:
         log(f"outcome: {line[0]}")
     if any(problems):
@@ -141,14 +149,26 @@ def _status_of_line(status: str, line: tuple[str, bool] | None) -> str:
 
 def _outcome(run: str, status: str) -> tuple[dict[str, str], str]:
     """Return the record of a run's end, and what is wrong with the status that it was made from."""
+    state = error = problem = ""
     try:
         final = json.loads(status)
-        error = final.get("error") or {}
+        error = str((final.get("error") or {}).get("message", ""))
         state = str(final["state"])
-        return {"run": run, "state": STATES.get(state, state), "error": str(error.get("message", ""))}, ""
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         problem = f"--status {shown(status)} is not a final status of Kubeflow; expected JSON with a state"
-        return {"run": run, "state": "UNKNOWN", "error": ""}, problem
+    ending = Ending(state="SUCCEEDED") if state in SUCCEEDED else _ending(run, state)
+    return {"run": run, "state": ending.state, "error": error, "stage": ending.stage, "reason": ending.reason}, problem
+
+
+def _ending(run: str, state: str) -> Ending:
+    """Return how a run ended that did not succeed, as far as it is known."""
+    found: list[Ending] = []
+    failure = _attempt("the Workflow of the run could not be read", lambda: found.append(find_ending(run)))
+    ending = found[0] if found else Ending(reason=f"the reason is unknown: {failure}")
+    if not ending.reason:
+        unknown = f"the reason is unknown: Kubeflow's status is {state or 'none'}, and no step of the run has failed"
+        ending = replace(ending, reason=unknown)
+    return replace(ending, state="CANCELED") if state in CANCELED else ending
 
 
 def _remove_rayjob(run: str) -> None:

@@ -1,4 +1,4 @@
-"""Kubernetes: the RayJobs of a namespace, the pods that submit them, and the logs of these pods.
+"""Kubernetes: the way to it, the RayJobs of a namespace, the pods that submit them, and the logs of these pods.
 
 The kubernetes package is imported inside functions, as its import takes a second.
 """
@@ -20,7 +20,12 @@ from segline.files.retry import attempts
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
 
-PERMISSIONS = {"rayjobs": ("create", "delete", "get"), "pods": ("list",), "pods/log": ("get",)}
+PERMISSIONS = {
+    "rayjobs": ("create", "delete", "get"),
+    "pods": ("list",),
+    "pods/log": ("get",),
+    "workflows": ("list",),
+}
 """The rights of the service account; the Role in k8s/base grants the same."""
 RAYJOBS = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
 SUBMITTER = "ray-job-submitter"
@@ -48,6 +53,32 @@ def require_variable(name: str, meaning: str) -> str:
     return value
 
 
+def configure() -> tuple["Configuration", str]:
+    """Return the way to Kubernetes, and the namespace.
+
+    The way is that of KUBECONFIG, else of the service account of this pod, whose token file the client re-reads.
+
+    Raises:
+        StageError: There is neither, or the namespace is unknown.
+    """
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    # A refused answer has to be seen here; and a model that is stricter than the server must not reject its answer.
+    configuration.retries, configuration.client_side_validation = False, False
+    try:
+        if os.environ.get("KUBECONFIG"):
+            config.load_kube_config(os.environ["KUBECONFIG"], client_configuration=configuration)
+        else:
+            config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException as error:
+        raise StageError(f"no way to Kubernetes ({error}); run it in a pod, or set KUBECONFIG") from None
+    namespace = os.environ.get("SEGLINE_NAMESPACE", "")
+    if not namespace and NAMESPACE_FILE.is_file():
+        namespace = NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+    return configuration, namespace or require_variable("SEGLINE_NAMESPACE", "where RayJobs are made")
+
+
 class RayJobApi:
     """The RayJobs of a namespace. Requests are repeated until Kubernetes answers, except for those of pods and logs."""
 
@@ -61,27 +92,8 @@ class RayJobApi:
 
     @classmethod
     def from_environment(cls) -> "RayJobApi":
-        """Connect by KUBECONFIG, else by the service account of this pod, whose token file the client re-reads.
-
-        Raises:
-            StageError: There is neither, or the namespace is unknown.
-        """
-        from kubernetes import client, config
-
-        configuration = client.Configuration()
-        # A refused answer has to be seen here; and a model that is stricter than the server must not reject its answer.
-        configuration.retries, configuration.client_side_validation = False, False
-        try:
-            if os.environ.get("KUBECONFIG"):
-                config.load_kube_config(os.environ["KUBECONFIG"], client_configuration=configuration)
-            else:
-                config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException as error:
-            raise StageError(f"no way to Kubernetes ({error}); run it in a pod, or set KUBECONFIG") from None
-        namespace = os.environ.get("SEGLINE_NAMESPACE", "")
-        if not namespace and NAMESPACE_FILE.is_file():
-            namespace = NAMESPACE_FILE.read_text(encoding="utf-8").strip()
-        return cls(configuration, namespace or require_variable("SEGLINE_NAMESPACE", "where RayJobs are made"))
+        """Connect as :func:`configure` says."""
+        return cls(*configure())
 
     def create(self, job: Json) -> bool:
         """Create a RayJob; return False if one of this name exists."""
@@ -141,7 +153,7 @@ class RayJobApi:
                 status = getattr(error, "status", None)
                 if status == expected:
                     return None
-                reason = _reason(error)
+                reason = describe(error)
                 if status and status < 500 and status != 429:
                     self._raise_permanent(status, reason, verb)
         raise StoppedError(
@@ -200,8 +212,8 @@ def transient_errors() -> tuple[type[Exception], ...]:
     return ApiException, HTTPError, ValueError
 
 
-def _reason(error: Exception) -> str:
-    """Return what Kubernetes says in one line."""
+def describe(error: Exception) -> str:
+    """Return what Kubernetes says of a request that failed, in one line."""
     status, body = getattr(error, "status", None), getattr(error, "body", "")
     with suppress(ValueError, TypeError, KeyError):
         return f"{status}: {' '.join(str(json.loads(body)['message']).split())}"

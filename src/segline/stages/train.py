@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from segline.artifacts.candidates import CANDIDATES
 from segline.artifacts.code import code_hash
 from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
+from segline.config.fields import SHIPPED_WORD
 from segline.config.params import Params
 from segline.config.sections import Train
 from segline.config.serialization import as_json
@@ -136,7 +137,7 @@ def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
     named = {str(model.options["pretrained"]) for model in settings.models if "pretrained" in model.options}
     encoders = {
         address: local_file(address, out.with_name(f"{out.name}.encoders"))
-        for address in sorted(named - {str(True), str(False)})
+        for address in sorted(named - {str(True), str(False), SHIPPED_WORD})
     }
     return TrialInputs(
         dataset_dir=dataset_dir.resolve(),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from segline.artifacts.bundle import FILE, Bundle, Member, write_description
+from segline.artifacts.bundle import ENCODER_LICENCE, FILE, Bundle, Member, write_description
 from segline.artifacts.candidates import (
     CHECKPOINT,
     HISTORY,
@@ -21,12 +21,15 @@ from segline.artifacts.candidates import (
     write_trial_params,
 )
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.config.fields import SHIPPED_WORD
 from segline.config.sections import Train
 from segline.data.shards import open_split
 from segline.errors import StoppedError, TrainingError
+from segline.files.atomic import write_text
 from segline.files.hashing import file_hash
 from segline.losses import LOSSES
 from segline.models import MODELS
+from segline.models.shipped import shipped_licence
 from segline.parallel import tune_malloc
 from segline.training import ddp, engine
 from segline.training.checkpoints import STOP
@@ -131,13 +134,15 @@ def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
     member = Member(trial.name, trial.config.model.name, trial.config.model.options, WEIGHTS)
     (trial.folder / CHECKPOINT).unlink()
     (trial.folder / PREVIOUS).unlink(missing_ok=True)
+    if member.options.get("pretrained") == SHIPPED_WORD:
+        write_text(trial.folder / ENCODER_LICENCE, shipped_licence(member.options["encoder"]))
     write_description(trial.folder, Bundle(info.classes, info.background, (member,)))
 
 
 def _upload(trial: Trial) -> None:
     """Copy the saved files to the bucket, if there is one; the description of a complete candidate comes last."""
     if ddp.rank() == 0:
-        trial.store.upload(trial.folder, (TRIAL, WEIGHTS, CHECKPOINT, HISTORY, FILE))
+        trial.store.upload(trial.folder, (TRIAL, WEIGHTS, CHECKPOINT, HISTORY, ENCODER_LICENCE, FILE))
 
 
 def _peak_memory() -> int:

@@ -161,6 +161,12 @@ class Train:
                     f"train.models[{index}].unet_resnet50.pretrained: got false, which freezes three stages at random "
                     "weights; expected weights, or modified: true"
                 )
+            own = [key for key in ("width", "depth") if key in options]
+            if model.name == "unet" and options.get("encoder") and own:
+                yield (
+                    f"train.models[{index}].unet.{own[0]}: has no effect with the encoder {options['encoder']}, "
+                    "which has channels of its own; leave it out"
+                )
         yield from self._population_errors() if self.search.scheduler == "pbt" else self._optuna_errors()
 
     def _optuna_errors(self) -> Iterator[str]:

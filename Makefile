@@ -6,16 +6,17 @@ LOCK   := requirements/dev.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all fuzz check format lock base images kfp-local clean
+.PHONY: help setup repro test test-all test-cluster fuzz check format lock base images kfp-local clean
 
 ENGINE ?= docker
 BASE   ?= docker.io/library/python:3.11-slim-bookworm
-COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty)
+# Empty without git, as in an archive of the repository: a git repository around it has another commit.
+COMMIT := $(if $(wildcard .git),$(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty))
 TAG    ?= $(or $(COMMIT),dev)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## the environment, from the hashed lock
 
@@ -28,6 +29,8 @@ $(VENV)/.ready: $(LOCK) requirements/bootstrap.lock pyproject.toml
 	@touch $@
 
 repro: setup ## the whole line: data, training, a promoted model, and its summary
+	@test -e .git || { dvc config --local core.no_scm true; \
+	  echo "make: no git here, so DVC works without (core.no_scm in .dvc/config.local); after \`git init\` remove that line"; }
 	dvc repro
 	@segline summary
 
@@ -39,6 +42,11 @@ test: setup ## the tests
 
 test-all: test ## the tests, the slow ones too, one after another as they start clusters and containers
 	python -m pytest -m slow
+
+REGISTRY ?= segline
+test-cluster: setup ## the tests of the cluster that KUBECONFIG names, which they change: tests/cluster/README.md
+	SEGLINE_CLUSTER_TESTS=1 SEGLINE_CLUSTER_REGISTRY=$(REGISTRY) SEGLINE_CLUSTER_TAG=$(TAG) \
+	  python -m pytest tests/cluster --ignore-glob '*_suite.py' --ignore-glob '*_parts.py' -rs $(ARGS)
 
 fuzz: setup ## ten minutes of broken parameters, classes, manifests and label files; SEED=1 for others
 	python tests/fuzz/run.py --seconds 540 --seed $(or $(SEED),0)
@@ -66,6 +74,8 @@ base: ## a base image from Debian's packages, where no image registry can be rea
 	sh components/images/debian.sh $(ENGINE) segline/base:bookworm
 
 images: ## the images segline/data, segline/train and segline/mlflow; BASE=segline/base:bookworm after `make base`
+	@test -n "$(COMMIT)" || echo "make: no git here, so the images are tagged $(TAG) and name no commit; Kubeflow's cache" \
+	  "takes images of one tag for the same: say make $@ TAG=<a new one for each build> COMMIT=<the commit>"
 	for image in data train mlflow; do \
 	  $(ENGINE) build --quiet --network host --target $$image --build-arg BASE=$(BASE) --build-arg COMMIT=$(COMMIT) \
 	    --build-arg VERSION=$(VERSION) --tag segline/$$image:$(TAG) --file components/images/Dockerfile . || exit; done

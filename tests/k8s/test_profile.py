@@ -10,13 +10,29 @@ from kubeflow_facts import (
     MESH_LABELS,
     METADATA,
     METADATA_PORT,
+    OPERATORS,
     POLICIES,
     PROFILE_LABELS,
     STORE,
     STORE_PORT,
 )
 from manifests import OVERLAYS, ROOT, build, find, of_kind, pods
-from network import RUN, allowed, peer
+from network import (
+    DNS,
+    HEAD,
+    INTERNET,
+    KUBERNETES,
+    MAINTENANCE,
+    MLFLOW,
+    NODE_DNS,
+    PROMETHEUS,
+    RUN,
+    STRANGER,
+    SUBMITTER,
+    WORKER,
+    allowed,
+    peer,
+)
 
 OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
 PROFILE = PROFILE_LABELS | MESH_LABELS
@@ -115,6 +131,32 @@ def test_kubeflow_admits_the_pods_of_a_run(overlay, labels, port):
     assert allowed(cluster(overlay, after), RUN, target, port)
     # What this test is for: the label that was overwritten.
     assert not allowed(cluster(overlay, applied(BEFORE, PROFILE, {})), RUN, target, port)
+
+
+@OVERLAY
+@pytest.mark.parametrize(
+    ("sources", "target", "port"),
+    [
+        ((RUN, HEAD, WORKER), MLFLOW, 5000),
+        ((RUN, HEAD), KUBERNETES, 443),
+        ((RUN, HEAD), KUBERNETES, 6443),
+        ((RUN,), INTERNET, 443),
+        ((HEAD, WORKER, SUBMITTER), HEAD, 6379),
+        ((HEAD, WORKER), WORKER, 31337),
+        ((SUBMITTER, *(peer(labels, "operators") for labels in OPERATORS.values())), HEAD, 8265),
+        ((PROMETHEUS,), MLFLOW, 9100),
+        ((RUN, HEAD, WORKER, SUBMITTER, MLFLOW, MAINTENANCE), DNS, 53),
+        ((RUN, HEAD, WORKER, SUBMITTER, MLFLOW, MAINTENANCE), NODE_DNS, 53),
+    ],
+)
+def test_a_run_in_a_profile_reaches_all_that_it_needs(overlay, sources, target, port):
+    """Its storage and Kubeflow are the subjects of other tests."""
+    objects = cluster(overlay, applied(in_the_overlay(overlay), PROFILE, {}))
+    for source in sources:
+        for protocol in ("TCP", "UDP") if port == 53 else ("TCP",):
+            assert allowed(objects, source, target, port, protocol), (source, protocol)
+    # Every pod may look up names.
+    assert allowed(objects, STRANGER, target, port) is (port == 53)
 
 
 @OVERLAY

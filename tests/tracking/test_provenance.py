@@ -36,9 +36,14 @@ def test_the_code_version_is_that_of_git(tmp_path, monkeypatch):
     assert code_version() == {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": "true"}
 
 
-def test_without_git_there_is_no_code_version(tmp_path, monkeypatch):
+def test_without_git_there_is_no_code_version_and_a_line_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SEGLINE_COMMIT", raising=False)
     assert code_version() == {}
+    assert "set SEGLINE_COMMIT to record one" in capsys.readouterr().out
+    monkeypatch.setenv("SEGLINE_COMMIT", "abc")
+    assert code_version() == {"mlflow.source.git.commit": "abc"}
+    assert capsys.readouterr().out == ""
 
 
 def test_a_git_that_does_not_end_is_left(tmp_path, monkeypatch):

@@ -218,3 +218,16 @@ def test_the_error_of_a_block_is_told_even_if_its_run_cannot_be_closed(experimen
         raise ValueError("of the block")
     with pytest.raises(MlflowException, match="away"), closing(experiment, run):
         pass
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "of the parent run"])
+def test_a_run_in_a_deleted_experiment_has_its_remedy_told(experiment, monkeypatch, when):
+    number, client = experiment.id, experiment.client
+    if when == "of the parent run":
+        monkeypatch.setenv("MLFLOW_RUN_ID", start_run(experiment, "parent", "pipeline", {}, {}))
+    client.delete_experiment(number)
+    now = experiment if when == "meanwhile" else Experiment(experiment.uri, experiment.name)
+    with pytest.raises(TrackingError, match=rf"`mlflow experiments restore --experiment-id {number}`"):
+        start_run(now, "a", "grid", {}, {})
+    client.restore_experiment(number)
+    assert start_run(Experiment(experiment.uri, experiment.name), "a", "grid", {}, {})

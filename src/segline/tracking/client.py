@@ -100,7 +100,7 @@ class Experiment:
     def id(self) -> str:
         """The id of the parent run's experiment, else of the experiment of this name, which is created if need be."""
         if self.parent_run:
-            return str(self.parent_run.info.experiment_id)
+            return self._active_id(self.client.get_experiment(self.parent_run.info.experiment_id))
         known = self.client.get_experiment_by_name(self.name)
         if known:
             return self._active_id(known)
@@ -118,11 +118,17 @@ class Experiment:
         number = str(known.experiment_id)
         if known.lifecycle_stage != "active":
             raise TrackingError(
-                f"--tracking-uri {self.shown_uri}: experiment {self.name} was deleted; restore it by `mlflow "
-                f"experiments restore --experiment-id {number}`, remove it for good by `mlflow gc --experiment-ids "
-                f"{number}` where the server runs, or give `name` in params.yaml another value"
+                f"--tracking-uri {self.shown_uri}: experiment {known.name} was deleted; {restore_advice(number)}"
             )
         return number
+
+
+def restore_advice(number: str) -> str:
+    """Return what to do about an experiment that was deleted, by its id."""
+    return (
+        f"restore it by `mlflow experiments restore --experiment-id {number}`, remove it for good by `mlflow gc "
+        f"--experiment-ids {number}` where the server runs, or give `name` in params.yaml another value"
+    )
 
 
 def _database_uri(path: Path) -> str:

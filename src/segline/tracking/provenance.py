@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import Distribution, distributions
 
+from segline.progress import log
 from segline.tracking.tags import GIT_COMMIT, GIT_DIRTY, PIPELINE_RUN
 
 GIT_TIMEOUT_S = 10
@@ -22,12 +23,15 @@ def code_version() -> dict[str, str]:
     """Return the commit, and whether the working tree differs from it, as tags.
 
     Outside a git repository the commit is that of ``SEGLINE_COMMIT``, which the images set; without it there are no
-    tags.
+    tags, and a line says so.
     """
     commit = _git("rev-parse", "HEAD")
     if not commit:
         built_from = os.environ.get("SEGLINE_COMMIT", "")
-        return {GIT_COMMIT: built_from} if built_from else {}
+        if built_from:
+            return {GIT_COMMIT: built_from}
+        log("provenance: git knows no commit here, so MLflow records none; set SEGLINE_COMMIT to record one")
+        return {}
     changes = _git("status", "--porcelain")
     dirty = {} if changes is None else {GIT_DIRTY: "true" if changes else "false"}
     return {GIT_COMMIT: commit, **dirty}

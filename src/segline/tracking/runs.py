@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from segline.errors import StoppedError, TrackingError
-from segline.tracking.client import Experiment, override_settings, short_reason, upload_timeout
+from segline.tracking.client import Experiment, override_settings, restore_advice, short_reason, upload_timeout
 from segline.tracking.provenance import environment_hash, pipeline_run
 from segline.tracking.tags import ENVIRONMENT_HASH, KEY, PIPELINE_RUN
 
@@ -37,8 +37,10 @@ def start_run(
     try:
         return get_or_create_run(experiment, key, name, params, tags, parent=parent)[0]
     except MlflowException as error:
+        # The experiment was active when this process began.
+        advice = f"; {restore_advice(experiment.id)}" if "must be in the 'active' state" in str(error) else ""
         raise TrackingError(
-            f"--tracking-uri {experiment.shown_uri} did not start the run {name} ({short_reason(error)})"
+            f"--tracking-uri {experiment.shown_uri} did not start the run {name} ({short_reason(error)}){advice}"
         ) from None
 
 

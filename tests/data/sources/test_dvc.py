@@ -370,3 +370,30 @@ def test_a_refusal_of_a_dvc_remote_is_told_with_what_to_set(remote):
             remote(server).cat_file("b/data/a")
     with pytest.raises(SourceError, match=r"the DVC remote: access denied .* set AWS_REQUEST_PAYER=requester"):
         dvc._raise_if_refused(refused.value, "dvc://x")
+
+
+@pytest.mark.parametrize("name", ["a#1.txt", "a?1.txt"])
+def test_a_name_that_a_version_aware_remote_does_not_give_back(
+    name, s3, s3_server, s3_client, tmp_path, refused_take, monkeypatch
+):
+    from dvc.repo import Repo
+
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    bucket = f"versioned-{ord(name[1])}"
+    s3_client.create_bucket(Bucket=bucket)
+    s3_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    folder = tmp_path / "repository"
+    write(folder / "data", {"plain.txt": b"1", name: b"2"})
+    git("init", "--quiet", "--initial-branch", "main", cwd=folder)
+    with Repo.init(str(folder)) as repo:
+        with repo.config.edit() as config:
+            store = {"url": f"s3://{bucket}/x", "version_aware": True, "endpointurl": s3_server}
+            config["remote"]["store"], config["core"]["remote"] = store, "store"
+        repo.add(str(folder / "data"))
+        assert repo.push() == 2
+    git("add", ".", cwd=folder)
+    git("commit", "--quiet", "-m", "data", cwd=folder)
+    shutil.rmtree(folder / ".dvc" / "cache")
+    shutil.rmtree(tmp_path / "site", ignore_errors=True)
+    assert "DVC reads no name with # or ? from it: rename the file" in refused_take(folder, path="data")

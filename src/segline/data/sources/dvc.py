@@ -188,9 +188,8 @@ def _fetch(system: Any, remote: _RemoteFile, files: Path, name: str, where: str)
             write_file(path, copy)
             return
         except FileNotFoundError:
-            raise SourceError(
-                f"{where}: {remote.path} is neither in DVC's cache nor in its remote; run `dvc push` where it was added"
-            ) from None
+            advice = _name_advice(remote.path) or "run `dvc push` where it was added"
+            raise SourceError(f"{where}: {remote.path} is neither in DVC's cache nor in its remote; {advice}") from None
         except SourceError:
             raise
         except Exception as error:  # the remotes of DVC raise whatever their libraries do
@@ -198,8 +197,21 @@ def _fetch(system: Any, remote: _RemoteFile, files: Path, name: str, where: str)
                 raise write_failed(path, OSError(error.errno, error.strerror)) from None
             _raise_if_refused(error, where)
             reason = one_line(error)
-    raise SourceError(
-        f"{where}: {remote.path} could not be fetched in {ATTEMPTS} attempts ({reason}); run the same command again"
+    advice = _name_advice(remote.path) or "run the same command again"
+    raise SourceError(f"{where}: {remote.path} could not be fetched in {ATTEMPTS} attempts ({reason}); {advice}")
+
+
+def _name_advice(name: str) -> str:
+    """Return what to do about a name that DVC cannot read from a version-aware remote; empty for any other.
+
+    DVC appends the version to the key as the query of a URL, of which ``#`` and ``?`` are signs (dvc-s3 3,
+    ``S3FileSystem.join_version``). It uploads such a file without a word.
+    """
+    if not set("#?") & set(name):
+        return ""
+    return (
+        "if the remote is version-aware, DVC reads no name with # or ? from it: rename the file and push it, or push "
+        "to a remote without version_aware and worktree"
     )
 
 

@@ -1,9 +1,9 @@
 """The pipeline: every stage from ingest to promote, made of :mod:`components`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class DeploymentConfig:
     Attributes:
         registry: The registry of the images, with their common path.
         tag: The tag of the images; never ``latest``, since the cache takes equal names for equal images.
+        digests: The digest of each image that is named by it in place of the tag.
         gpus: The number of GPUs of training in its own container; a trial uses ``train.gpus_per_worker`` of them.
         cpus: The cores of training, as request and as limit: Ray starts as many trials at once as fit in them.
         memory: The memory of training, such as ``32G``.
@@ -63,6 +64,7 @@ class DeploymentConfig:
 
     registry: str = "segline"
     tag: str = "0.2.0"
+    digests: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 0
     cpus: str = "8"
     memory: str = "32G"
@@ -110,8 +112,8 @@ class DeploymentConfig:
             raise ParamsError("the command line", faults)
 
     def image(self, name: str) -> str:
-        """Return the full name of an image, such as ``segline/train:0.2.0``."""
-        return f"{self.registry}/{name}:{self.tag}"
+        """Return the full name of an image, such as ``segline/train:0.2.0`` or ``segline/train@sha256:...``."""
+        return f"{self.registry}/{name}" + (f"@{self.digests[name]}" if name in self.digests else f":{self.tag}")
 
 
 # Longer than 40 lines: Kubeflow reads the inputs and their descriptions from one signature and its docstring.

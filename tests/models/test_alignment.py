@@ -13,7 +13,7 @@ from segline.models import MODELS
 CASES = [
     ("deeplab_v2", {}, 8),
     ("deeplab_v3", {}, 16),
-    ("deeplab_v3", {"output_stride": 8}, 8),
+    pytest.param("deeplab_v3", {"output_stride": 8}, 8, marks=pytest.mark.slow),
     ("spp", {}, 8),
     ("spp", {"output_stride": 32}, 32),
     ("drn_a_18", {}, 8),
@@ -63,7 +63,9 @@ def test_an_aligned_network_is_centred_and_the_other_looks_half_a_stride_to_one_
     torch.testing.assert_close(offset(other, around_the_middle(STRIDE)), shift, rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("options", [{}, {"output_stride": 8}, {"encoder": "xception71"}])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"output_stride": 8}, marks=pytest.mark.slow), {"encoder": "xception71"}]
+)
 def test_deeplab_v3plus_is_centred_where_it_is_aligned(options):
     """Otherwise it looks to one side by 1.5 px in its features of stride 4, and by more in the coarse ones."""
     aligned, other = (

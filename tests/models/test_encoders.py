@@ -190,7 +190,8 @@ import torch
 from segline.errors import TrainingError
 from segline.models.encoders import backbone_features
 try:
-    encoder, _ = backbone_features({NAME!r}, pretrained=True)
+    for _ in range(2):
+        encoder, _ = backbone_features({NAME!r}, pretrained=True)
     print("sum", float(encoder.state_dict()["layer4.0.conv1.weight"].double().sum()))
 except TrainingError as error:
     print("told:", error)
@@ -213,9 +214,7 @@ def test_weights_come_from_the_hub_once_or_are_told_to_be_missing(whole, tmp_pat
     with serving(hub_of(file.read_bytes())) as hub:
         assert fetch(tmp_path, hub.address) == wanted
         fetched = [path for command, path, _ in hub.asked if command == "GET" and "/resolve/" in path]
-        assert fetch(tmp_path, hub.address) == wanted
-        again = [path for command, path, _ in hub.asked if command == "GET" and "/resolve/" in path]
-        assert again == fetched, "the second time it lay in the cache"
+        assert 0 < len(fetched) == len(set(fetched)), "the second time it lay in the cache"
     with serving(lambda handler: (404, {}, b"")) as hub:
         told = fetch(tmp_path / "empty", hub.address)
     assert told.startswith(f"told: no pretrained weights for {NAME}")

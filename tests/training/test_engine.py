@@ -417,8 +417,13 @@ def test_a_last_batch_of_one_trains(splits, tmp_path, model, options):
     assert math.isfinite(record.train_loss)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("loss", LOSSES)
+LEARNING = [(loss, "fp32") for loss in LOSSES]
+LEARNING += [
+    pytest.param(loss, "bf16", marks=() if loss in ("cross_entropy", "dice") else pytest.mark.slow) for loss in LOSSES
+]
+
+
+@pytest.mark.parametrize(("loss", "precision"), LEARNING)
 def test_it_learns_an_easy_problem(splits, edge_network, tmp_path, loss, precision):
     # The boundary loss alone, without the term it is added to, depends on luck when images move.
     augment = STILL if loss == "boundary" else MOVING

@@ -68,6 +68,7 @@ def test_what_nobody_renews_lapses_once_after_all_looks(place, bucket, s3, capsy
 
 def test_what_is_renewed_does_not_lapse_until_that_ends(place, monkeypatch):
     monkeypatch.setattr(lease, "LOOK_S", 0.1)  # longer than a renewal waits for its turn on a busy machine
+    monkeypatch.setattr(lease, "MAX_UNCHANGED_LOOKS", 10)
     lapsed = threading.Event()
     with watchdog(place, lapsed.set):
         with heartbeat(place):

@@ -6,7 +6,7 @@ LOCK   := requirements/dev.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all test-cluster fuzz check format lock base images kfp-local clean
+.PHONY: help setup repro test test-all test-cluster fuzz check format lock base images push kfp-local clean
 
 ENGINE ?= docker
 BASE   ?= docker.io/library/python:3.11-slim-bookworm
@@ -80,6 +80,12 @@ images: ## the images segline/data, segline/train and segline/mlflow; BASE=segli
 	  $(ENGINE) build --quiet --network host --target $$image --build-arg BASE=$(BASE) --build-arg COMMIT=$(COMMIT) \
 	    --build-arg VERSION=$(VERSION) --tag segline/$$image:$(TAG) --file components/images/Dockerfile . || exit; done
 	$(ENGINE) images --filter reference='segline/*:$(TAG)' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+
+push: setup ## push the images and attach their bills of materials; REGISTRY=registry.example.org/segline TAG=0.2.0
+	@test -n "$(REGISTRY)" || { echo "make: push needs REGISTRY=<registry with the path of the images>"; exit 1; }
+	for image in data train mlflow; do \
+	  $(ENGINE) tag segline/$$image:$(TAG) $(REGISTRY)/$$image:$(TAG) && $(ENGINE) push --quiet $(REGISTRY)/$$image:$(TAG) || exit; done
+	python -m pipelines sbom --registry $(REGISTRY) --tag $(TAG) --engine $(ENGINE)
 
 kfp-local: setup images ## the whole pipeline in local containers, from building the images to a promoted model
 	python -m pipelines run --local --tag $(TAG)

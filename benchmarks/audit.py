@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ from rich.table import Table
 from segline.artifacts.dataset import read_dataset_info
 from segline.cli import main as segline
 from segline.data.boxes import Box
+from segline.files.packs import Packs
+from segline.files.trees import Folder
 from segline.progress import log
 from streets import write_streets
 
@@ -102,19 +105,20 @@ def run_line(seed: int) -> None:
 
 def find_missing(seed: int) -> list[Missing]:
     """Return the missing objects of all images in a split, by comparison with the complete labels."""
-    incomplete, complete = Path("data/ingest/files"), Path("whole")
-    write_streets(complete, **STREETS | {"missing_label_share": 0.0}, seed=seed, workers=os.cpu_count() or 1)
+    incomplete, complete = Packs(Path("data/ingest/files")), Folder(Path("whole"))
+    write_streets(complete.root, **STREETS | {"missing_label_share": 0.0}, seed=seed, workers=os.cpu_count() or 1)
     side = read_dataset_info(Path("data/label")).side
     index = {name: pd.read_csv(f"data/label/{name}/index.csv", dtype={"key": str}) for name in SPLITS}
     crops = {row.key: (name, row) for name, rows in index.items() for row in rows.itertuples()}
     missing = []
-    for entry in pd.read_csv(incomplete / "missing_labels.csv").itertuples():
+    for entry in pd.read_csv(BytesIO(incomplete.read("missing_labels.csv"))).itertuples():
         key = Path(entry.image).stem
         if key not in crops:
             log(f"{key} is in no split")
             continue
         labels = [
-            np.asarray(Image.open(root / f"train_label/{key}_instanceIds.png")) for root in (incomplete, complete)
+            np.asarray(Image.open(BytesIO(tree.read(f"train_label/{key}_instanceIds.png"))))
+            for tree in (incomplete, complete)
         ]
         mask = labels[0] != labels[1]
         assert np.count_nonzero(mask) == entry.pixels

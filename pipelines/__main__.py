@@ -130,7 +130,7 @@ def _section_text(section: dict[str, Any]) -> str:
 
 def _compile(arguments: argparse.Namespace) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    compile_to(arguments.out, _deployment(arguments))
+    compile_to(arguments.out, _with_digests(arguments, _deployment(arguments)))
     print(f"pipelines: wrote {arguments.out}")
 
 
@@ -181,8 +181,30 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _package(arguments: argparse.Namespace, folder: Path, *, caching: bool = True) -> Path:
     package = folder / "segline.yaml"
-    compile_to(package, replace(_run_deployment(arguments), caching=caching))
+    compile_to(package, replace(_with_digests(arguments, _run_deployment(arguments)), caching=caching))
     return package
+
+
+def _with_digests(arguments: argparse.Namespace, config: DeploymentConfig) -> DeploymentConfig:
+    """Return a deployment whose images are named by digest, if the command line says so, and print the names."""
+    if not arguments.digest:
+        return config
+    from pipelines.registry import find_digest
+
+    digests = {name: find_digest(f"{config.registry}/{name}", config.tag) for name in ("data", "train")}
+    found = replace(config, digests=digests)
+    for name in digests:
+        print(f"pipelines: {config.image(name)} is {found.image(name)}")
+    return found
+
+
+def _attach_bills(arguments: argparse.Namespace) -> None:
+    from pipelines.bill import attach_bill
+
+    for name in ("data", "train", "mlflow"):
+        image = f"{arguments.registry}/{name}"
+        digest = attach_bill(image, arguments.tag, arguments.engine)
+        print(f"pipelines: {image}:{arguments.tag} has its bill of materials, {image}@{digest}")
 
 
 def _service(arguments: argparse.Namespace) -> "Service":
@@ -198,7 +220,14 @@ def _service(arguments: argparse.Namespace) -> "Service":
     return service
 
 
-COMMANDS = {"compile": _compile, "run": _run, "schedule": _schedule, "unschedule": _unschedule, "list": _list}
+COMMANDS = {
+    "compile": _compile,
+    "run": _run,
+    "schedule": _schedule,
+    "unschedule": _unschedule,
+    "list": _list,
+    "sbom": _attach_bills,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

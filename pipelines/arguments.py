@@ -33,6 +33,7 @@ ONLY_KUBEFLOW = (
     "rayjob",
     "spot",
     "when_changed",
+    "digest",
     *RESOURCES,
     *KUEUE,
 )
@@ -53,6 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_schedule(commands)
     unscheduling = _add_command(commands, "unschedule", "end a schedule")
     listing = _add_command(commands, "list", "list the schedules and the last runs")
+    bill = _add_command(commands, "sbom", "attach the bills of materials that the images hold to them in the registry")
+    _add_images(bill, required=True)
+    _add_option(bill, "--engine", "program that runs the images: docker or podman", default="docker")
     for parser_ in (unscheduling, listing):
         _add_endpoint(parser_)
     _add_name(unscheduling, "schedule")
@@ -88,10 +92,24 @@ def check_options(arguments: argparse.Namespace) -> None:
         faults += _unused(arguments, tuple(KUEUE), "a training in its own pod", "or use --rayjob")
     if "rayjob" in arguments and arguments.rayjob and arguments.priority and not arguments.queue:
         faults.append("--priority: has no effect without a queue; leave it out, or use --queue")
+    by_digest = arguments.command == "sbom" or getattr(arguments, "digest", False)
+    if by_digest and not getattr(arguments, "local", False):
+        faults += _host_faults(arguments.registry or DEFAULT.registry)
     if faults:
         raise ParamsError("the command line", faults)
     if arguments.command == "schedule":
         check_cron(arguments.cron)
+
+
+def _host_faults(registry: str) -> list[str]:
+    """Return a fault unless a registry's name begins with a host, as Docker tells it from a folder of Docker Hub."""
+    host, slash, _ = registry.partition("/")
+    if slash and (host == "localhost" or "." in host or ":" in host):
+        return []
+    return [
+        f"--registry: got {registry!r}, which names no server that could be asked for a digest, expected one such as "
+        "registry.example.org/segline; images that were copied to the nodes have only tags"
+    ]
 
 
 def _unused(arguments: argparse.Namespace, names: tuple[str, ...], other: str, hint: str) -> list[str]:
@@ -104,6 +122,7 @@ def _add_compile(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = _add_command(commands, "compile", "write the pipeline's definition as YAML")
     _add_option(parser, "--out", "file to write", type=Path, default=Path("segline.yaml"), metavar="FILE")
     _add_images(parser)
+    _add_digest(parser)
     _add_resources(parser)
     _add_when_changed(parser)
 
@@ -124,6 +143,7 @@ def _add_run(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_account(remote)
     _add_parameters(parser)
     _add_images(parser, condition="; required with --endpoint")
+    _add_digest(remote)
     _add_resources(remote)
     _add_when_changed(remote)
 
@@ -136,6 +156,7 @@ def _add_schedule(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_account(parser)
     _add_parameters(parser)
     _add_images(parser, required=True)
+    _add_digest(parser)
     _add_resources(parser)
     _add_when_changed(parser)
 
@@ -169,6 +190,12 @@ def _add_images(parser: argparse.ArgumentParser, *, required: bool = False, cond
     for name, about in (("registry", "registry of the images, with their common path"), ("tag", "tag of the images")):
         default = "" if required else f"{condition} (default: {getattr(DEFAULT, name)})"
         parser.add_argument(f"--{name}", required=required, help=about + default)
+
+
+def _add_digest(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--digest", action="store_true", help="name the images by the digests that the registry has for the tag now"
+    )
 
 
 def _add_resources(parser: argparse._ActionsContainer) -> None:

@@ -110,7 +110,7 @@ def main(words: list[str] | None = None) -> int:
         return ParamsError.exit_code
     arguments = _parser().parse_args(words)
     try:
-        if arguments.command in STAGES and os.environ.get("SEGLINE_RETRIES"):
+        if arguments.command in (*STAGES, "changed") and os.environ.get("SEGLINE_RETRIES"):
             code: int = import_module("segline.platforms.attempts").run(arguments.command, words or sys.argv[1:])
             return code
         arguments.run(arguments)

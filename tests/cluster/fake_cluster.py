@@ -66,6 +66,7 @@ class FakeCluster:
     def _act(self, plural, entry, namespace):
         name = entry["metadata"]["name"]
         if plural == "namespaces":
+            entry["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
             self.add("serviceaccounts", {"metadata": {"name": "default"}}, name)
         elif plural == "resourcequotas":
             entry["status"] = {"hard": entry["spec"]["hard"], "used": {"pods": "0"}}

@@ -117,7 +117,8 @@ def make_secrets():
 
 
 def make_namespace(cluster, name, labels=None):
-    """Make a namespace that is deleted at the end, and wait until pods can be made in it."""
+    """Make a namespace anew that is deleted at the end, and wait until pods can be made in it."""
+    cluster.delete("namespace", f"--selector={MADE}=true,kubernetes.io/metadata.name={name}")
     document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     cluster.run("create", "--filename=-", given=yaml.safe_dump(document))
     pairs = {MADE: "true", **(labels or {})}

@@ -1,11 +1,13 @@
 """A cluster by way of kubectl: requests, waits that say what they saw last, and a report of what is in a namespace."""
 
 import json
+import os
 import re
 import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryFile
 
 import pytest
 import yaml
@@ -167,16 +169,26 @@ class Cluster:
     def forward(self, target, port, namespace):
         """Forward a free port of this machine to a service, and yield its address."""
         words = [self.kubectl, "port-forward", target, *_in(namespace), "--address=127.0.0.1", f":{port}"]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            line = process.stdout.readline()
-            found = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
-            if not found:
-                raise Refused(f"{' '.join(words)}: {(line + process.stdout.read()).strip()}")
-            yield f"http://127.0.0.1:{found[1]}"
-        finally:
-            process.terminate()
-            process.communicate()
+        # A file, since kubectl prints a line for each connection, and would stop at a pipe that nobody reads.
+        with TemporaryFile() as said:
+            process = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT)
+            try:
+                yield f"http://127.0.0.1:{self._forwarded_port(process, said, words)}"
+            finally:
+                process.terminate()
+                process.wait()
+
+    def _forwarded_port(self, process, said, words):
+        """Wait for the port that a process of ``kubectl port-forward`` says that it forwards."""
+
+        def look():
+            text = os.pread(said.fileno(), 10_000, 0).decode(errors="replace").strip()
+            found = re.search(r"Forwarding from 127\.0\.0\.1:(\d+)", text)
+            if not found and process.poll() is not None:
+                pytest.fail(f"{' '.join(words)}: {text}", pytrace=False)
+            return found and found[1], text
+
+        return self.wait(" ".join(words), look, "api")
 
 
 def _in(namespace):

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from installing import ROOT
+from kubectl import Refused
 
 STAGES = ("ingest", "validate", "label", "train", "evaluate", "ensemble", "promote")
 EXIT_HANDLER = "outcome"
@@ -67,11 +68,18 @@ class Kubeflow:
         return found[1]
 
     def ask(self, path, method="GET"):
-        """Send a request to the API, and return the answer."""
+        """Send a request to the API, and return the answer.
+
+        Raises:
+            Refused: It is refused, or there is no answer; whoever waits asks again.
+        """
         headers = {"Authorization": f"Bearer {self.token.read_text(encoding='utf-8').strip()}"}
         request = urllib.request.Request(f"{self.address}{API}/{path}", method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"{}")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read() or b"{}")
+        except OSError as error:
+            raise Refused(f"{method} {request.full_url}: {error}") from None
 
     def end(self, run):
         """Wait until a run has ended, and return its state."""

@@ -143,7 +143,12 @@ def test_only_pods_of_ray_reach_pods_of_ray(cluster, enforced, installation, con
 @pytest.fixture(scope="module")
 def kubeflow(cluster):
     """What of Kubeflow is there, as ``host:port``."""
-    found = [f"{name}.kubeflow.svc:{port}" for name, port in KUBEFLOW if cluster.get("service", name, "kubeflow")]
+    services = [(cluster.get("service", name, "kubeflow"), port) for name, port in KUBEFLOW]
+    found = [
+        f"{service['metadata']['name']}.kubeflow.svc:{port}"
+        for service, port in services
+        if service and port in [entry["port"] for entry in service["spec"]["ports"]]
+    ]
     if not found:
         pytest.skip("Kubeflow Pipelines is not installed: the namespace kubeflow has no service ml-pipeline")
     return found

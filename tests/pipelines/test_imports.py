@@ -15,6 +15,7 @@ ALLOWED = {
         "kfp",
         "kfp_server_api",
         "pipelines",
+        "requests",
         "segline",
         "segline.errors",
         "segline.config.loader",

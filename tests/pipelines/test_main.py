@@ -34,6 +34,7 @@ KUBEFLOW_OPTIONS = (
     "--priority high",
     "--spot",
     "--when-changed",
+    "--digest",
 )
 DOCUMENTED = [words for file in ("README.md", "docs/kubernetes.md") for words in commands(file, "python -m pipelines")]
 

@@ -9,7 +9,7 @@ from servers import serving
 from segline.cli import main
 from segline.config.params import Params
 from segline.config.sections import Train
-from segline.platforms import changed
+from segline.platforms import attempts, changed
 from segline.tracking import lines, registry
 from segline.tracking.client import Experiment
 from segline.tracking.registry import Version
@@ -215,3 +215,12 @@ def test_a_line_that_was_not_judged_has_not_succeeded(schedule, webhook, trackin
     schedule()
     end("run-1", "RUNNING", tracking_uri, monkeypatch, address)
     assert bodies[0]["state"] != "SUCCEEDED"
+
+
+def test_in_a_pod_the_question_is_asked_again_where_mlflow_is_away_for_a_moment(data, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setenv("SEGLINE_RETRIES", "3")
+    monkeypatch.setattr(attempts, "run", lambda command, words: tried.append((command, words)) or 0)
+    words = ["changed", "--params", PARAMS, "--validation", str(data[0]), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert tried == [("changed", words)]

@@ -35,7 +35,8 @@ class Artifact:
         metadata: The function that returns the artifact's metadata, given its folder.
         metrics: The function that returns the artifact's metrics, given its folder.
         page: The HTML page for people, below the folder; empty for none.
-        only: The files that the mark covers, where others beside them have checksums elsewhere; empty for all files.
+        only: The files that the mark covers as far as they are there, where others beside them have checksums
+            elsewhere; empty for all files.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Artifact:
 
     def write_mark(self, folder: Path) -> None:
         """Write the mark of a folder: the number of the format, and the size and CRC-32 of every file in it."""
-        names = list(self.only) or mark.list_files(folder)
+        names = self._covered(folder)
         paths = [folder / name for name in names]
         sums = zip(names, paths, mark.crc_of_each(paths, shown=f"summing {self.name}"), strict=True)
         files = {name: (path.stat().st_size, crc) for name, path, crc in sums}
@@ -115,7 +116,7 @@ class Artifact:
             return folders is None or not slash or parent in folders
 
         expected = {name: sums for name, sums in self.check_format(folder).files.items() if concerns(name)}
-        present = self.only or mark.list_files(folder)
+        present = self._covered(folder)
         if foreign := [name for name in present if concerns(name) and name not in expected]:
             raise StageError(
                 f"{folder / foreign[0]} is not from `segline {self.stage}`; move it away, or {self._again}"
@@ -128,6 +129,10 @@ class Artifact:
                 self._check_crc(path, crc, expected[path.relative_to(folder).as_posix()][1])
         except OSError as error:
             raise StageError(f"{error.filename} cannot be read ({error.strerror}); {self._again}") from None
+
+    def _covered(self, folder: Path) -> list[str]:
+        """Return the names of the files in a folder that its mark is to cover."""
+        return [name for name in self.only if (folder / name).is_file()] if self.only else mark.list_files(folder)
 
     @property
     def _again(self) -> str:

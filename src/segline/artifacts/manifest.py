@@ -11,6 +11,7 @@ from segline.artifacts.artifact import Artifact, Record
 from segline.config import tables
 from segline.errors import StageError, shown
 from segline.files.atomic import write_file
+from segline.files.packs import INDEX
 from segline.redaction import redact
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ FILE = "manifest.parquet"
 PREFIX = "segline."
 """The start of the names in the file's metadata."""
 FILES = "files"
-"""The folder beside the manifest for files that cannot be read in place."""
+"""The folder beside the manifest with the packs of files that cannot be read in place."""
 CHECKSUMS = "checksums.parquet"
 """The checksums of the last run, so that ingest reads only files that changed."""
 COLUMNS = {
@@ -50,8 +51,8 @@ class Origin:
         layout: The layout's name in ``LAYOUTS``.
         options: The layout's options, as JSON text.
         legend: The text of the layout's file of classes; empty for a layout that has none.
-        root: The root of the rows' paths: a folder, an ``s3://`` prefix, or empty for the folder ``files`` beside the
-            manifest, which keeps files that cannot be read in place.
+        root: The root of the rows' paths: a folder, an ``s3://`` prefix, or empty for the packs in the folder
+            ``files`` beside the manifest, which keep files that cannot be read in place.
         revision: The data's revision in version control (``git:...``, ``dvc:...``); empty when they are in none.
     """
 
@@ -173,7 +174,7 @@ def _metadata(folder: Path) -> Record:
 MANIFEST = Artifact(
     name="manifest",
     stage="ingest",
-    format=2,
+    format=3,
     code=(
         "segline.artifacts.manifest",
         "segline.classes",
@@ -185,5 +186,5 @@ MANIFEST = Artifact(
         "streets",
     ),
     metadata=_metadata,
-    only=(FILE,),
+    only=(FILE, f"{FILES}/{INDEX}"),
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segline.artifacts.manifest import FILES, Manifest, Origin
 from segline.data.layouts import LAYOUTS, LabelSpec, Layout
+from segline.files.packs import Packs
 from segline.files.s3 import SCHEME, Bucket
 from segline.files.trees import Checked, Folder, Tree
 
@@ -30,7 +31,7 @@ def open_tree(root: str, manifest_dir: Path) -> Tree:
         manifest_dir: The folder that ingest wrote.
     """
     if not root:
-        return Folder(manifest_dir / FILES)
+        return Packs(manifest_dir / FILES)
     return Bucket(root) if root.startswith(SCHEME) else Folder(Path(root))
 
 

@@ -128,10 +128,10 @@ def _line_end(tracking_uri: str, run: str) -> tuple[str, bool] | None:
     """Return why a run with ``--when-changed`` trained or did not, and whether it did all of it; None if not known."""
     from segline.tracking import lines
 
-    try:
-        return lines.line_end(tracking_uri, run)
-    except SeglineError:  # The attempt to tag the runs reports it.
-        return None
+    found: list[tuple[str, bool] | None] = []
+    # The attempt to tag the runs reports an MLflow that cannot be reached.
+    _attempt("", lambda: found.append(lines.line_end(tracking_uri, run)))
+    return found[0] if found else None
 
 
 def _status_of_line(status: str, line: tuple[str, bool] | None) -> str:

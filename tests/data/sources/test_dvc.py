@@ -11,10 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from servers import git, git_over_http, serving
+from raw_s3 import raw_s3
+from servers import Refuse, git, git_over_http, serving
 
+from segline.data.sources import dvc
 from segline.errors import SourceError
-from segline.files import retry
+from segline.files import pack_writer, retry
+from segline.files.packs import Packs
 
 # DVC's own, of a library of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
@@ -84,7 +87,7 @@ def refused_take(refused):
 
 
 def stamps(tree):
-    return {path: (file.stamp, (tree.root / path).stat().st_ino) for path, file in tree.files.items()}
+    return {path: file.stamp for path, file in tree.files.items()}
 
 
 @pytest.mark.parametrize(
@@ -197,25 +200,75 @@ def test_what_is_there_is_not_fetched_again(repository, take, monkeypatch):
     assert stamps(take(repository, "v1").tree) == before
 
 
-def test_what_is_missing_or_damaged_is_fetched_again(repository, take, holds, files):
-    tree = take(repository, "v1").tree
-    before = stamps(tree)
-    (files / "a b" / "c d.txt").unlink()
-    (files / "ü" / "日本.txt").write_bytes(b"damaged")
-    (files / ".keep.txt.123.tmp").write_bytes(b"torn by a kill")
-    again = take(repository, "v1").tree
-    assert holds(again) == OLD
-    assert stamps(again)["keep.txt"] == before["keep.txt"]
-    assert [path.name for path in files.iterdir() if path.name.endswith(".tmp")] == []
+@pytest.fixture
+def fetched(monkeypatch):
+    """The names of the files that are fetched, in the order of their names."""
+    names = []
+    fetch = dvc._fetch
+
+    def record(system, where, remote, path):
+        names.append(remote.path.removeprefix("/sets/data/"))
+        fetch(system, where, remote, path)
+
+    monkeypatch.setattr(dvc, "_fetch", record)
+    return lambda: sorted(names)
 
 
-def test_another_revision_changes_what_differs_alone(repository, take, holds, files):
-    before = stamps(take(repository, "v1").tree)
-    tree = take(repository, "v2").tree
-    assert holds(tree) == NEW
-    assert stamps(tree)["keep.txt"] == before["keep.txt"]
-    assert not (files / "ü").exists()
+@pytest.mark.parametrize("damage", ["a byte", "the end", "the index", "the pack"])
+def test_what_is_missing_or_damaged_is_fetched_again(repository, take, holds, files, fetched, damage):
+    take(repository, "v1")
+    before, packs = fetched(), {path.name: path.read_bytes() for path in files.iterdir()}
+    pack, index = files / "00000.tar", files / "index.json"
+    if damage == "a byte":
+        content = bytearray(pack.read_bytes())
+        content[json.loads(index.read_text())["files"]["keep.txt"][1]] ^= 1
+        pack.write_bytes(content)
+    elif damage == "the end":
+        pack.write_bytes(pack.read_bytes()[:-1])
+    else:
+        (pack if damage == "the pack" else index).unlink()
     assert holds(take(repository, "v1").tree) == OLD
+    assert fetched() == sorted([*before, *(["keep.txt"] if damage == "a byte" else before)])
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == packs
+
+
+def test_another_revision_fetches_what_differs_alone(repository, take, holds, fetched):
+    take(repository, "v1")
+    assert fetched() == sorted(OLD)
+    assert holds(take(repository, "v2").tree) == NEW
+    assert fetched() == sorted([*OLD, *(NEW.keys() - {"keep.txt"})])
+    assert holds(take(repository, "v1").tree) == OLD
+
+
+def test_a_run_that_was_interrupted_goes_on_behind_its_last_pack(repository, take, holds, files, fetched, monkeypatch):
+    take(repository, "v1")
+    expected = {path.name: path.read_bytes() for path in files.iterdir()}
+    assert [name for name in expected if name.endswith(".tar")] == ["00000.tar"]
+    shutil.rmtree(files)
+    monkeypatch.setattr(pack_writer, "PACK_BYTES", 100_000)
+    take(repository, "v1")
+    expected = {path.name: path.read_bytes() for path in files.iterdir()}
+    assert sum(name.endswith(".tar") for name in expected) == 2  # one is closed by keep.txt
+    shutil.rmtree(files)
+    before = fetched()
+    add = pack_writer.PackWriter.add
+
+    def stop(packs, path, *rest):
+        if path > "keep.txt":
+            raise KeyboardInterrupt
+        add(packs, path, *rest)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(pack_writer.PackWriter, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            take(repository, "v1")
+    assert not files.exists()
+    monkeypatch.setattr(dvc, "AHEAD", 1)
+    interrupted = fetched()
+    assert holds(take(repository, "v1").tree) == OLD
+    assert len(fetched()) == len(interrupted) + 2  # "was a file" and "ü/日本.txt"
+    assert before
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == expected
 
 
 def test_the_manifest_of_other_files_does_not_stand(repository, take, files):
@@ -228,9 +281,9 @@ def test_the_manifest_of_other_files_does_not_stand(repository, take, files):
     assert not manifest.exists()
 
 
-@pytest.mark.parametrize("changed", ["keep.txt", "of another revision", ".segline"])
+@pytest.mark.parametrize("changed", ["00000.tar", "index.json", ".segline"])
 def test_the_manifest_goes_before_the_first_file_changes(repository, take, files, monkeypatch, changed):
-    """A file is fetched again, removed, or all of another origin are."""
+    """A file is damaged, or all are of another origin."""
     manifest = files.parent / "manifest.parquet"
     take(repository, "v1")
     manifest.touch()
@@ -241,7 +294,7 @@ def test_the_manifest_goes_before_the_first_file_changes(repository, take, files
         change = getattr(owner, name)
 
         def watched(*paths, **settings):
-            inside = [path for path in paths if Path(path).is_relative_to(files) and Path(path).suffix != ".tmp"]
+            inside = [path for path in paths if Path(path).is_relative_to(files)]
             assert not inside or not manifest.exists()
             touched.extend(inside)
             return change(*paths, **settings)
@@ -295,7 +348,7 @@ def test_data_that_are_damaged_in_the_cache_are_one_line(repository, refused_tak
             path.chmod(0o644)
             path.write_bytes(b"twu")
     assert "is damaged" in refused_take(repository)
-    assert not (files / "a b" / "c d.txt").exists()
+    assert not files.exists()
 
 
 def test_without_dvc_it_says_what_to_install(repository, refused_take, monkeypatch):
@@ -320,12 +373,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(repository, take, files
     [line] = done.stderr.splitlines()
     assert done.returncode == 3
     assert "cannot be written (File too large)" in line
-    assert {path.name for path in files.rglob("*") if path.is_file()} <= {
-        ".segline",
-        "c d.txt",
-        "x.txt",
-        "now a folder",
-    }
+    assert not files.exists()
+    assert not list(files.parent.rglob("*.tar"))
     assert holds(take(repository).tree) == NEW
 
 
@@ -334,7 +383,40 @@ def test_the_parameters_of_the_line_are_enough(repository, files):
 
     params = {"ingest": {"source": f"dvc://{repository}", "dvc": {"path": "sets/data", "revision": "v1"}}}
     assert main(["ingest", "--params", json.dumps(params), "--out", str(files.parent)]) == 4  # it is no wad
-    assert Path(files / "keep.txt").is_file()
+    assert "keep.txt" in Packs(files).files
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    """A function: DVC's own file system of a remote on the S3 server that gives such an answer."""
+    import fsspec.config
+    from dvc_s3 import S3FileSystem
+
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    monkeypatch.setattr("fsspec.config.apply_config.__defaults__", (fsspec.config.conf,))
+
+    def open_remote(server):
+        keys = {"access_key_id": "a", "secret_access_key": "b", "region": "us-east-1"}
+        return S3FileSystem(endpointurl=server.address, **keys).fs
+
+    return open_remote
+
+
+def test_the_requester_pays_for_a_dvc_remote_too(remote, monkeypatch):
+    with serving(raw_s3({"data/a": b"one"})) as server:
+        monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+        dvc._let_requester_pay()
+        assert remote(server).cat_file("b/data/a") == b"one"
+        assert server.headers["x-amz-request-payer"] == "requester"
+
+
+def test_a_refusal_of_a_dvc_remote_is_told_with_what_to_set(remote):
+    with serving(raw_s3({})) as server:
+        server.faults = [Refuse(403, "AccessDenied")] * 9
+        with pytest.raises(PermissionError) as refused:
+            remote(server).cat_file("b/data/a")
+    with pytest.raises(SourceError, match=r"the DVC remote: access denied .* set AWS_REQUEST_PAYER=requester"):
+        dvc._raise_if_refused(refused.value, "dvc://x")
 
 
 @pytest.mark.parametrize("name", ["a#1.txt", "a?1.txt"])

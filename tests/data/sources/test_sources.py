@@ -10,6 +10,7 @@ import pytest
 from segline.data.pairs import open_tree
 from segline.data.sources import SOURCES
 from segline.errors import StageError
+from segline.files.packs import Packs
 from segline.files.s3 import Bucket
 from segline.files.trees import Folder
 
@@ -28,7 +29,7 @@ def test_a_tree_is_found_again_by_its_root(tmp_path, root, kind):
     tree = open_tree(root, tmp_path)
     assert isinstance(tree, kind)
     assert tree.where == root
-    assert open_tree("", tmp_path) == Folder(tmp_path / "files")
+    assert open_tree("", tmp_path) == Packs(tmp_path / "files")
 
 
 def test_what_a_source_does_not_need_is_not_loaded():
@@ -136,7 +137,7 @@ def test_what_was_kept_goes_when_the_source_is_read_in_place(opening, refused, f
     refused(tmp_path / "missing")
     assert files.is_dir()
     opening(tmp_path / "source")
-    assert [path.name for path in files.parent.iterdir()] == []
+    assert [path.name for path in files.parent.iterdir()] == [".files.lock"]
     for name in ("files", "files.partial", "files.download"):
         files.with_name(name).mkdir()
         (files.with_name(name) / "mine").touch()
@@ -146,11 +147,24 @@ def test_what_was_kept_goes_when_the_source_is_read_in_place(opening, refused, f
     assert (files.parent / "manifest.parquet").is_file()
 
 
-@pytest.mark.parametrize("below", ["", "train_color"])
-def test_what_was_kept_may_itself_be_the_source(opening, files, below):
+@pytest.mark.parametrize("source", [".", "mine"])
+def test_a_source_in_the_folder_of_packs_is_not_removed(opening, files, source):
     opening("synthetic:", synthetic=SCENES)
-    assert all((files / below / path).is_file() for path in opening(files / below).tree.files)
-    assert files.is_dir()
+    (files / "mine").mkdir()
+    (files / "mine/a.jpg").touch()
+    assert all((files / source / path).is_file() for path in opening(files / source).tree.files)
+    assert (files / "mine/a.jpg").is_file()
+
+
+def test_the_single_files_of_an_earlier_version_are_replaced(opening, files):
+    files.mkdir(parents=True)
+    (files / ".segline").write_text("synthetic: of 0.2.0", encoding="utf-8")
+    (files / "a.jpg").touch()
+    (files.parent / "manifest.parquet").touch()
+    tree = opening("synthetic:", synthetic=SCENES).tree
+    assert "a.jpg" not in tree.files
+    assert sorted(path.name for path in files.iterdir()) == [".segline", "00000.tar", "index.json"]
+    assert not (files.parent / "manifest.parquet").exists()
 
 
 def test_scenes_of_another_recipe_do_not_leave_the_manifest(opening, files):

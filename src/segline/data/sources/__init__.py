@@ -1,9 +1,9 @@
 """Sources of data: :func:`open_source` makes a source readable.
 
 ``SOURCES`` maps the beginning of ``ingest.source`` to the function that opens it; a source without a scheme is a path
-of this machine. A folder or a bucket is read in place. The files of any other source are copied into the folder
-``files`` beside the manifest of ingest (see :mod:`segline.data.sources.staging`). Later stages open the same files
-with :func:`segline.files.transfer.open_tree`.
+of this machine. A folder or a bucket is read in place. The files of any other source are copied into packs in the
+folder ``files`` beside the manifest of ingest (see :mod:`segline.data.sources.staging`). Later stages open the same
+files with :func:`segline.data.pairs.open_tree`.
 """
 
 import os.path

@@ -1,7 +1,7 @@
-"""Archives: zip and tar, plain or compressed. They are unpacked into ``files`` atomically.
+"""Archives: zip and tar, plain or compressed. They are unpacked into the packs of ``files`` atomically.
 
-All members are checked before the first is unpacked. Only files are written, under names that stay below the folder; a
-link becomes a copy of its target. Hidden members are left out. If all members are in a single folder, that folder is
+All members are checked before the first is unpacked. Only files are taken, under names that stay below the folder; a
+link stands for its target. Hidden members are left out. If all members are in a single folder, that folder is
 the root. Of members with the same name, the last one of a tar counts, because files may be appended to a tar; in a zip
 they are an error. What an archive may hold is limited by its own size: see :mod:`segline.data.sources.members`.
 """
@@ -15,14 +15,15 @@ from pathlib import Path
 from struct import error as StructError
 
 from segline.config.sections import Ingest
-from segline.data.sources.members import CHUNK_BYTES, Member, TooBigError, check_sum, limit_bytes, open_members
+from segline.data.sources.members import Member, TooBigError, check_sum, limit_bytes, open_members
 from segline.data.sources.resolved import ResolvedSource
-from segline.data.sources.staging import check_free_space, delete_manifest, staged_origin, write_failed
+from segline.data.sources.staging import check_free_space, delete_manifest, mark_of, staged_origin, write_failed
 from segline.errors import SourceError, one_line
 from segline.files.atomic import MARK, write_text, writing
 from segline.files.hashing import file_hash
+from segline.files.pack_writer import PackWriter, packing
+from segline.files.packs import Packs
 from segline.files.paths import name_problem
-from segline.files.trees import Folder
 from segline.progress import progress_bar
 
 MAX_LINKS = 40
@@ -49,7 +50,7 @@ def open_archive(settings: Ingest, files: Path) -> ResolvedSource:
     if not staged_origin(files).startswith(f"{mark_prefix(digest)}\n"):
         mark = f"{mark_prefix(digest)}\n"
         unpack(archive, settings.source, files, mark, max_ratio=settings.max_unpack_ratio)
-    return ResolvedSource(Folder(files), root="", revision=f"sha256:{digest}")
+    return ResolvedSource(Packs(files), root="", revision=f"sha256:{digest}")
 
 
 def mark_prefix(digest: str) -> str:
@@ -96,11 +97,13 @@ def unpack(archive: Path, source: str, files: Path, mark: str, *, max_ratio: int
         limit = limit_bytes(archive, max_ratio)
         with open_members(archive, limit) as members, writing(files) as work:
             try:
-                _write(_select(members, source, files, limit), work)
+                selected = _select(members, source, files, limit)
+                with packing(work) as packs:
+                    _write(selected, packs)
             except BaseException:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
-            write_text(work / MARK, mark)
+            write_text(work / MARK, mark_of(mark))
             delete_manifest(files)
     except TooBigError as error:
         raise SourceError(
@@ -190,28 +193,22 @@ def _resolve_link(member: Member, by_name: dict[str, Member]) -> Member:
     return member
 
 
-def _write(members: dict[tuple[str, ...], Member], work: Path) -> None:
-    written: dict[int, Path] = {}
+def _write(members: dict[tuple[str, ...], Member], packs: PackWriter) -> None:
+    written: dict[int, str] = {}
     with progress_bar("unpacking", len(members)) as advance:
         for parts, member in members.items():
-            path = work.joinpath(*parts)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if id(member) in written:  # To read it again, a compressed tar would be read from its start.
-                shutil.copyfile(written[id(member)], path)
+            path = "/".join(parts)
+            if id(member) in written:
+                packs.add_copy(path, written[id(member)])
             else:
-                _write_file(member, path)
+                _write_file(path, member, packs)
                 written[id(member)] = path
             advance(1)
 
 
-def _write_file(member: Member, path: Path) -> None:
+def _write_file(path: str, member: Member, packs: PackWriter) -> None:
     """Write a member's content; more or fewer bytes than it declares are damage."""
-    count = 0
-    with member.read() as source, path.open("wb") as stream:
-        while chunk := source.read(min(CHUNK_BYTES, member.size - count + 1)):
-            count += len(chunk)
-            if count > member.size:
-                break
-            stream.write(chunk)
-    if count != member.size:
-        raise EOFError(f"{member.name!r} is said to have {member.size} bytes, and has other ones")
+    with member.read() as source:
+        packs.add(path, member.size, source)
+        if source.read(1):
+            raise EOFError(f"{member.name!r} has more than the {member.size} bytes that it is said to have")

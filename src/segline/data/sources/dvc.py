@@ -1,61 +1,142 @@
-"""``dvc://repository``: a folder of a DVC repository at a revision, copied file by file.
+"""``dvc://repository``: a folder of a DVC repository at a revision, copied into packs.
 
 The repository is a path of this machine or a git URL; ``ingest.dvc`` gives the folder and the revision. Files that
-have been copied already are not fetched again.
+have been copied already are not fetched again: those of another revision are taken from its packs, and a run that was
+interrupted continues behind the last pack that it finished.
 """
 
 import errno
-import filecmp
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 from urllib.parse import urlsplit
 
 from segline.config.sections import Ingest
 from segline.data.sources.resolved import ResolvedSource
-from segline.data.sources.staging import delete_manifest, prepare_staging, write_failed
+from segline.data.sources.staging import delete_manifest, mark_of, staged_origin, write_failed
 from segline.errors import SourceError, one_line
-from segline.files.atomic import write_file
+from segline.files.atomic import writing
 from segline.files.hashing import file_md5
-from segline.files.paths import safe_path
+from segline.files.pack_writer import packing
+from segline.files.packs import Packs
+from segline.files.paths import name_problem
 from segline.files.retry import ATTEMPTS, attempts
-from segline.files.trees import Folder
+from segline.files.s3_errors import permanent_reason, requester_pays
 from segline.progress import progress_bar
 
 SCHEME = "dvc://"
 THREADS = 8
+AHEAD = 2 * THREADS
+FETCHED = ".fetched"
+"""The folder for files that are not in a pack yet."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class _RemoteFile:
-    """A file at the revision; ``md5`` is empty for a file that is in git itself."""
+    """A file at the revision, with the MD5 of its content in hex."""
 
     path: str
     md5: str
 
 
 def open_dvc(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
-    """Return the folder at the revision, copied into ``files``."""
+    """Return the folder at the revision, in the packs of ``files``."""
     repository = _repository(settings.source.removeprefix(SCHEME))
     selection = settings.dvc
     where = f"{settings.source}: {selection.path or '.'} at {selection.revision or 'HEAD'}"
     with _open_repository(repository, selection.revision, where) as system:
         remote = _list_files(system, selection.path, where)
-        prepare_staging(files, f"dvc {repository} {selection.path}")
-        _remove_other_files(files, remote)
-        try:
-            with progress_bar("fetching", len(remote)) as advance, ThreadPoolExecutor(THREADS) as pool:
-                for _ in pool.map(lambda name: _fetch(system, remote[name], files, name, where), remote):
-                    advance(1)
-        finally:
-            _remove_temporary_files(files)
+        listing = "".join(f"{name}\0{file.md5}\n" for name, file in remote.items())
+        origin = f"dvc {repository} {selection.path} {hashlib.sha256(listing.encode()).hexdigest()}"
+        kept = _intact_files(files, remote)
+        if staged_origin(files) != origin or len(kept) < len(remote):
+            with writing(files, fingerprint=mark_of(origin)) as work:
+                _write(work, remote, Packs(files), kept, partial(_fetch, system, where))
+                delete_manifest(files)
         revision = system.repo.get_rev()
-    return ResolvedSource(Folder(files), root="", revision=f"git:{revision}")
+    return ResolvedSource(Packs(files), root="", revision=f"git:{revision}")
+
+
+def _intact_files(files: Path, remote: dict[str, _RemoteFile]) -> set[str]:
+    """Return the names of the files that the packs of ``files`` hold as the revision has them."""
+    if not staged_origin(files):
+        return set()
+    packs = Packs(files)
+    names = [name for name in remote if name in packs.files]
+
+    def is_intact(name: str) -> bool:
+        try:
+            return _md5(packs.read(name)) == remote[name].md5
+        except OSError:
+            return False
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return {name for name, intact in zip(names, pool.map(is_intact, names), strict=True) if intact}
+
+
+def _write(
+    work: Path, remote: dict[str, _RemoteFile], old: Packs, kept: set[str], fetch: Callable[[_RemoteFile, Path], None]
+) -> None:
+    """Write all files into packs; several are fetched ahead.
+
+    Args:
+        work: the folder of the packs, with those that an interrupted run finished.
+        remote: the files.
+        old: the packs that are replaced.
+        kept: the names of the files that are taken from there.
+        fetch: copies a file of the repository into a file of this machine.
+    """
+    names, fetched = list(remote), work / FETCHED
+    rmtree(fetched, ignore_errors=True)
+    fetched.mkdir()
+
+    def file_of(number: int) -> Path:
+        path = fetched / str(number)
+        if names[number] not in kept:
+            fetch(remote[names[number]], path)
+        return path
+
+    with packing(work) as packs, ThreadPoolExecutor(THREADS) as pool, progress_bar("fetching", len(names)) as advance:
+        done = packs.resume(names, lambda name, data: _md5(data) == remote[name].md5)
+        advance(done)
+        for number, path in zip(range(done, len(names)), _in_order(pool, file_of, done, len(names)), strict=True):
+            if names[number] in kept:
+                content = old.read(names[number])
+                packs.add(names[number], len(content), BytesIO(content))
+            else:
+                with path.open("rb") as stream:
+                    packs.add(names[number], path.stat().st_size, stream)
+                path.unlink()
+            advance(1)
+    rmtree(fetched)
+
+
+def _in_order(pool: ThreadPoolExecutor, task: Callable[[int], Path], start: int, stop: int) -> Iterator[Path]:
+    """Yield the results of a task for numbers in order; no more than ``AHEAD`` wait to be taken."""
+    waiting: deque[Future[Path]] = deque()
+    try:
+        for number in range(start, stop):
+            waiting.append(pool.submit(task, number))
+            if len(waiting) == AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _repository(address: str) -> str:
@@ -86,6 +167,7 @@ def _open_repository(repository: str, revision: str, where: str) -> Iterator[Any
         from dvc.repo.open_repo import clean_repos
     except ModuleNotFoundError:
         raise SourceError(f"{where}: DVC is not installed; install segline[dvc]") from None
+    _let_requester_pay()
     local = Path(repository).exists()
     # For a path, DVC takes None as the working directory; for a URL, it takes HEAD as the name of a branch.
     named = (revision or "HEAD") if local or revision != "HEAD" else None
@@ -109,6 +191,23 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def _raise_if_refused(error: BaseException, where: str) -> None:
+    """Raise for an error of the remote's bucket that another attempt would meet again."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    cause = _root_cause(error)
+    if isinstance(cause, ClientError | BotoCoreError) and (reason := permanent_reason(cause)):
+        raise SourceError(f"{where}: the DVC remote: {reason}") from None
+
+
+def _let_requester_pay() -> None:
+    """Tell the file system of DVC's S3 remotes who pays, for which DVC has no setting."""
+    import fsspec.config
+
+    if requester_pays():
+        fsspec.config.conf.setdefault("s3", {})["requester_pays"] = True
+
+
 def _list_files(system: Any, path: str, where: str) -> dict[str, _RemoteFile]:
     """Return all files below the path but hidden ones, by their name relative to it."""
     from dvc.exceptions import DvcException
@@ -116,56 +215,34 @@ def _list_files(system: Any, path: str, where: str) -> dict[str, _RemoteFile]:
     root = f"/{path.strip('/')}".rstrip("/").removesuffix("/.")
     try:
         entries = system.find(root or "/", detail=True)
+        listed = {
+            name.removeprefix(f"{root}/"): _RemoteFile(name, info.get("md5") or _md5(system.read_bytes(name)))
+            for name, info in sorted(entries.items())
+            if name.startswith(f"{root}/") and "/." not in name.removeprefix(root)
+        }
     except DvcException:  # DVC opens the repository only now
         raise
     except Exception as error:  # the remotes of DVC raise whatever their libraries do
+        _raise_if_refused(error, where)
         raise SourceError(
             f"{where}: cannot be listed ({one_line(error)}); was it pushed, is there room for DVC's notes?"
         ) from None
-    listed = {
-        name.removeprefix(f"{root}/"): _RemoteFile(name, info.get("md5", ""))
-        for name, info in sorted(entries.items())
-        if name.startswith(f"{root}/")
-    }
-    # Names with .. are left out as well.
-    visible = {name: remote for name, remote in listed.items() if "/." not in f"/{name}"}
-    if not visible:
+    for name in listed:
+        if problem := name_problem(name):
+            raise SourceError(f"{where}: the name {name!r} {problem}; nothing was written, rename or remove it")
+    if not listed:
         raise SourceError(f"{where}: no files there; check ingest.dvc.path, it is a folder in the repository")
-    return visible
+    return listed
 
 
-def _remove_other_files(files: Path, remote: dict[str, _RemoteFile]) -> None:
-    """Remove the files that the revision does not have."""
-    _remove_temporary_files(files)
-    for name in Folder(files).files.keys() - remote.keys():
-        delete_manifest(files)
-        (files / name).unlink()
-    for folder, _, _ in os.walk(files, topdown=False):
-        with suppress(OSError):  # it is not empty
-            os.rmdir(folder)
-
-
-def _remove_temporary_files(files: Path) -> None:
-    """Remove temporary files, ours and DVC's, that a kill or a full disk left behind."""
-    for temporary in files.rglob(".*.tmp"):
-        temporary.unlink()
-
-
-def _fetch(system: Any, remote: _RemoteFile, files: Path, name: str, where: str) -> None:
-    """Copy a file, unless it is there already."""
-    path = safe_path(files, name, where)
-    if remote.md5 and path.is_file() and file_md5(path) == remote.md5:
-        return
-
-    def copy(temporary: Path) -> None:
-        _copy(system, remote, temporary, where)
-        if not path.is_file() or not filecmp.cmp(path, temporary, shallow=False):
-            delete_manifest(files)
-
+def _fetch(system: Any, where: str, remote: _RemoteFile, path: Path) -> None:
+    """Copy a file of the repository into a file of this machine."""
     reason = ""
     for _ in attempts():
         try:
-            write_file(path, copy)
+            system.get_file(remote.path, str(path))
+            if file_md5(path) != remote.md5:
+                raise SourceError(f"{where}: {remote.path} is damaged in DVC's cache or remote; push it again")
             return
         except FileNotFoundError:
             advice = _name_advice(remote.path) or "run `dvc push` where it was added"
@@ -175,6 +252,7 @@ def _fetch(system: Any, remote: _RemoteFile, files: Path, name: str, where: str)
         except Exception as error:  # the remotes of DVC raise whatever their libraries do
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise write_failed(path, OSError(error.errno, error.strerror)) from None
+            _raise_if_refused(error, where)
             reason = one_line(error)
     advice = _name_advice(remote.path) or "run the same command again"
     raise SourceError(f"{where}: {remote.path} could not be fetched in {ATTEMPTS} attempts ({reason}); {advice}")
@@ -192,9 +270,3 @@ def _name_advice(name: str) -> str:
         "if the remote is version-aware, DVC reads no name with # or ? from it: rename the file and push it, or push "
         "to a remote without version_aware and worktree"
     )
-
-
-def _copy(system: Any, remote: _RemoteFile, temporary: Path, where: str) -> None:
-    system.get_file(remote.path, str(temporary))
-    if remote.md5 and file_md5(temporary) != remote.md5:
-        raise SourceError(f"{where}: {remote.path} is damaged in DVC's cache or remote; push it again")

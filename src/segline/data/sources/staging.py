@@ -1,7 +1,7 @@
 """The staging folder ``files`` beside the manifest, for sources that cannot be read in place.
 
-The folder has a mark with the origin of its files. Files of another origin are removed first; a folder without a mark
-is the user's, and is not touched.
+Its files lie in packs (see :mod:`segline.files.packs`). The folder has a mark with their origin. It is replaced as a
+whole when the origin changes; a folder without a mark is the user's, and is not touched.
 """
 
 import errno
@@ -10,39 +10,42 @@ from shutil import disk_usage, rmtree
 
 from segline.artifacts.manifest import FILE
 from segline.errors import SourceError, StageError
-from segline.files.atomic import MARK, describe_write_error, write_text
+from segline.files.atomic import MARK, describe_write_error
+from segline.files.packs import Packs
+
+PACKED = "packs: "
+"""The beginning of the mark. Version 0.1 and 0.2.0 kept single files, under marks without it."""
 
 
 class StagingError(SourceError):
     """The disk has no room for the data; the files that have been written so far are good."""
 
 
-def prepare_staging(files: Path, origin: str) -> None:
-    """Make ``files`` ready for data from ``origin``: files from there are kept, all others are removed.
-
-    Raises:
-        StageError: ``files`` holds files that segline did not put there.
-    """
-    if staged_origin(files) == origin:
-        return
-    old = _move_aside(files)
-    files.mkdir(parents=True)
-    write_text(files / MARK, origin)
-    rmtree(old, ignore_errors=True)
+def mark_of(origin: str) -> str:
+    """Return the text of the mark of a folder with packs from ``origin``."""
+    return f"{PACKED}{origin}"
 
 
 def staged_origin(files: Path) -> str:
-    """Return the origin of the data in ``files``; empty if there are none.
+    """Return the origin of the data in ``files``; empty if there are none, or not all that the index names.
 
     Raises:
         StageError: ``files`` holds files that segline did not put there.
     """
     mark = files / MARK
     if mark.is_file():
-        return mark.read_text(encoding="utf-8")
+        text = mark.read_text(encoding="utf-8")
+        return text.removeprefix(PACKED) if text.startswith(PACKED) and _is_whole(files) else ""
     if files.is_file() or (files.is_dir() and any(files.iterdir())):
         raise StageError(f"{files} holds files that segline did not put there; move them or give --out another folder")
     return ""
+
+
+def _is_whole(files: Path) -> bool:
+    try:
+        return bool(Packs(files).files)
+    except StageError:
+        return False
 
 
 def delete_manifest(files: Path) -> None:

@@ -21,8 +21,8 @@ from segline.data.sources.staging import StagingError, check_free_space, staged_
 from segline.errors import SourceError, clip, one_line
 from segline.files.atomic import MARK, write_text
 from segline.files.http import RedirectError, open_url
+from segline.files.packs import Packs
 from segline.files.retry import ATTEMPTS, attempts
-from segline.files.trees import Folder
 from segline.progress import log, progress_bar
 from segline.redaction import redact
 
@@ -74,7 +74,7 @@ def open_web(settings: Ingest, seed: int, files: Path) -> ResolvedSource:
     if not (expected and mark.startswith(f"{mark_prefix(expected)}\n")):
         mark = _fetch(settings, files, mark)
     digest = mark.partition("\n")[0].removeprefix(mark_prefix(""))
-    return ResolvedSource(Folder(files), root="", revision=f"sha256:{digest}")
+    return ResolvedSource(Packs(files), root="", revision=f"sha256:{digest}")
 
 
 def _fetch(settings: Ingest, files: Path, old_mark: str) -> str:

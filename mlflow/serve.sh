@@ -18,6 +18,12 @@ case "${1:-serve}" in
         }
         ;;
     esac
+    # MLflow does not read the style of addresses from the file AWS_CONFIG_FILE, as every other client of the bucket does.
+    if [ -z "${MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE:-}" ]; then
+      style=$(python -c 'import boto3
+print((boto3.Session()._session.get_scoped_config().get("s3") or {}).get("addressing_style", "auto"))')
+      export MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE="$style"
+    fi
     # Clients send files to the server and need no key of the bucket.
     export MLFLOW_SERVE_ARTIFACTS=true
     # Jobs are evaluations of language models; they need more processes and their own database.

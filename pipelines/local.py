@@ -10,7 +10,8 @@ from kfp import local
 from kfp.components import load_component_from_file
 from kfp.local import docker_task_handler
 
-from pipelines.training import LOGIN, USER, DeploymentConfig, compile_to
+from pipelines.environment import FILES, LOGIN, OPTIONAL_SETTINGS, S3_KEYS
+from pipelines.training import USER, DeploymentConfig, compile_to
 from segline.errors import SeglineError
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def _init_kfp(root: Path, network: str, tracking_uri: str) -> None:
             shm_size=SHARED_MEMORY,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            environment={"MLFLOW_TRACKING_URI": tracking_uri, "SEGLINE_RUN": f"local-{uuid4()}", **_credentials()},
+            environment={"MLFLOW_TRACKING_URI": tracking_uri, "SEGLINE_RUN": f"local-{uuid4()}", **_settings()},
+            mounts=_files(),
         ),
         pipeline_root=str(root),
         workspace_root=str(root / "workspace"),
@@ -131,8 +133,23 @@ def _promotions(root: Path) -> list[Path]:
     return [path.parent for path in root.glob("*/promote/out/decision.json")]
 
 
-def _credentials() -> dict[str, str]:
-    """Return the caller's environment variables for the object store and for an MLflow server that wants a login."""
-    parts = ("ENDPOINT_URL", "DEFAULT_REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
-    names = (*(f"AWS_{part}" for part in parts), *LOGIN)
+def _settings() -> dict[str, str]:
+    """Return the caller's variables for the object store, for an MLflow server, and for the way to both."""
+    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", *OPTIONAL_SETTINGS, *S3_KEYS, *LOGIN)
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _files() -> list["docker.types.Mount"]:
+    """Return the files that the variables name, which the containers see at the same path.
+
+    Raises:
+        LocalError: A variable names no file.
+    """
+    import docker
+
+    named = {name: Path(os.environ[name]).absolute() for name in FILES if os.environ.get(name)}
+    for name, path in named.items():
+        if not path.is_file():
+            raise LocalError(f"{name}: there is no file {path}; give another one, or unset it")
+    paths = sorted({str(path) for path in named.values()})
+    return [docker.types.Mount(path, path, type="bind", read_only=True) for path in paths]

@@ -11,6 +11,7 @@ from kfp import compiler, dsl, kubernetes
 
 from components import COMPONENTS, changed, outcome
 from components.command import DATA
+from pipelines.environment import set_environment
 from segline.errors import ParamsError
 
 NAME = "segline"
@@ -25,14 +26,6 @@ CACHED = ("train", "evaluate", "ensemble")
 """The stages that depend on their inputs alone; the others also read a source, the champion or a file of exclusions."""
 USER = 10001
 """The user that the images run as."""
-SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "SEGLINE_STORE")
-"""The keys of the config map, each the name of an environment variable, as in the two secrets below."""
-GIT_LOGIN = {"username": "SEGLINE_GIT_USERNAME", "password": "SEGLINE_GIT_PASSWORD"}
-"""The login of a private git repository, for DVC: key of the secret and environment variable."""
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-TRACKED = ("validate", "changed", "train", "promote", "outcome")
-"""The tasks that use MLflow."""
 GPU = "nvidia.com/gpu"
 SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority")
 """The keys of the taints of spot nodes that ``--spot`` tolerates, as the workers of Ray do in rayjob.yaml."""
@@ -236,31 +229,9 @@ def _configure(task: dsl.PipelineTask, config: DeploymentConfig) -> dsl.Pipeline
     if config.spot and stage != "outcome":
         for taint in SPOT_TAINTS:
             kubernetes.add_toleration(task, key=taint, operator="Exists", effect="NoSchedule")
-    _set_environment(task)
+    set_environment(task)
     _set_resources(task, config)
     return task
-
-
-def _set_environment(task: dsl.PipelineTask) -> None:
-    """Set the addresses and keys of MLflow and of the object store, and the id of the run.
-
-    Every secret may be absent: a service account may have the rights of a key, and few MLflow servers want a login.
-    """
-    kubernetes.use_config_map_as_env(task, "segline-settings", {name: name for name in SETTINGS})
-    if task.name != "outcome":
-        _use_secret(task, "segline-s3", {name: name for name in S3_KEYS})
-    if task.name in TRACKED:
-        _use_secret(task, "segline-mlflow-login", {name: name for name in LOGIN})
-    kubernetes.use_field_path_as_env(task, env_name="SEGLINE_RUN", field_path="metadata.labels['pipeline/runid']")
-    if task.name == "ingest":
-        _use_secret(task, "segline-git", GIT_LOGIN)
-    if task.name == "outcome":
-        _use_secret(task, "segline-webhook", {"url": "SEGLINE_WEBHOOK"})
-
-
-def _use_secret(task: dsl.PipelineTask, name: str, variables: dict[str, str]) -> None:
-    """Set environment variables from the keys of a secret; a key that is absent sets none."""
-    kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=variables, optional=True)
 
 
 def _set_resources(task: dsl.PipelineTask, config: DeploymentConfig) -> None:

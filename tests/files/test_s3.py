@@ -144,7 +144,7 @@ def test_a_refusal_ends_the_run_at_once(big, s3, call, code):
 
 def test_an_expired_token_ends_the_run(big, s3):
     s3.faults = [Refuse(400, "ExpiredToken")]
-    assert "credentials" in refusal(lambda: big.files)
+    assert "AWS_SESSION_TOKEN" in refusal(lambda: big.files)
 
 
 def test_what_cannot_be_set_up_is_one_line(bucket, monkeypatch):

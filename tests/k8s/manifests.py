@@ -338,6 +338,10 @@ def scripts():
     return {f"{copied[1]}/{path.name}" for path in (ROOT / "mlflow").iterdir() if path.suffix in (".sh", ".py")}
 
 
+SITE = {"name": "segline-site", "optional": True}
+"""The volume of a site's own files, which no overlay makes."""
+
+
 def dangling(objects):
     """Return the names in pods, services, bindings, monitors and addresses that refer to nothing."""
     found = []
@@ -359,7 +363,7 @@ def dangling(objects):
             found.append(f"{pod.where}: no service account {account}")
         volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
         for volume in volumes.values():
-            if "configMap" in volume:
+            if "configMap" in volume and volume["configMap"] != SITE:
                 need(pod.where, "config map", volume["configMap"]["name"])
             if "secret" in volume:
                 need(pod.where, "secret", volume["secret"]["secretName"])

@@ -10,6 +10,7 @@ from manifests import (
     GPU,
     OVERLAYS,
     ROOT,
+    SITE,
     VERSIONS,
     allows,
     build,
@@ -473,6 +474,7 @@ def adapted(tmp_path):
     names = {"namespace": "segline", "generatorOptions": {"disableNameSuffixHash": True}}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay | names))
     (tmp_path / "more.yaml").write_text(yaml.safe_dump_all(more))
+    (tmp_path / "ca.crt").write_text("a certificate", encoding="utf-8")
     return kustomize(tmp_path)
 
 
@@ -484,7 +486,9 @@ def test_what_the_page_adds_to_an_overlay_does_what_it_says(adapted):
     assert find(adapted, "CronJob", "mlflow-backup")["spec"]["suspend"]
     before = find(build("gpu"), "ConfigMap", "segline-settings")["data"]
     changed = dict(find(adapted, "ConfigMap", "segline-settings")["data"].items() - before.items())
-    assert changed == {"MLFLOW_TRACKING_URI": "https://mlflow.example.org"}
+    trusted = dict.fromkeys(("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), "/etc/segline-site/ca.crt")
+    assert changed == {"MLFLOW_TRACKING_URI": "https://mlflow.example.org"} | trusted
+    assert find(adapted, "ConfigMap", "segline-site")["data"] == {"ca.crt": "a certificate"}
     agent, server = Peer(address="169.254.170.23"), INTERNET
     for source in (RUN, HEAD, WORKER, MLFLOW, MAINTENANCE):
         assert allowed(adapted, source, agent, 80)
@@ -497,6 +501,20 @@ def test_what_the_page_adds_to_an_overlay_does_what_it_says(adapted):
         assert allowed(adapted, source, KUBERNETES, 16443)
         assert not allowed(build("gpu"), source, KUBERNETES, 16443)
     assert not allowed(adapted, WORKER, KUBERNETES, 16443)
+
+
+@OVERLAY
+def test_the_files_of_a_site_are_mounted_where_the_settings_name_them(objects):
+    """In all that reads a bucket: MLflow, its metrics and backup, and the head and workers of Ray."""
+    for pod in pods(objects):
+        for entry in pod.containers:
+            settings = [
+                source["configMapRef"]["name"] for source in entry.get("envFrom", []) if "configMapRef" in source
+            ]
+            mounts = {mount["name"]: mount for mount in entry.get("volumeMounts", [])}
+            if "segline-settings" in settings:
+                assert mounts["site"] == {"name": "site", "mountPath": "/etc/segline-site", "readOnly": True}
+                assert {"name": "site", "configMap": SITE} in pod.spec["volumes"]
 
 
 def test_a_client_may_name_the_server_with_and_without_its_port():

@@ -65,6 +65,7 @@ PODS = [head, worker, submitter]
 CHANGES = {
     "volume": lambda pod: pod["volumes"].append({"name": "x", "secret": {"secretName": SECRET}}),
     "projected": lambda pod: pod["volumes"].append({"name": "x", "projected": {"sources": []}}),
+    "config": lambda pod: pod["volumes"].append({"name": "x", "configMap": {"name": "kubeflow"}}),
     "host": lambda pod: pod["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
     "envFrom": lambda pod: pod["containers"][0].setdefault("envFrom", []).append({"secretRef": {"name": SECRET}}),
     "env": lambda pod: (

@@ -310,7 +310,7 @@ def test_with_a_ray_cluster_the_stage_itself_only_waits():
         "SEGLINE_RAYJOB": "/etc/segline/rayjob.yaml",
         "SEGLINE_IMAGE": "segline/train:0.2.0",
     }
-    (mounted,) = kubernetes("train", rayjob=True)["configMapAsVolume"]
+    (mounted,) = [entry for entry in kubernetes("train", rayjob=True)["configMapAsVolume"] if not entry["optional"]]
     assert mounted["mountPath"] == "/etc/segline"
 
 
@@ -378,6 +378,31 @@ def test_the_question_is_asked_anew_in_each_run_with_all_that_the_stages_after_i
         entry["secretName"] if "secretName" in entry else entry["secretNameParameter"]["runtimeValue"]["constant"]
         for entry in options["secretAsEnv"]
     }
+
+
+@pytest.mark.parametrize("task", [*DVC, "outcome", "changed"])
+def test_the_settings_and_files_of_a_site_reach_every_task_and_may_be_absent(task):
+    wanted = kubernetes(task, when_changed="data")
+    taken = {}
+    for entry in wanted["configMapAsEnv"]:
+        assert entry["configMapName"] == "segline-settings"
+        for pair in entry["keyToEnv"]:
+            assert pair["configMapKey"] == pair["envVar"]
+            taken[pair["envVar"]] = entry["optional"]
+    (site,) = wanted["configMapAsVolume"]
+    assert (site["configMapName"], site["mountPath"], site["optional"]) == ("segline-site", "/etc/segline-site", True)
+    required = {"MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "SEGLINE_STORE"}
+    assert {name for name, optional in taken.items() if not optional} == required
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    section = page.partition("## Certificates, proxies and other settings")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == taken.keys() - required
+
+
+def test_a_session_token_reaches_every_stage():
+    for stage in DVC:
+        (keys,) = [entry for entry in kubernetes(stage)["secretAsEnv"] if "segline-s3" in str(entry)]
+        assert "AWS_SESSION_TOKEN" in {pair["envVar"] for pair in keys["keyToEnv"]}
 
 
 def test_the_exit_handler_gets_the_final_status():

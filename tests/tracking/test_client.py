@@ -109,6 +109,8 @@ def test_a_password_is_not_told(monkeypatch):
 
 def test_reasons_are_short():
     assert short_reason(ValueError()) == "ValueError"
+    untrusted = MlflowException("HTTPSConnectionPool(...): SSLError([SSL: CERTIFICATE_VERIFY_FAILED] self-signed)")
+    assert "set REQUESTS_CA_BUNDLE" in short_reason(untrusted)
     assert short_reason(FileNotFoundError(2, "No such file", "/a/b")) == "[Errno 2] No such file: '/a/b'"
     assert short_reason(MlflowException("at http://a:b@host/api\nmore")) == "at http://host/api"
 

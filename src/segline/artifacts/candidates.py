@@ -106,6 +106,7 @@ CANDIDATES = Artifact(
         "segline.training.ddp",
         "segline.training.determinism",
         "segline.training.engine",
+        "segline.training.fine_tuning",
         "segline.training.last_checkpoint",
         "segline.training.prepare",
         "segline.training.ray_train",

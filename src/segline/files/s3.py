@@ -1,6 +1,7 @@
 """Buckets of S3, and of servers with the same interface. The only importer of boto3.
 
-Endpoint, region and credentials come from boto3's usual chain (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, a role, ...).
+Endpoint, region and credentials come from boto3's usual chain (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, a role, ...), and
+so does the style of addresses, from the file ``AWS_CONFIG_FILE``; ``AWS_REQUEST_PAYER=requester`` is Segline's own.
 A request that fails for a passing reason is repeated (see :mod:`segline.files.retry`), and a body that is cut off is
 continued where it stopped, as long as the object is still the same.
 
@@ -23,6 +24,7 @@ from segline.errors import SourceError, one_line
 from segline.files import multipart
 from segline.files.atomic import write_file
 from segline.files.retry import ATTEMPTS, attempts
+from segline.files.s3_errors import advice_after_attempts, code_and_status, permanent_reason, requester_pays
 from segline.files.trees import File
 
 SCHEME = "s3://"
@@ -38,14 +40,6 @@ OBJECT_ERRORS = {
 """The error codes that concern one object, with their meaning."""
 STATUS_CODES = {412: "PreconditionFailed", 416: "InvalidRange"}
 """The codes of answers that have a status and no body, as some servers and every HEAD give them."""
-TRANSIENT_CODES = {
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "RequestTimeout",
-    "RequestLimitExceeded",
-    "InternalError",
-}
 T = TypeVar("T")
 
 
@@ -215,49 +209,22 @@ class Bucket:
         for _ in attempts():
             try:
                 return request()
-            except (BotoCoreError, ClientError) as error:
+            except (BotoCoreError, ClientError, RecursionError) as error:
                 self._raise_if_permanent(error, path)
-                reason = one_line(error)
-        raise SourceError(
-            f"{self.url}: no usable answer in {ATTEMPTS} attempts ({reason}); is AWS_ENDPOINT_URL right? "
-            "If it is, run the same command again later"
-        )
+                reason, advice = one_line(error), advice_after_attempts(error)
+        raise SourceError(f"{self.url}: no usable answer in {ATTEMPTS} attempts ({reason}); {advice}")
 
-    def _raise_if_permanent(self, error: Exception, path: str) -> None:
+    def _raise_if_permanent(self, error: Any, path: str) -> None:
         """Raise a SourceError or OSError for an error that another attempt would meet again."""
-        from botocore import exceptions as kinds
-
-        if isinstance(error, kinds.ClientError):
-            self._raise_if_refused(error, path)
-        elif isinstance(error, kinds.NoCredentialsError | kinds.PartialCredentialsError | kinds.ProfileNotFound):
-            raise SourceError(
-                f"{self.url}: {one_line(error)}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
-                "(on Kubernetes in the secret segline-s3), or AWS_PROFILE"
-            ) from None
-        elif not isinstance(
-            error,
-            kinds.HTTPClientError | kinds.ConnectionError | kinds.IncompleteReadError | kinds.FlexibleChecksumError,
-        ):
-            raise SourceError(f"{self.url}: {one_line(error)}; check the URL and the configuration of AWS") from None
-
-    def _raise_if_refused(self, error: Any, path: str) -> None:
-        """Raise for an error that the server answered with, unless it is a passing one."""
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        code = error.response["Error"]["Code"]
+        code, status = code_and_status(error)
         meaning = OBJECT_ERRORS.get(code) or OBJECT_ERRORS.get(STATUS_CODES.get(status, ""))
         if path and meaning:
             raise OSError(errno.EIO, meaning, path) from None
-        if status >= 500 or status == 429 or code in TRANSIENT_CODES:
-            return
+        reason = permanent_reason(error)
         if code == "NoSuchBucket":
-            raise SourceError(
-                f"{self.url}: there is no bucket {self._name!r}; check its name and AWS_ENDPOINT_URL"
-            ) from None
-        if status in (401, 403) or "Token" in code:
-            raise SourceError(
-                f"{self.url}: access denied ({code}); check the credentials, and their permission to list and to read"
-            ) from None
-        raise SourceError(f"{self.url}: {one_line(error)}; check the URL and the configuration of AWS") from None
+            reason = f"there is no bucket {self._name!r}; check its name and AWS_ENDPOINT_URL"
+        if reason:
+            raise SourceError(f"{self.url}: {reason}") from None
 
 
 _CLIENTS: dict[int, Any] = {}
@@ -284,6 +251,15 @@ def _connect() -> Any:
         retries={"mode": "standard", "total_max_attempts": 1},  # Bucket._retry counts the attempts
     )
     try:
-        return boto3.session.Session().client("s3", config=config)
+        session = boto3.session.Session()
+        # The other SDKs of AWS read AWS_REGION, boto3 does not.
+        client = session.client("s3", config=config, region_name=session.region_name or os.environ.get("AWS_REGION"))
     except ValueError as error:
         raise SourceError(f"AWS_ENDPOINT_URL: {one_line(error)}; expected such as https://s3.example.org") from None
+    if requester_pays():
+        client.meta.events.register("before-call.s3", _let_requester_pay)
+    return client
+
+
+def _let_requester_pay(params: Any, **_: Any) -> None:
+    params["headers"]["x-amz-request-payer"] = "requester"

@@ -177,6 +177,8 @@ def is_permanent(error: Exception) -> bool:
 def short_reason(error: Exception) -> str:
     """Return an error in a few words: those of MLflow repeat the address before they come to the cause."""
     text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "its certificate is not trusted; set REQUESTS_CA_BUNDLE to a file with that of its authority"
     cause = re.search(r"timed out|\[Errno -?\d+\] ([^\"')]+)", text) if isinstance(error, MlflowException) else None
     if cause:
         return cause[1] or "no answer in time"

@@ -17,6 +17,7 @@ from torch import Tensor
 from segline.errors import StoppedError, TrainingError
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE, keep_batch
+from segline.training.fine_tuning import train_mode
 from segline.training.run import Epoch, EpochState, Run, total_loss
 from segline.training.saved_run import restore_run, save_run
 from segline.training.step import Batch, load, load_ahead, train_step
@@ -63,7 +64,7 @@ def fit(run: Run, folder: Path, *, until: int | None = None) -> Iterator[Epoch]:
 
 def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
     """Estimate how long an epoch takes, validation included, from a few steps after one that warms up."""
-    run.model.train()
+    train_mode(run.model, run.settings.fine_tuning)
     order = np.arange(len(run.train))
     took = []
     for step in range(1 + steps):
@@ -80,7 +81,7 @@ def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
 
 def try_step(run: Run) -> None:
     """Make one step of training and one of validation, whose results are of no use, to see whether they work."""
-    run.model.train()
+    train_mode(run.model, run.settings.fine_tuning)
     losses = train_step(run, load(run, np.arange(len(run.train)), 0), 0)
     float(losses[-1])
     eval_step(run, range(1))
@@ -128,7 +129,7 @@ class _LossSum:
 
 def _train_epoch(run: Run, number: int, folder: Path) -> float:
     """Train the rest of an epoch; return the mean loss of its images."""
-    run.model.train()
+    train_mode(run.model, run.settings.fine_tuning)
     order = np.random.default_rng([run.seed, number]).permutation(len(run.train))
     before = (number - 1) * run.steps_per_epoch
     end = min(run.steps_per_epoch, run.steps - before)

@@ -16,6 +16,7 @@ from segline.data.augment import to_device
 from segline.data.shards import Split
 from segline.losses import WeightedSum
 from segline.training import ddp
+from segline.training.fine_tuning import freeze, parameter_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +64,8 @@ class Run:
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.model = ddp.convert_sync_batchnorm(self.model, self.device)
         self.loss.to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), weight_decay=settings.weight_decay, eps=settings.epsilon, fused=True
-        )
+        freeze(self.model, settings.fine_tuning)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, settings), eps=settings.epsilon, fused=True)
         self.ema_model = copy.deepcopy(self.model) if settings.ema_decay else self.model
         network = ddp.wrap_ddp(self.model, self.device)
         self.network = cast(nn.Module, torch.compile(network)) if settings.compile else network

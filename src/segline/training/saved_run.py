@@ -12,6 +12,7 @@ from segline.errors import TrainingError
 from segline.files.atomic import write_file
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE
+from segline.training.fine_tuning import parameter_groups
 from segline.training.last_checkpoint import is_whole, keep_previous, replace_damaged
 from segline.training.run import Epoch, EpochState, Run, total_loss
 
@@ -83,8 +84,8 @@ def restore_run(run: Run, folder: Path) -> None:
         run.ema_model.load_state_dict(content["ema_model"] or content["model"])
     run.optimizer.load_state_dict(content["optimizer"])
     # A child continues with other settings than those that its parent's optimizer was saved with.
-    for group in run.optimizer.param_groups:
-        group.update(weight_decay=run.settings.weight_decay, eps=run.settings.epsilon)
+    for group, own in zip(run.optimizer.param_groups, parameter_groups(run.model, run.settings), strict=True):
+        group.update(weight_decay=own["weight_decay"], factor=own["factor"], eps=run.settings.epsilon)
     run.history = [Epoch(**record) for record in content["history"]]
     run.epoch_state = EpochState(**content["epoch_state"])
     if ddp.rank():

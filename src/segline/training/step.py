@@ -73,7 +73,7 @@ def train_step(run: Run, batches: list[Batch], step: int) -> list[Tensor]:
     """
     rate = learning_rate(run.settings, step, run.steps, time_fraction=run.time_fraction)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     run.optimizer.zero_grad(set_to_none=True)
     # All processes draw the same augmentation; each has a seed of its own for dropout.
     generator = torch.Generator().manual_seed(derive_seed(run.seed, step))

@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from servers import git, git_over_http, serving
+from raw_s3 import raw_s3
+from servers import Refuse, git, git_over_http, serving
 
 from segline.data.sources import dvc
 from segline.errors import SourceError
@@ -383,6 +384,39 @@ def test_the_parameters_of_the_line_are_enough(repository, files):
     params = {"ingest": {"source": f"dvc://{repository}", "dvc": {"path": "sets/data", "revision": "v1"}}}
     assert main(["ingest", "--params", json.dumps(params), "--out", str(files.parent)]) == 4  # it is no wad
     assert "keep.txt" in Packs(files).files
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    """A function: DVC's own file system of a remote on the S3 server that gives such an answer."""
+    import fsspec.config
+    from dvc_s3 import S3FileSystem
+
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    monkeypatch.setattr("fsspec.config.apply_config.__defaults__", (fsspec.config.conf,))
+
+    def open_remote(server):
+        keys = {"access_key_id": "a", "secret_access_key": "b", "region": "us-east-1"}
+        return S3FileSystem(endpointurl=server.address, **keys).fs
+
+    return open_remote
+
+
+def test_the_requester_pays_for_a_dvc_remote_too(remote, monkeypatch):
+    with serving(raw_s3({"data/a": b"one"})) as server:
+        monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+        dvc._let_requester_pay()
+        assert remote(server).cat_file("b/data/a") == b"one"
+        assert server.headers["x-amz-request-payer"] == "requester"
+
+
+def test_a_refusal_of_a_dvc_remote_is_told_with_what_to_set(remote):
+    with serving(raw_s3({})) as server:
+        server.faults = [Refuse(403, "AccessDenied")] * 9
+        with pytest.raises(PermissionError) as refused:
+            remote(server).cat_file("b/data/a")
+    with pytest.raises(SourceError, match=r"the DVC remote: access denied .* set AWS_REQUEST_PAYER=requester"):
+        dvc._raise_if_refused(refused.value, "dvc://x")
 
 
 @pytest.mark.parametrize("name", ["a#1.txt", "a?1.txt"])

@@ -9,7 +9,7 @@ from segline.config.sections.evaluate import Audit, Evaluate
 from segline.config.sections.ingest import Dvc, Ingest, Synthetic
 from segline.config.sections.label import STREET_CLASSES, Label, Split
 from segline.config.sections.promote import Promote
-from segline.config.sections.train import Augment, Search, Train
+from segline.config.sections.train import Augment, FineTuning, Search, Train
 from segline.config.sections.validate import RuleSeverities, Severity, StopOrQuarantine, StopOrWarn, Validate
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Dvc",
     "Ensemble",
     "Evaluate",
+    "FineTuning",
     "Ingest",
     "Label",
     "Promote",

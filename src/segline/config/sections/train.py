@@ -24,6 +24,24 @@ SMALLEST_POPULATION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """What goes on learning in a network that starts from trained weights, and how fast."""
+
+    frozen_stages: Annotated[
+        int, Range(0, 8), "the number of the encoder's first stages that are not trained and keep their statistics"
+    ] = 0
+    batch_norm: Annotated[
+        Literal["trained", "fixed"], "fixed: all batch normalisation keeps its statistics and parameters, as in S4"
+    ] = "trained"
+    encoder_learning_rate: Annotated[
+        float, Range(0, 10), "the factor by which the encoder's learning rate differs from that of the rest"
+    ] = 1.0
+    decay: Annotated[
+        Literal["all", "weights"], "what weight decay applies to: all parameters, or none of norms and biases"
+    ] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Augment:
     """The random changes of a training batch."""
 
@@ -135,6 +153,7 @@ class Train:
     ] = "auto"
     compile: Annotated[bool, "whether the network is compiled, which pays in long runs on a GPU"] = False
     augment: Augment = field(default_factory=Augment)
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
     checkpoint_minutes: Annotated[float, Range(0), Unit("min"), "the longest training time between two checkpoints"] = (
         10.0
     )

@@ -29,6 +29,7 @@ from segline.files.pack_writer import packing
 from segline.files.packs import Packs
 from segline.files.paths import name_problem
 from segline.files.retry import ATTEMPTS, attempts
+from segline.files.s3_errors import permanent_reason, requester_pays
 from segline.progress import progress_bar
 
 SCHEME = "dvc://"
@@ -166,6 +167,7 @@ def _open_repository(repository: str, revision: str, where: str) -> Iterator[Any
         from dvc.repo.open_repo import clean_repos
     except ModuleNotFoundError:
         raise SourceError(f"{where}: DVC is not installed; install segline[dvc]") from None
+    _let_requester_pay()
     local = Path(repository).exists()
     # For a path, DVC takes None as the working directory; for a URL, it takes HEAD as the name of a branch.
     named = (revision or "HEAD") if local or revision != "HEAD" else None
@@ -189,6 +191,23 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def _raise_if_refused(error: BaseException, where: str) -> None:
+    """Raise for an error of the remote's bucket that another attempt would meet again."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    cause = _root_cause(error)
+    if isinstance(cause, ClientError | BotoCoreError) and (reason := permanent_reason(cause)):
+        raise SourceError(f"{where}: the DVC remote: {reason}") from None
+
+
+def _let_requester_pay() -> None:
+    """Tell the file system of DVC's S3 remotes who pays, for which DVC has no setting."""
+    import fsspec.config
+
+    if requester_pays():
+        fsspec.config.conf.setdefault("s3", {})["requester_pays"] = True
+
+
 def _list_files(system: Any, path: str, where: str) -> dict[str, _RemoteFile]:
     """Return all files below the path but hidden ones, by their name relative to it."""
     from dvc.exceptions import DvcException
@@ -204,6 +223,7 @@ def _list_files(system: Any, path: str, where: str) -> dict[str, _RemoteFile]:
     except DvcException:  # DVC opens the repository only now
         raise
     except Exception as error:  # the remotes of DVC raise whatever their libraries do
+        _raise_if_refused(error, where)
         raise SourceError(
             f"{where}: cannot be listed ({one_line(error)}); was it pushed, is there room for DVC's notes?"
         ) from None
@@ -232,6 +252,7 @@ def _fetch(system: Any, where: str, remote: _RemoteFile, path: Path) -> None:
         except Exception as error:  # the remotes of DVC raise whatever their libraries do
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise write_failed(path, OSError(error.errno, error.strerror)) from None
+            _raise_if_refused(error, where)
             reason = one_line(error)
     advice = _name_advice(remote.path) or "run the same command again"
     raise SourceError(f"{where}: {remote.path} could not be fetched in {ATTEMPTS} attempts ({reason}); {advice}")

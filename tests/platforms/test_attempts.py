@@ -101,6 +101,12 @@ def test_a_stage_that_gives_up_leaves_a_mark_and_one_that_is_stopped_leaves_none
     assert pod.read_text() == ""
 
 
+def test_a_mark_that_cannot_be_written_does_not_change_the_exit_code(stage, pod):
+    pod.unlink()
+    pod.mkdir()
+    assert stage("3") == (3, 1)
+
+
 def stopped(tmp_path, codes, pause_s=0.0):
     """Run a stage in a process of its own and end that as Kubernetes does, by SIGTERM to its process group."""
     program = (

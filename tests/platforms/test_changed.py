@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from kubernetes_api import NAMESPACE, kubernetes
 from servers import serving
+from test_workflow import LINE, OOM, done, failing, flow
 
 from segline.cli import main
 from segline.config.params import Params
@@ -191,14 +193,37 @@ def webhook():
         yield server.address, bodies
 
 
+@pytest.fixture
+def argo(tmp_path, monkeypatch):
+    """A Kubernetes with Argo's records of runs."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("SEGLINE_NAMESPACE", NAMESPACE)
+    with kubernetes(tmp_path) as server:
+        yield server
+
+
 def end(run, state, uri, monkeypatch, address):
     monkeypatch.setenv("SEGLINE_WEBHOOK", address)
     status = json.dumps({"state": state, "error": {}})
     assert main(["outcome", "--run", run, "--status", status, "--tracking-uri", uri]) == 0
 
 
-def test_the_webhook_is_told_that_nothing_was_new(schedule, judge, webhook, tracking_uri, monkeypatch, capsys):
+def test_the_webhook_is_told_that_nothing_was_new(
+    argo,
+    schedule,
+    judge,
+    webhook,
+    tracking_uri,
+    monkeypatch,
+    capsys,
+):
+    """Kubeflow leaves such runs RUNNING; an attempt that was lost and repeated changes nothing."""
     address, bodies = webhook
+    lost = (f"{LINE}.train.executor(0)", "Pod", "Error", "pod deleted")
+    argo.workflows = [
+        flow(lost, *done("train")[:-1], *done("promote"), run="run-1"),
+        flow(*done("changed"), run="run-2"),
+    ]
     schedule()
     judge()
     end("run-1", "RUNNING", tracking_uri, monkeypatch, address)
@@ -208,6 +233,35 @@ def test_the_webhook_is_told_that_nothing_was_new(schedule, judge, webhook, trac
     assert bodies[0]["training"].startswith("nothing was judged yet")
     assert bodies[1]["training"].startswith("nothing is new: v1")
     assert "outcome: nothing is new: v1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("nodes", "spec", "state"),
+    [
+        (failing("promote", OOM), {}, "FAILED"),
+        (done("promote"), {"shutdown": "Terminate"}, "CANCELED"),
+        (None, {}, "FAILED"),
+    ],
+    ids=["killed", "terminated", "not known"],
+)
+def test_a_line_that_was_judged_has_not_succeeded_where_argo_says_otherwise(
+    nodes,
+    spec,
+    state,
+    argo,
+    schedule,
+    judge,
+    webhook,
+    tracking_uri,
+    monkeypatch,
+):
+    address, bodies = webhook
+    argo.workflows = [flow(*nodes, spec=spec, run="run-1")] if nodes else []
+    schedule()
+    judge()
+    end("run-1", "RUNNING", tracking_uri, monkeypatch, address)
+    [body] = bodies
+    assert (body["state"], bool(body["reason"])) == (state, True)
 
 
 def test_a_line_that_was_not_judged_has_not_succeeded(schedule, webhook, tracking_uri, monkeypatch):

@@ -10,7 +10,9 @@ from segline.artifacts.manifest import read_manifest
 from segline.cli import main
 from segline.errors import StageError
 from segline.files.hashing import tree_hash
-from segline.platforms import kubeflow, rayjob
+from segline.files.retry import LONGEST_PAUSE_S
+from segline.platforms import kubeflow, rayjob, webhooks, workflow
+from segline.platforms.kubernetes import TIMEOUTS_S
 from segline.tracking import runs
 from segline.tracking.client import Experiment
 from segline.tracking.runs import start_run
@@ -137,6 +139,34 @@ def outside(monkeypatch):
     """These tests have no Kubernetes, whatever the machine has."""
     for variable in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "SEGLINE_NAMESPACE"):
         monkeypatch.delenv(variable, raising=False)
+
+
+def test_the_webhook_is_called_before_the_time_of_the_exit_handler_is_over():
+    """Even if Kubernetes and MLflow are silent: the pod has a minute to begin."""
+    pytest.importorskip("kfp")
+    from pipelines.training import LIMIT_S
+
+    silence = sum(TIMEOUTS_S)
+    removal = rayjob.CLEAN_UP_S + LONGEST_PAUSE_S + silence
+    requests = 1 + kubeflow.MLFLOW_PATIENCE["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    line = 3 * requests * kubeflow.MLFLOW_PATIENCE["MLFLOW_HTTP_REQUEST_TIMEOUT"]  # two searches, and one to connect
+    ending = workflow.PATIENCE_S + LONGEST_PAUSE_S + 3 * silence  # the Workflow, the pods, a log
+    assert 60 + removal + line + ending + webhooks.DEADLINE_S < LIMIT_S["outcome"]
+
+
+def test_an_mlflow_that_does_not_answer_is_asked_twice_before_the_webhook_is_called(monkeypatch):
+    """Whatever the environment says."""
+    asked = []
+
+    def answer(handler):
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        asked.append(handler.path)
+        return 503, {}, b""
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    with serving(answer) as server:
+        assert kubeflow._line_end(server.address, "run-1") is None
+    assert len(asked) == 2
 
 
 def test_the_outcome_is_told_and_the_runs_are_tagged(webhook, tmp_path, monkeypatch, capsys):

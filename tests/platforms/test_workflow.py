@@ -10,6 +10,7 @@ from servers import serving
 
 from segline.cli import main
 from segline.files import retry
+from segline.platforms import attempts
 from segline.platforms import workflow as workflow_module
 from segline.platforms.kubernetes import PERMISSIONS
 from segline.tracking.client import Experiment
@@ -188,6 +189,47 @@ def test_a_stage_that_failed_tells_its_exit_code_and_its_error(kube, conclude):
         "main: Error (exit code 1); exit code 4 of the stage; segline label: data/ingest: 3"
     )
     assert "Hush7" not in body["reason"]
+
+
+@pytest.fixture
+def give_up(tmp_path, monkeypatch, capsys):
+    """``give_up(marks)`` runs a pod of label after pods that left marks; it returns what Segline logs, and its mark."""
+    monkeypatch.setattr(attempts, "CHILD", "import sys; sys.exit(4)")
+    monkeypatch.setattr(attempts, "MARK_FILE", tmp_path / "termination-log")
+
+    def run(marks):
+        ended = [{"state": {"terminated": {"exitCode": 1, "message": text}}} for text in marks]
+        pods = [{"metadata": {"name": f"pod-{n}"}, "status": {"containerStatuses": [c]}} for n, c in enumerate(ended)]
+        (tmp_path / "termination-log").write_text("")
+        with monkeypatch.context() as patch:
+            patch.setattr(attempts, "_pods", lambda _: pods)
+            for name in ("SEGLINE_RUN", "KUBERNETES_SERVICE_HOST"):
+                patch.setenv(name, "here")
+            patch.setenv("SEGLINE_RETRIES", "3")
+            assert attempts.run("label", ["label"]) == 4
+        return capsys.readouterr().err.splitlines(), (tmp_path / "termination-log").read_text()
+
+    return run
+
+
+@pytest.mark.parametrize("lost", [[], [EVICTED]], ids=["", "one was lost"])
+def test_a_stage_that_gave_up_is_the_reason_and_not_the_pods_after_it(lost, kube, conclude, give_up):
+    """With ``retryPolicy: Always``, as the page advises, Argo starts more pods; each finds the mark of the first."""
+    _, mark = give_up([])
+    logs, later = zip(*(give_up([mark] * number) for number in (1, 2)), strict=True)
+    assert all("pod pod-0 gave up with exit code 4" in log[0] for log in logs)
+    messages = [OOM, *(f"main: Error (exit code 1): {text}" for text in (mark, *later))]
+    kube.workflows = [flow(*failing("label", *messages, *lost))]
+    for number, log in enumerate((["segline label: 3 masks are broken"], *logs), 1):
+        add_pod(kube, f"{LINE}.label.executor({number})", *log, LAUNCHER)
+    body, _ = conclude()
+    assert body["reason"] == "main: Error (exit code 1); exit code 4 of the stage; segline label: 3 masks are broken"
+
+
+def test_the_mark_tells_the_exit_code_where_the_pods_are_gone(kube, conclude):
+    message = f"main: Error (exit code 1): {attempts.mark('train', '6')}"
+    kube.workflows = [flow(*failing("train", message, message))]
+    assert conclude()[0]["reason"] == "main: Error (exit code 1); exit code 6 of the stage"
 
 
 def test_the_end_of_the_log_in_argos_message_is_read_too(kube, conclude):

@@ -224,6 +224,18 @@ def test_the_line_of_a_kubeflow_run_is_marked_as_judged_and_no_other(promoting, 
     assert lines.judged(experiment, "b") == {"data": 2}
 
 
+def test_a_line_is_not_judged_before_the_decision_is_written(promoting, experiment, monkeypatch):
+    monkeypatch.setenv("SEGLINE_RUN", "run-1")
+    lines.start_line(experiment, "a", "data", trains=True, reason="the first")
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "write_report", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            promoting(GOOD)
+    assert lines.judged(experiment, "a") == {}
+    promoting(GOOD)
+    assert lines.judged(experiment, "a") == {"data": 1}
+
+
 def test_a_worse_one_stays_challenger(promoting, experiment, dataset_dir):
     promoting(GOOD)
     text, decision = promoting(POOR)

@@ -18,7 +18,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -140,12 +140,14 @@ def _child() -> Iterator[_Child]:
 
 
 def _leave_mark(stage: str, code: int) -> None:
-    """Write into the status of this pod that the stage has given up."""
-    if MARK_FILE.exists():
-        MARK_FILE.write_text(_mark(stage, str(code)), encoding="utf-8")
+    """Write into the status of this pod that the stage has given up; without it a later pod tries it anew."""
+    with suppress(OSError):
+        if MARK_FILE.exists():
+            MARK_FILE.write_text(mark(stage, str(code)), encoding="utf-8")
 
 
-def _mark(stage: str, code: str) -> str:
+def mark(stage: str, code: str) -> str:
+    """Return the text in the status of a pod in which a stage gave up; Argo's message about the pod ends with it."""
     return f"segline {stage} gave up with exit code {code}"
 
 
@@ -159,7 +161,7 @@ def _earlier_end(stage: str) -> tuple[str, int] | None:
         for pod in pods:
             for container in pod["status"].get("containerStatuses") or []:
                 message = (container.get("state", {}).get("terminated") or {}).get("message") or ""
-                if found := re.fullmatch(_mark(re.escape(stage), "([0-9]+)"), message.strip()):
+                if found := re.fullmatch(mark(re.escape(stage), "([0-9]+)"), message.strip()):
                     return str(pod["metadata"]["name"]), int(found[1])
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
         _say(stage, f"Kubernetes does not tell about earlier pods of this run ({one_line(error)}); the stage begins")

@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,8 @@ HTML, METRICS = "system.HTML", "system.Metrics"
 SUCCEEDED = ("SUCCEEDED", "COMPLETE")
 """The states of success, of newer and older versions of Kubeflow. RUNNING is none: a pod that is killed leaves it."""
 CANCELED = ("CANCELED", "CANCELLED")
+MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": 1, "MLFLOW_HTTP_REQUEST_TIMEOUT": 15}
+"""MLflow's settings for what is asked before the webhook is called, for which the exit handler must have time left."""
 
 
 def report(stage: str, out: Path, executor_input: str) -> None:
@@ -96,7 +97,7 @@ def conclude(run: str, status: str, tracking_uri: str, webhook: str) -> None:
     """
     removal = _attempt("the RayJob of the run could not be removed", partial(_remove_rayjob, run))
     line = _line_end(tracking_uri, run)
-    outcome, problem = _outcome(run, _status_of_line(status, line))
+    outcome, problem = _outcome(run, status, is_complete=bool(line and line[1]))
     outcome |= {"training": line[0]} if line else {}
     problems = [
         problem,
@@ -127,27 +128,16 @@ def _attempt(failure: str, task: Callable[[], None]) -> str:
 def _line_end(tracking_uri: str, run: str) -> tuple[str, bool] | None:
     """Return why a run with ``--when-changed`` trained or did not, and whether it did all of it; None if not known."""
     from segline.tracking import lines
+    from segline.tracking.client import override_settings
 
     found: list[tuple[str, bool] | None] = []
-    # The attempt to tag the runs reports an MLflow that cannot be reached.
-    _attempt("", lambda: found.append(lines.line_end(tracking_uri, run)))
+    with override_settings(**MLFLOW_PATIENCE):
+        # The attempt to tag the runs reports an MLflow that cannot be reached.
+        _attempt("", lambda: found.append(lines.line_end(tracking_uri, run)))
     return found[0] if found else None
 
 
-def _status_of_line(status: str, line: tuple[str, bool] | None) -> str:
-    """Return the status of a run whose line is complete although Kubeflow says RUNNING.
-
-    Until 2.17 Kubeflow leaves stages RUNNING that end with a ``dsl.If`` (kubeflow/pipelines, issue 11979), as nothing
-    looks at their state after a group that was skipped.
-    """
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
-        final = json.loads(status)
-        if line and line[1] and final["state"] == "RUNNING":
-            return json.dumps({**final, "state": "SUCCEEDED"})
-    return status
-
-
-def _outcome(run: str, status: str) -> tuple[dict[str, str], str]:
+def _outcome(run: str, status: str, *, is_complete: bool) -> tuple[dict[str, str], str]:
     """Return the record of a run's end, and what is wrong with the status that it was made from."""
     state = error = problem = ""
     try:
@@ -156,15 +146,22 @@ def _outcome(run: str, status: str) -> tuple[dict[str, str], str]:
         state = str(final["state"])
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         problem = f"--status {shown(status)} is not a final status of Kubeflow; expected JSON with a state"
-    ending = Ending(state="SUCCEEDED") if state in SUCCEEDED else _ending(run, state)
+    ending = Ending(state="SUCCEEDED") if state in SUCCEEDED else _ending(run, state, is_complete=is_complete)
     return {"run": run, "state": ending.state, "error": error, "stage": ending.stage, "reason": ending.reason}, problem
 
 
-def _ending(run: str, state: str) -> Ending:
-    """Return how a run ended that did not succeed, as far as it is known."""
+def _ending(run: str, state: str, *, is_complete: bool) -> Ending:
+    """Return how a run ended whose state is no success, as far as it is known.
+
+    It is one nevertheless where the line is complete, Kubeflow says RUNNING, and no step failed: until 2.17 Kubeflow
+    leaves stages RUNNING that end with a ``dsl.If`` (kubeflow/pipelines, issue 11979), as nothing looks at their state
+    after a group that was skipped.
+    """
     found: list[Ending] = []
     failure = _attempt("the Workflow of the run could not be read", lambda: found.append(find_ending(run)))
     ending = found[0] if found else Ending(reason=f"the reason is unknown: {failure}")
+    if not ending.reason and is_complete and state == "RUNNING":
+        return Ending(state="SUCCEEDED")
     if not ending.reason:
         unknown = f"the reason is unknown: Kubeflow's status is {state or 'none'}, and no step of the run has failed"
         ending = replace(ending, reason=unknown)

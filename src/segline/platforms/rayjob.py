@@ -38,8 +38,8 @@ POLL_S = 3.0
 """The pause between two looks at the RayJob and its log."""
 LOG_END_S = 15.0
 """The time for the rest of the log when the job has ended."""
-CLEAN_UP_S = 600.0
-"""The longest time in which the exit handler deletes a RayJob; of its 15 minutes some are left to tell the outcome."""
+CLEAN_UP_S = 420.0
+"""The longest time in which the exit handler deletes a RayJob; of its 15 minutes half are left to tell the outcome."""
 DELETION_S = 300.0
 """The longest time that the deletion of an earlier RayJob may take."""
 DELETION_POLL_S = 0.5

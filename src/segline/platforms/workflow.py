@@ -7,7 +7,8 @@ for each pod, which also outlives the pod.
 The names of nodes follow from Kubeflow's compiler (kubeflow/pipelines 2.17, dag.go and container.go in
 backend/src/v2/compiler/argocompiler): ``WORKFLOW.root.exit-handler-1.train.executor(0)`` is the first attempt at a
 stage, and ``WORKFLOW.root.exit-handler-1.train-driver`` its driver, a pod or a plugin. The messages are those of
-``inferFailedReason`` (argoproj/argo-workflows 4.0, workflow/controller/operator.go).
+``inferFailedReason`` (argoproj/argo-workflows 4.0, workflow/controller/operator.go); they end with the text that a
+container has left in its status, such as the mark of a stage that gave up.
 """
 
 import base64
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from segline.errors import StageError, clip
 from segline.files.retry import attempts
+from segline.platforms.attempts import mark
 from segline.platforms.kubernetes import TIMEOUTS_S, Json, configure, describe, transient_errors
 from segline.redaction import redact
 
@@ -37,11 +39,13 @@ PATIENCE_S = 60.0
 LOG_LINES = 100
 """The number of lines at the end of a log in which the error of a stage is looked for."""
 LONGEST_REASON = 1000
-FAILED, SKIPPED = ("Failed", "Error"), ("Omitted", "Skipped")
+FAILED, SKIPPED, SUCCEEDED = ("Failed", "Error"), ("Omitted", "Skipped"), "Succeeded"
 EXIT_HANDLER = ".onExit"
 """The part of a node's name by which Argo marks those of an exit handler."""
 GROUP = re.compile(r"|root|executor|(exit-handler|condition|condition-branches)-\d+")
 """The parts of a node's name that are no task: the groups of tasks, and what runs a task."""
+ATTEMPT = re.compile(r"\(\d+\)$")
+"""The end of the name of an attempt, which without it is the name of the node of all attempts."""
 DELETED = "pod deleted"
 """Argo's message about a pod that is gone without a trace."""
 
@@ -53,7 +57,7 @@ class Ending:
     Attributes:
         state: ``FAILED``, or ``CANCELED`` if somebody terminated the run.
         stage: The stage that failed, else the last that began; empty if none did.
-        reason: Why it ended, in a line; empty if the record has no step that failed.
+        reason: Why it ended, in a line; empty if no step has failed for good and nobody terminated the run.
     """
 
     state: str = "FAILED"
@@ -117,11 +121,9 @@ class _Run:
             node for node in self._nodes() if EXIT_HANDLER not in node["name"] and node.get("phase") not in SKIPPED
         ]
         nodes.sort(key=lambda node: node.get("startedAt") or "")
-        failed = [node for node in nodes if node.get("phase") in FAILED]
-        # A node of another type only says that one of its children failed.
-        failed = [node for node in failed if node.get("type") in ("Pod", "Plugin")] or failed
+        failed = _failures(nodes)
         stages = [stage for node in failed[-1:] or nodes if (stage := self._stage(node))]
-        reason = self._reason(failed[-1]) if failed else ""
+        reason = self._reason(self._decisive(failed)) if failed else ""
         state = "FAILED"
         if self._is_terminated():
             state, reason = "CANCELED", "; ".join(filter(None, ("the run was terminated", reason)))
@@ -139,6 +141,18 @@ class _Run:
         path = re.sub(r"\([^)]*\)", "", node["name"].removeprefix(self.name)).split(".")
         return next((task for part in path if not GROUP.fullmatch(task := part.removesuffix("-driver"))), "")
 
+    def _decisive(self, failed: list[Json]) -> Json:
+        """Return the failure that ended the run: the last, or of its stage the first attempt that gave up.
+
+        Pods that Argo starts after that one only repeat its exit code, or are lost themselves.
+        """
+        of_stage = [node for node in failed if self._stage(node) == self._stage(failed[-1])]
+        return next((node for node in of_stage if self._mark(node).search(_message(node))), failed[-1])
+
+    def _mark(self, node: Json) -> re.Pattern[str]:
+        """Return a pattern: the end of Argo's message about a pod in which the stage gave up, with the exit code."""
+        return re.compile(f"(?:: )?{mark(re.escape(self._stage(node)), '([0-9]+)')}$")
+
     def _is_terminated(self) -> bool:
         """Return whether the run was terminated: Kubeflow sets a deadline of 0 then, and Argo itself ``shutdown``.
 
@@ -148,13 +162,15 @@ class _Run:
         return bool(spec.get("shutdown")) or spec.get("activeDeadlineSeconds") == 0
 
     def _reason(self, node: Json) -> str:
-        message = (node.get("message") or "").strip().splitlines() or [f"{node['phase']} without a message"]
+        given_up = self._mark(node).search(_message(node))
+        message = self._mark(node).sub("", _message(node)).splitlines() or [f"{node['phase']} without a message"]
         pod = self._pod(node)
         # Kubeflow's launcher ends with 1, whatever the exit code of the stage, which it logs as "exit status 4".
         lines = [*message, *self._log(pod)]
         is_driver = re.sub(r"\([^)]*\)", "", node["name"]).endswith("-driver")
         errors = [line for line in lines if is_driver or line.startswith(f"segline {self._stage(node)}: ")]
         codes = [] if is_driver else re.findall(r"exit status (\d+)", "\n".join(lines))
+        codes += [given_up[1]] if given_up else []
         parts = [
             "Kubeflow's driver failed" if is_driver else "",
             _cause(message[0].strip(), pod),
@@ -189,6 +205,20 @@ class _Run:
             )
             return [line for line in answer.data.decode(errors="replace").splitlines() if line.strip()]
         return []
+
+
+def _message(node: Json) -> str:
+    return (node.get("message") or "").strip()
+
+
+def _failures(nodes: list[Json]) -> list[Json]:
+    """Return the nodes that failed, without attempts after which another one succeeded."""
+    phases = {node["name"]: node.get("phase") for node in nodes}
+    failed = [
+        node for node in nodes if node.get("phase") in FAILED and phases.get(ATTEMPT.sub("", node["name"])) != SUCCEEDED
+    ]
+    # A node of another type only says that one of its children failed.
+    return [node for node in failed if node.get("type") in ("Pod", "Plugin")] or failed
 
 
 def _cause(message: str, pod: "V1Pod | None") -> str:

@@ -86,10 +86,11 @@ def run(
     with PROMOTION.writing(out) as work:
         with experiment.explained_errors("promoting"):
             decision = _decide_and_settle(contest, _register(contest, metrics["test"]))
-            lines.record_judged(experiment, decision.version)
         record = asdict(decision) | {"model": params.name, "tracking_uri": experiment.shown_uri}
         write_decision(work, record)
         write_report(work / REPORT, evaluation_dir=evaluation_dir, ensemble_dir=ensemble_dir, decision=record)
+    with experiment.explained_errors("promoting"):
+        lines.record_judged(experiment, decision.version)
     log(f"promote: {sentence(record)}; see `segline summary`")
 
 

@@ -43,9 +43,8 @@ test: setup ## the tests
 test-all: test ## the tests, the slow ones too, one after another as they start clusters and containers
 	python -m pytest -m slow
 
-REGISTRY ?= segline
 test-cluster: setup ## the tests of the cluster that KUBECONFIG names, which they change: tests/cluster/README.md
-	SEGLINE_CLUSTER_TESTS=1 SEGLINE_CLUSTER_REGISTRY=$(REGISTRY) SEGLINE_CLUSTER_TAG=$(TAG) \
+	SEGLINE_CLUSTER_TESTS=1 SEGLINE_CLUSTER_REGISTRY=$(or $(REGISTRY),segline) SEGLINE_CLUSTER_TAG=$(TAG) \
 	  python -m pytest tests/cluster --ignore-glob '*_suite.py' --ignore-glob '*_parts.py' -rs $(ARGS)
 
 fuzz: setup ## ten minutes of broken parameters, classes, manifests and label files; SEED=1 for others
@@ -82,7 +81,8 @@ images: ## the images segline/data, segline/train and segline/mlflow; BASE=segli
 	$(ENGINE) images --filter reference='segline/*:$(TAG)' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
 
 push: setup ## push the images and attach their bills of materials; REGISTRY=registry.example.org/segline TAG=0.2.0
-	@test -n "$(REGISTRY)" || { echo "make: push needs REGISTRY=<registry with the path of the images>"; exit 1; }
+	@case "$(firstword $(subst /,/ ,$(REGISTRY)))" in *.*/|*:*/|localhost/) ;; *) echo "make: push needs" \
+	  "REGISTRY=<host>/<path of the images>, got '$(REGISTRY)'; without a host they would go to Docker Hub"; exit 1;; esac
 	for image in data train mlflow; do \
 	  $(ENGINE) tag segline/$$image:$(TAG) $(REGISTRY)/$$image:$(TAG) && $(ENGINE) push --quiet $(REGISTRY)/$$image:$(TAG) || exit; done
 	python -m pipelines sbom --registry $(REGISTRY) --tag $(TAG) --engine $(ENGINE)

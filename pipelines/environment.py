@@ -4,7 +4,7 @@ from kfp import dsl, kubernetes
 
 SETTINGS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "SEGLINE_STORE")
 """The keys of the config map, each the name of an environment variable, as in the two secrets below."""
-FILES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+FILES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 """The keys whose values are the names of files."""
 OPTIONAL_SETTINGS = (
     *FILES,

@@ -1,7 +1,8 @@
 """A registry of images: the digest behind a tag, and what is attached to an image.
 
 The requests are those of the OCI distribution specification 1.1 (github.com/opencontainers/distribution-spec). The
-logins are those of ``docker login``, with its credential helpers.
+logins are those of ``docker login``, with its credential helpers; for those of ``podman login``,
+``REGISTRY_AUTH_FILE`` names the file, which has the same form (containers-auth.json(5)).
 """
 
 import hashlib
@@ -180,13 +181,13 @@ def _digest_in_engine(name: str, tag: str) -> str:
 
 
 def _login(host: str) -> dict[str, str]:
-    """Return what ``docker login`` keeps for a registry, with keys in lower case; empty for nothing.
+    """Return what the login keeps for a registry, with keys in lower case; empty for nothing.
 
     Raises:
         RegistryError: A credential helper fails.
     """
     try:
-        found = docker.auth.load_config().resolve_authconfig(host) or {}
+        found = docker.auth.load_config(os.environ.get("REGISTRY_AUTH_FILE")).resolve_authconfig(host) or {}
     except docker.errors.DockerException as error:
         raise RegistryError(f"the login for {host} cannot be read ({one_line(error)[:200]})") from None
     return {name.lower(): value for name, value in found.items()}

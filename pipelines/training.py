@@ -64,7 +64,7 @@ class DeploymentConfig:
 
     registry: str = "segline"
     tag: str = "0.2.0"
-    digests: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)
     gpus: int = 0
     cpus: str = "8"
     memory: str = "32G"

@@ -1,4 +1,4 @@
-"""What the Makefile does in an archive of the repository, which has no git."""
+"""What the Makefile does in an archive of the repository, which has no git, and to which registry it pushes."""
 
 import os
 import shutil
@@ -34,11 +34,13 @@ def archive(tmp_path):
     return folder
 
 
-def make(folder, *words):
+def make(folder, *words, expected=0):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    variables = {name: value for name, value in os.environ.items() if name not in ("TAG", "COMMIT", "MAKEFLAGS")}
+    variables = {
+        name: value for name, value in os.environ.items() if name not in ("TAG", "COMMIT", "REGISTRY", "MAKEFLAGS")
+    }
     done = subprocess.run(["make", *words], cwd=folder, env=variables | {"PATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout
 
 
@@ -69,3 +71,27 @@ def test_with_git_the_tag_is_the_commit(archive):
     git("commit", "--quiet", "-m", "first", cwd=archive)
     commit = git("rev-parse", "--short=12", "HEAD", cwd=archive).strip()
     assert f"--tag segline/train:{commit} " in make(archive, "images", "ENGINE=echo")
+
+
+@pytest.mark.parametrize("words", [(), ("REGISTRY=segline",), ("REGISTRY=team/segline",), ("REGISTRY=kind:5000",)])
+def test_nothing_is_pushed_without_the_host_of_a_registry(archive, words):
+    shown = make(archive, "push", "ENGINE=echo", *words, expected=2)
+    assert "make: push needs REGISTRY=<host>/<path of the images>" in shown
+    assert "push --quiet" not in shown
+
+
+@pytest.mark.parametrize("registry", ["registry.example.org/segline", "localhost/segline", "kind:5000/a/b"])
+def test_the_images_are_pushed_to_the_registry_that_is_named(archive, registry):
+    program = archive / "pipelines"
+    program.mkdir()
+    (program / "__init__.py").touch()
+    (program / "__main__.py").write_text("import sys\nprint('told', *sys.argv[1:])\n", encoding="utf-8")
+    shown = make(archive, "push", "ENGINE=echo", "TAG=0.2.0", f"REGISTRY={registry}").splitlines()
+    pushed = [line for line in shown if line.startswith("push")]
+    assert pushed == [f"push --quiet {registry}/{image}:0.2.0" for image in ("data", "train", "mlflow")]
+    assert shown[-1] == f"told sbom --registry {registry} --tag 0.2.0 --engine echo"
+
+
+@pytest.mark.parametrize(("words", "registry"), [((), "segline"), (("REGISTRY=kind:5000",), "kind:5000")])
+def test_a_test_cluster_takes_the_local_images_unless_a_registry_is_named(archive, words, registry):
+    assert f"SEGLINE_CLUSTER_REGISTRY={registry} " in make(archive, "--dry-run", "test-cluster", *words)

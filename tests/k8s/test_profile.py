@@ -83,6 +83,23 @@ def test_an_upgrade_gives_back_what_was_overwritten(overlay):
 
 
 @OVERLAY
+def test_an_upgrade_sets_kubeflows_label_after_the_first_apply(overlay):
+    """Also where the controller does not put a missing label back."""
+    label = {"app.kubernetes.io/part-of": "kubeflow-profile"}
+    ours, overwritten = in_the_overlay(overlay), applied(BEFORE, PROFILE, {})
+    # Set before the first apply the label is lost, as the last application had one of this name.
+    assert not label.keys() & applied(ours, overwritten | label, BEFORE).keys()
+    right = applied(ours, overwritten, BEFORE) | label
+    assert label.items() <= right.items()
+    # Each later application, also of the namespace alone, keeps it.
+    assert label.items() <= applied(in_the_file(overlay), right, ours).items()
+    page = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    command = "\nkubectl label --overwrite namespace segline app.kubernetes.io/part-of=kubeflow-profile\n"
+    applying, upgrading = page.split(command)[:2]
+    assert all("\nkubectl apply -k k8s/overlays/gpu" in text for text in (applying, upgrading))
+
+
+@OVERLAY
 def test_server_side_apply_finds_no_conflict(overlay):
     """It reports one for each field that another manager owns with another value."""
     ours = in_the_overlay(overlay)

@@ -1,11 +1,15 @@
 """A RayJob in a queue of Kueue: what Kueue's webhooks accept of it, and what is followed while it waits."""
 
+import copy
+import json
+
 import pytest
 import yaml
 from kubernetes_api import schema
 from test_rayjob import assert_delivered, dataset_dir, kube, succeeding, train  # noqa: F401 - fixtures
-from test_rayjob_spec import RUN, made_by, with_train
+from test_rayjob_spec import RUN, TEMPLATE, TINY, made_by, with_train
 
+from segline.config.loader import load
 from segline.parallel import AUTOSCALING
 from segline.platforms import rayjob_spec
 from segline.platforms.rayjob_spec import rayjob_name
@@ -80,9 +84,28 @@ def test_the_cluster_has_the_workers_that_the_first_round_uses(queued, changed, 
     assert AUTOSCALING not in variables
 
 
-def test_an_elastic_job_keeps_its_autoscaler(queued, monkeypatch):
-    from test_rayjob_spec import TEMPLATE
+@pytest.mark.parametrize(("most", "replicas"), [(3, [2, 0]), (1, [1, 1])])
+def test_groups_share_the_workers_of_the_first_round(queued, most, replicas):
+    """Four trials; a pod of the first group holds three workers, one of the second group holds one."""
+    template = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
+    (large,) = template["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    small = copy.deepcopy(large) | {"groupName": "small"}
+    for group, cpus, count in ((large, "3", most), (small, "1", 3)):
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        del limits["nvidia.com/gpu"]
+        limits["cpu"] = cpus
+        group["maxReplicas"] = count
+    template["spec"]["rayClusterSpec"]["workerGroupSpecs"].append(small)
+    models = [{"unet": {"width": width, "depth": 1}} for width in (2, 3, 4, 5)]
+    settings = {"models": models, "gpus_per_worker": 0.0, "cpus_per_worker": 1}
+    params = load(json.dumps(TINY | {"train": TINY["train"] | settings}))
+    job = rayjob_spec.make_rayjob(
+        template, params, name="a", run=RUN, training_url="s3://b/p", image="i", tracking_uri="http://mlflow"
+    )
+    assert [group["replicas"] for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == replicas
 
+
+def test_an_elastic_job_keeps_its_autoscaler(queued, monkeypatch):
     template = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     template["metadata"]["annotations"] = {"kueue.x-k8s.io/elastic-job": "true"}
     job = rayjob_spec.make_rayjob(

@@ -14,7 +14,7 @@ from segline.training.components import all_options
         ("unet_resnet34", {}, {"pretrained": False}),
         ("unet_resnet34", {"pretrained": "s3://w/r34.pth"}, {"pretrained": "s3://w/r34.pth"}),
         ("smp/fpn", {"encoder": "resnet18"}, {"encoder": "resnet18", "pretrained": False}),
-        ("unet", {"width": 8}, {"width": 8, "depth": 4}),
+        ("unet_valid", {"width": 8}, {"width": 8, "depth": 4, "tile": 388}),
     ],
 )
 def test_a_run_has_every_option_of_its_model_also_those_left_at_their_default(name, given, told):

@@ -35,8 +35,8 @@ class Artifact:
         metadata: The function that returns the artifact's metadata, given its folder.
         metrics: The function that returns the artifact's metrics, given its folder.
         page: The HTML page for people, below the folder; empty for none.
-        only: The files that the mark covers as far as they are there, where others beside them have checksums
-            elsewhere; empty for all files.
+        only: The files that the mark covers, as far as they exist; empty for all files. It is for a folder whose other
+            files have their checksums in one of these.
     """
 
     name: str

@@ -95,7 +95,8 @@ def shipped_licence(encoder: str) -> str:
     shipped = _find(name)
     _locate(shipped)
     package = distribution(shipped.package)
-    return f"{shipped.package} {package.version}, weights of {name}\n\n{package.read_text('LICENSE') or ''}"
+    texts = (file.read_text(encoding="utf-8") for file in package.files or () if file.name == "LICENSE")
+    return f"{shipped.package} {package.version}, weights of {name}\n\n{next(texts, '')}"
 
 
 def _find(name: str) -> Shipped:

@@ -55,7 +55,7 @@ def _fix_size(cluster: Json, params: Params) -> None:
         per_pod = _workers_in(group, params.train)
         if per_pod:
             group["replicas"] = min(int(group.get("maxReplicas", needed)), math.ceil(needed / per_pod))
-            needed -= group["replicas"] * per_pod
+            needed = max(0, needed - group["replicas"] * per_pod)
     head = cluster["headGroupSpec"]["template"]["spec"]
     if groups and "serviceAccountName" not in head:
         # KubeRay makes an account of its own only for the autoscaler.

@@ -50,6 +50,7 @@ SHOWN_LINES = 3
 """The number of lines of the log in an error, where the command has none of its own."""
 
 
+# Longer than 40 lines by its description.
 def train(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, run: str, **_: bool) -> None:
     """Train on a Ray cluster that is made for it, and write what :func:`segline.stages.train.run` would write.
 

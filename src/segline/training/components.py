@@ -53,6 +53,6 @@ def preparation_name(term: ComponentSpec) -> str:
 def _make_term(term: ComponentSpec, info: DatasetInfo, prepared_dir: Path) -> nn.Module:
     name = preparation_name(term)
     prepared = prepared_dir / name if name else None
-    pixels = tuple(info.pixels["train"])
+    pixels = tuple(info.pixels.get("train", ()))
     task = Task(names=tuple(info.names), background=info.background, pixels=pixels, prepared=prepared)
     return LOSSES[term.name](task, **term.options)

@@ -7,6 +7,7 @@ interrupted continues behind the last pack that it finished.
 
 import errno
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -168,6 +169,7 @@ def _open_repository(repository: str, revision: str, where: str) -> Iterator[Any
     except ModuleNotFoundError:
         raise SourceError(f"{where}: DVC is not installed; install segline[dvc]") from None
     _let_requester_pay()
+    _name_proxies_in_lower_case()
     local = Path(repository).exists()
     # For a path, DVC takes None as the working directory; for a URL, it takes HEAD as the name of a branch.
     named = (revision or "HEAD") if local or revision != "HEAD" else None
@@ -176,10 +178,8 @@ def _open_repository(repository: str, revision: str, where: str) -> Iterator[Any
         with closing(system):
             yield system
     except DvcException as error:
-        raise SourceError(
-            f"{where}: {one_line(_root_cause(error))}; check ingest.source and ingest.dvc.revision, and "
-            "git's login if it wants one"
-        ) from None
+        reason = one_line(_root_cause(error))
+        raise SourceError(f"{where}: {reason}; {_opening_advice(reason)}") from None
     finally:
         clean_repos()
 
@@ -198,6 +198,24 @@ def _raise_if_refused(error: BaseException, where: str) -> None:
     cause = _root_cause(error)
     if isinstance(cause, ClientError | BotoCoreError) and (reason := permanent_reason(cause)):
         raise SourceError(f"{where}: the DVC remote: {reason}") from None
+
+
+def _opening_advice(reason: str) -> str:
+    """Return what to do about a repository that cannot be opened."""
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return "set SSL_CERT_FILE to the file of the authorities that are trusted; GIT_SSL_CAINFO is not read"
+    return "check ingest.source and ingest.dvc.revision, and git's login if it wants one"
+
+
+def _name_proxies_in_lower_case() -> None:
+    """Set the variables of the proxy in lower case where they are missing.
+
+    DVC clones with dulwich, which reads no others: see ``default_urllib3_manager`` and ``check_for_proxy_bypass``
+    in ``dulwich/client.py`` of dulwich 1.2. Behind a proxy, libgit2 reaches only ``https://`` (version 1.9).
+    """
+    for name in ("https_proxy", "http_proxy", "all_proxy", "no_proxy"):
+        if value := os.environ.get(name.upper()):
+            os.environ.setdefault(name, value)
 
 
 def _let_requester_pay() -> None:

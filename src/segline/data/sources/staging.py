@@ -14,7 +14,7 @@ from segline.files.atomic import MARK, describe_write_error
 from segline.files.packs import Packs
 
 PACKED = "packs: "
-"""The beginning of the mark. Version 0.1 and 0.2.0 kept single files, under marks without it."""
+"""The beginning of the mark. Version 0.1 kept single files, under marks without it."""
 
 
 class StagingError(SourceError):

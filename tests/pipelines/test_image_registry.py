@@ -199,6 +199,7 @@ def test_an_engine_that_fails_is_named(images, tmp_path, capsys):
 def login(tmp_path, monkeypatch):
     """Keep a login as docker login does."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
 
     def keep(host, **entry):
         (tmp_path / "config.json").write_text(json.dumps({"auths": {host: entry}}))
@@ -225,6 +226,17 @@ def guarded(challenge, admitted, token=None):
         return 401, {"WWW-Authenticate": challenge.format(address=address)}, b""
 
     return answer, asked
+
+
+def test_the_login_of_podman_is_taken_from_the_file_that_is_named(login, tmp_path, monkeypatch):
+    answer, _ = guarded('Basic realm="here"', f"Basic {BASIC}")
+    with serving(answer) as server:
+        host = server.address.removeprefix("http://")
+        login(host, auth=base64.b64encode(b"anna:wrong").decode())
+        file = tmp_path / "auth.json"
+        file.write_text(json.dumps({"auths": {host: {"auth": BASIC}}}), encoding="utf-8")
+        monkeypatch.setenv("REGISTRY_AUTH_FILE", str(file))
+        assert find_digest(f"{host}/segline/train", "1.0") == KNOWN
 
 
 BEARER = 'Bearer realm="{address}/token",service="registry",scope="repository:segline/train:pull"'

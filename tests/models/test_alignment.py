@@ -15,7 +15,7 @@ CASES = [
     ("deeplab_v3", {}, 16),
     pytest.param("deeplab_v3", {"output_stride": 8}, 8, marks=pytest.mark.slow),
     ("spp", {}, 8),
-    ("spp", {"output_stride": 32}, 32),
+    pytest.param("spp", {"output_stride": 32}, 32, marks=pytest.mark.slow),
     ("drn_a_18", {}, 8),
 ]
 STRIDE = 32

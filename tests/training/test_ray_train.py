@@ -174,6 +174,7 @@ def curves(history):
     return [[getattr(epoch, name) for name in CURVES] for epoch in history]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(dataset_dir, tmp_path, pair_of_processes):
     run = new_run(dataset_dir, plain_network())
     alone, together = list(fit(run, tmp_path)), pair_of_processes["plain"]
@@ -181,6 +182,7 @@ def test_two_processes_train_as_one(dataset_dir, tmp_path, pair_of_processes):
     torch.testing.assert_close(together["weights"], weights(run), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["plain", "unet"])
 def test_two_processes_stopped_after_every_step_end_with_the_same_bits(pair_of_processes, model):
     """Of the first one's statistics too, where each process normalises its own rows."""

@@ -109,22 +109,27 @@ class _Child:
         self.stopped = threading.Event()
         self._signal = signal.SIGTERM
         self._process: subprocess.Popen[bytes] | None = None
+        self._told = False
 
     def run(self, words: list[str]) -> int:
         """Run it once, and return its exit code; the end by a signal is negative."""
         environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
         command = [sys.executable, "-c", CHILD, *words]
         self._process = subprocess.Popen(command, env=environment, start_new_session=True)
-        if self.stopped.is_set():
-            self._process.send_signal(self._signal)
+        self._tell()
         return self._process.wait()
 
     def stop(self, number: int, _: FrameType | None) -> None:
         """Pass a signal on."""
         self._signal = signal.Signals(number)
         self.stopped.set()
-        if self._process:
-            self._process.send_signal(number)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Send the signal once, also where it comes while the process is being made."""
+        if self._process and self.stopped.is_set() and not self._told:
+            self._told = True
+            self._process.send_signal(self._signal)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """The cluster that KUBECONFIG names, and an installation in it; without one, each test says what it lacks."""
 
+import shutil
+
 import pytest
+from fake_cluster import fake_cluster
 from installing import (
     NAMESPACE,
     Options,
@@ -108,3 +111,14 @@ def own(options):
 def kuberay(cluster):
     if not cluster.has_kind("rayjobs.ray.io"):
         pytest.skip("KubeRay's operator is not installed: there is no rayjobs.ray.io")
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """The state of a server that kubectl takes for a cluster; KUBECONFIG names it."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed")
+    with fake_cluster(tmp_path) as (state, path):
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        monkeypatch.setenv("KUBECACHEDIR", str(tmp_path / "cache"))
+        yield state

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from fake_cluster import fake_cluster
 from installing import NAMESPACE, Options, make_pod
 from kfp_server import kubeflow as kubeflow_server
 from kubectl import WAITS_S, Cluster
@@ -20,16 +19,6 @@ from test_cluster_training import Training
 from tracking_server import FILES, Answer, TrackingServer
 
 OPTIONS = Options(registry="segline", tag="7", keep=False, reuse=False, kubeflow="")
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    if not shutil.which("kubectl"):
-        pytest.skip("kubectl is not installed")
-    with fake_cluster(tmp_path) as (state, path):
-        monkeypatch.setenv("KUBECONFIG", str(path))
-        monkeypatch.setenv("KUBECACHEDIR", str(tmp_path / "cache"))
-        yield state
 
 
 class Network:

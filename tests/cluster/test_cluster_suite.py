@@ -15,17 +15,6 @@ HERE = "tests/cluster"
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """The state of the server; KUBECONFIG names it."""
-    if not shutil.which("kubectl"):
-        pytest.skip("kubectl is not installed")
-    with fake_cluster(tmp_path) as (state, path):
-        monkeypatch.setenv("KUBECONFIG", str(path))
-        monkeypatch.setenv("KUBECACHEDIR", str(tmp_path / "cache"))
-        yield state
-
-
-@pytest.fixture
 def kubectl(fake):
     fake.add("namespaces", {"metadata": {"name": NAMESPACE}})
     return Cluster(shutil.which("kubectl"), dict.fromkeys(WAITS_S, 0.5))

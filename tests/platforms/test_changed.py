@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from kubernetes_api import NAMESPACE, kubernetes
-from servers import serving
 from test_workflow import LINE, OOM, done, failing, flow
 
 from segline.cli import main
@@ -182,18 +181,6 @@ def test_what_validate_really_records_of_drift_is_understood(schedule, judge, da
 
 
 @pytest.fixture
-def webhook():
-    bodies = []
-
-    def answer(handler):
-        bodies.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
-        return 200, {}, b""
-
-    with serving(answer) as server:
-        yield server.address, bodies
-
-
-@pytest.fixture
 def argo(tmp_path, monkeypatch):
     """A Kubernetes with Argo's records of runs."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
@@ -218,7 +205,7 @@ def test_the_webhook_is_told_that_nothing_was_new(
     capsys,
 ):
     """Kubeflow leaves such runs RUNNING; an attempt that was lost and repeated changes nothing."""
-    address, bodies = webhook
+    server, bodies = webhook
     lost = (f"{LINE}.train.executor(0)", "Pod", "Error", "pod deleted")
     argo.workflows = [
         flow(lost, *done("train")[:-1], *done("promote"), run="run-1"),
@@ -226,9 +213,9 @@ def test_the_webhook_is_told_that_nothing_was_new(
     ]
     schedule()
     judge()
-    end("run-1", "RUNNING", tracking_uri, monkeypatch, address)
+    end("run-1", "RUNNING", tracking_uri, monkeypatch, server.address)
     schedule()
-    end("run-2", "RUNNING", tracking_uri, monkeypatch, address)
+    end("run-2", "RUNNING", tracking_uri, monkeypatch, server.address)
     assert [body["state"] for body in bodies] == ["SUCCEEDED", "SUCCEEDED"]
     assert bodies[0]["training"].startswith("nothing was judged yet")
     assert bodies[1]["training"].startswith("nothing is new: v1")
@@ -255,19 +242,19 @@ def test_a_line_that_was_judged_has_not_succeeded_where_argo_says_otherwise(
     tracking_uri,
     monkeypatch,
 ):
-    address, bodies = webhook
+    server, bodies = webhook
     argo.workflows = [flow(*nodes, spec=spec, run="run-1")] if nodes else []
     schedule()
     judge()
-    end("run-1", "RUNNING", tracking_uri, monkeypatch, address)
+    end("run-1", "RUNNING", tracking_uri, monkeypatch, server.address)
     [body] = bodies
     assert (body["state"], bool(body["reason"])) == (state, True)
 
 
 def test_a_line_that_was_not_judged_has_not_succeeded(schedule, webhook, tracking_uri, monkeypatch):
-    address, bodies = webhook
+    server, bodies = webhook
     schedule()
-    end("run-1", "RUNNING", tracking_uri, monkeypatch, address)
+    end("run-1", "RUNNING", tracking_uri, monkeypatch, server.address)
     assert bodies[0]["state"] != "SUCCEEDED"
 
 

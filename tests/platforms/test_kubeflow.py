@@ -121,19 +121,6 @@ def test_what_is_no_executor_input_is_refused(tmp_path):
 STATUS = json.dumps({"state": "FAILED", "pipelineTaskName": "line", "error": {"message": "train failed"}})
 
 
-@pytest.fixture
-def webhook():
-    """The bodies that a server was sent, and the server."""
-    bodies = []
-
-    def answer(handler):
-        bodies.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
-        return 200, {}, b""
-
-    with serving(answer) as faulty:
-        yield faulty, bodies
-
-
 @pytest.fixture(autouse=True)
 def outside(monkeypatch):
     """These tests have no Kubernetes, whatever the machine has."""

@@ -6,7 +6,6 @@ written by :mod:`segline.files.pack_writer`.
 """
 
 import errno
-import hashlib
 import json
 import zlib
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segline.errors import StageError
-from segline.files.trees import CHANGED, File
+from segline.files.trees import File, check_content, sha256_of
 
 INDEX = "index.json"
 
@@ -67,8 +66,7 @@ class Packs:
         data = self._bytes(entry, entry.size)
         if zlib.crc32(data) != entry.crc:
             raise OSError(errno.EIO, f"it is damaged: remove {self.root} and ingest again", path)
-        if checksum and checksum != _sha256(data):
-            raise OSError(errno.EIO, CHANGED, path)
+        check_content(data, checksum, path)
         return data
 
     def head(self, path: str, size: int) -> bytes:
@@ -78,7 +76,7 @@ class Packs:
 
     def checksum(self, path: str) -> str:
         """Return ``sha256:`` and the digest of the content. Raises OSError if it cannot be read or is damaged."""
-        return _sha256(self.read(path))
+        return sha256_of(self.read(path))
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
@@ -103,10 +101,6 @@ class Packs:
         with (self.root / entry.pack).open("rb") as stream:
             stream.seek(entry.offset)
             return stream.read(size)
-
-
-def _sha256(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @lru_cache(maxsize=2)

@@ -67,6 +67,17 @@ class Tree(Protocol):
         ...
 
 
+def sha256_of(data: bytes) -> str:
+    """Return ``sha256:`` and the digest of a content."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def check_content(data: bytes, checksum: str, path: str) -> None:
+    """Raise OSError if a checksum is given, and a file's content has another one."""
+    if checksum and checksum != sha256_of(data):
+        raise OSError(errno.EIO, CHANGED, path)
+
+
 @dataclass(frozen=True)
 class Folder:
     """The files below a folder of this machine. Links are followed, except into a folder that contains the link."""
@@ -95,8 +106,7 @@ class Folder:
     def read(self, path: str, checksum: str = "") -> bytes:
         """Return a file's content. Raises OSError if it cannot be read, or if ``checksum`` is given and differs."""
         data = (self.root / path).read_bytes()
-        if checksum and checksum != f"sha256:{hashlib.sha256(data).hexdigest()}":
-            raise OSError(errno.EIO, CHANGED, path)
+        check_content(data, checksum, path)
         return data
 
     def head(self, path: str, size: int) -> bytes:

@@ -121,7 +121,7 @@ def _create(name: str, pretrained: bool | str, **options: Any) -> Any:
 def _weights(source: str, expected: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     if source != SHIPPED_WORD:
         return read_weights(source, expected, name)
-    return check_weights(shipped_weights(name, list(expected)), expected, name, "the shipped file")
+    return _check_weights(shipped_weights(name, list(expected)), expected, name, "the shipped file")
 
 
 def read_weights(file: str, expected: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -140,10 +140,10 @@ def read_weights(file: str, expected: Mapping[str, Tensor], name: str) -> dict[s
     except Exception as error:  # the readers raise any type for a file with unknown content
         hint = "expected a state dict in .safetensors or .pth"
         raise TrainingError(f"pretrained: {file} cannot be read as weights ({one_line(error)}); {hint}") from None
-    return check_weights(_to_timm_names(weights, expected), expected, name, file)
+    return _check_weights(_to_timm_names(weights, expected), expected, name, file)
 
 
-def check_weights(
+def _check_weights(
     weights: dict[str, Tensor], expected: Mapping[str, Tensor], name: str, file: str
 ) -> dict[str, Tensor]:
     """Return weights that were read from a file if they are all that an encoder needs; see :func:`read_weights`."""

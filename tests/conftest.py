@@ -30,49 +30,6 @@ CHECKED = (
 jaxtyping.install_import_hook([f"segline.{name}" for name in CHECKED], "beartype.beartype")
 
 
-SHARE_RAY = (
-    "tests/stages/test_train_faults.py",
-    "tests/stages/test_train_search.py",
-    "tests/stages/test_train.py",
-    "tests/stages/test_label.py",
-    "tests/test_parallel.py",
-    "tests/training/test_preflight.py",
-    "tests/training/test_ray_tune.py",
-)
-"""They run in one process, which starts Ray once."""
-LONG = (
-    *SHARE_RAY,
-    "tests/test_line.py",
-    "tests/models/test_contract.py",
-    "tests/mlflow_server/test_mlflow_server.py",
-    "tests/platforms/test_rayjob.py",
-    "tests/fuzz/test_fuzz.py",
-    "tests/models/test_alignment.py",
-    "tests/stages/test_promote_race.py",
-    "tests/test_full_disk.py",
-)
-"""They begin first: a long module that begins last leaves the other processes without work."""
-
-
-def pytest_collection_modifyitems(items):
-    place = {module: number for number, module in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONG)))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Give each process whole modules, in the order of the collection."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Modules(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            module = nodeid.partition("::")[0]
-            return "ray" if module in SHARE_RAY else module
-
-    config.option.loadscopereorder = False
-    return Modules(config, log) if config.getvalue("dist") == "loadscope" else None
-
-
 @pytest.fixture(scope="session", autouse=True)
 def stacks_without_source():
     """Kubeflow Pipelines asks for the whole stack whenever a task is changed, to know the name of one function.

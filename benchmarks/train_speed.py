@@ -49,7 +49,8 @@ from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Split, open_split
+from segline.data.shards import Crops, open_split
+from segline.data.split import Split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion_matrix, mean_iou
@@ -122,7 +123,7 @@ def constant_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[t
 
 
 @dataclass(frozen=True)
-class Constant(Split):
+class Constant(Crops):
     """One batch over and over."""
 
     def take(self, positions):

@@ -123,6 +123,7 @@ DATASET = Artifact(
         "segline.data.pairs",
         "segline.data.sampling",
         "segline.data.shards",
+        "segline.data.split",
         "segline.data.splits",
         "segline.stages.label",
     ),

@@ -36,7 +36,7 @@ from segline.artifacts.candidates import WEIGHTS
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.files.atomic import write_json
 from segline.inference.predict import predict_split
 from segline.losses import LOSSES, WeightedSum

@@ -22,7 +22,7 @@ from street_shards import make_shards
 from segline.artifacts.candidates import WEIGHTS
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.sections import Train
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS

@@ -20,7 +20,7 @@ from rich.table import Table
 from segline.artifacts.bundle import read_bundle
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split

@@ -25,7 +25,7 @@ from rich.table import Table
 from street_shards import make_shards
 
 from segline.cli import main as segline
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 
 SPACES = {
     "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},

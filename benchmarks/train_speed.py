@@ -49,7 +49,8 @@ from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Crops, open_split
+from segline.data.reading import open_split
+from segline.data.shards import Crops
 from segline.data.split import Split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task

@@ -15,7 +15,8 @@ from segline.config.params import Params
 from segline.config.sections import Audit, Evaluate
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
-from segline.data.shards import Crop, join_shards, write_shard
+from segline.data.parts import join_parts
+from segline.data.shards import Crop, write_shard
 from segline.errors import StageError
 from segline.stages import evaluate
 
@@ -52,7 +53,7 @@ def run(tmp_path):
         for split in ("train", "val", "test"):
             crops = [draw(*crop) for crop in CROPS if crop[0] == split]
             write_shard(dataset_dir / split, 0, crops, shape=(16, 16))
-            join_shards(dataset_dir / split, 1)
+            join_parts(dataset_dir / split, 1)
         pixels = {split: [1, 1] for split in ("train", "val", "test")}
         facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}
         description = DatasetInfo(classes=CLASSES, background=0, crop_size=(16, 16), test_is_val=test_is_val, **facts)

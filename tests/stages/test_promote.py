@@ -26,7 +26,7 @@ from segline.config.params import Params
 from segline.config.sections import Promote as Settings
 from segline.config.sections.promote import ErrorBudget
 from segline.data.augment import MEAN, STD
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import write_json
 from segline.inference.bundle import load_models

@@ -11,12 +11,12 @@ import numpy as np
 
 from segline.artifacts.bundle import join_bundles, read_bundle
 from segline.artifacts.candidates import CANDIDATES
-from segline.artifacts.dataset import DATASET, read_dataset_info
+from segline.artifacts.dataset import DATASET, read_dataset_info, split_folder
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, write_metrics
 from segline.artifacts.evaluation import EVALUATION, read_leaderboard, write_counts
 from segline.config.params import Params
 from segline.config.sections import Ensemble
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model
@@ -34,18 +34,19 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
     Raises:
         StageError: A file of an input is missing or damaged, or a candidate's predictions are not finite.
     """
-    DATASET.check(dataset_dir, folders=("val", "test"))
+    val_folder, test_folder = (split_folder(split, params.evaluate.on) for split in ("val", "test"))
+    DATASET.check(dataset_dir, folders=(val_folder, test_folder))
     CANDIDATES.check(candidates_dir)
     EVALUATION.check(evaluation_dir)
     info, batch_size = read_dataset_info(dataset_dir), params.evaluate.batch_size
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with ENSEMBLE.writing(out) as work:
-        val = open_split(dataset_dir, "val")
+        val = open_split(dataset_dir, val_folder)
         members, gains = _choose(pool, val, params.ensemble, batch_size, work / SCRATCH)
         bundle = join_bundles(
             work / MODEL, [(folder, read_bundle(folder)) for folder in map(candidates_dir.joinpath, members)]
         )
-        test = open_split(dataset_dir, "test")
+        test = open_split(dataset_dir, test_folder)
         models = load_models(work / MODEL, bundle)
         with naming_model(" + ".join(members), TRAIN_AGAIN):
             counts = count_split(models, test, classes=len(info.classes), batch_size=batch_size)

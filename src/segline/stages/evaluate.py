@@ -18,7 +18,7 @@ from torch import nn
 from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import read_bundle
 from segline.artifacts.candidates import CANDIDATES, HISTORY, candidate_folders
-from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info, split_folder
 from segline.artifacts.evaluation import (
     CURVES,
     CURVES_PLOT,
@@ -36,7 +36,7 @@ from segline.artifacts.evaluation import (
 from segline.config.params import Params
 from segline.config.sections import Evaluate
 from segline.data.boxes import Box
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.errors import StageError
 from segline.files.names import bounded
@@ -84,7 +84,7 @@ class Finding:
             **source_box._asdict(),
             "pixels": self.suspect.pixels,
             "confidence": self.suspect.confidence,
-            "split": self.split.folder.name,
+            "split": self.split.name,
         }
 
 
@@ -101,7 +101,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     DATASET.check(dataset_dir)
     CANDIDATES.check(candidates_dir)
     info, settings = read_dataset_info(dataset_dir), params.evaluate
-    split = open_split(dataset_dir, "val")
+    split = open_split(dataset_dir, split_folder("val", settings.on))
     pictured = np.unique(np.linspace(0, len(split) - 1, settings.pictures).round().astype(int))
     folders = candidate_folders(candidates_dir)
     with EVALUATION.writing(out) as work:
@@ -189,7 +189,7 @@ def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluat
     """Write the list of missing labels and pictures of the most confident ones; return the length of the list."""
     models = load_models(folder, read_bundle(folder))
     names = [name for name in info.pixels if not (name == "test" and info.test_is_val)]
-    splits = [open_split(dataset_dir, name) for name in names]
+    splits = [open_split(dataset_dir, name if name == "train" else split_folder(name, settings.on)) for name in names]
     with progress_bar("looking for missing labels", sum(map(len, splits))) as advance:
         findings = [
             Finding(suspect, split, position)

@@ -15,11 +15,12 @@ from tempfile import TemporaryDirectory
 
 from segline.artifacts.candidates import CANDIDATES
 from segline.artifacts.code import code_hash
-from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info, split_folder
 from segline.config.fields import SHIPPED_WORD
 from segline.config.params import Params
 from segline.config.sections import Train
 from segline.config.serialization import as_json
+from segline.data.reading import open_split
 from segline.errors import TrainingError
 from segline.files.atomic import unfinished_fingerprint, writing
 from segline.files.hashing import file_hash
@@ -40,7 +41,6 @@ from segline.training.search.run import run_search
 from segline.training.search.state import SearchState, TrialRuns
 from segline.training.trial import Cost, Trial, TrialConfig, TrialInputs
 
-SPLITS = ("train", "val")
 PREPARED = "prepared"
 """The folder of what the losses prepared, beside the folders of the trials."""
 STORE = "SEGLINE_STORE"
@@ -66,7 +66,9 @@ def run(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, plan
     """
     if params.train.search.searcher == "optuna":
         proposals.check_installed()
-    DATASET.check(dataset_dir, folders=SPLITS)
+    validation = split_folder("val", params.train.validate_on)
+    DATASET.check(dataset_dir, folders=("train", validation))
+    open_split(dataset_dir, validation)
     info = read_dataset_info(dataset_dir)
     inputs = _inputs(params.train, dataset_dir, out)
     _preflight(params.train, info, inputs)
@@ -142,6 +144,7 @@ def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
     return TrialInputs(
         dataset_dir=dataset_dir.resolve(),
         prepared_dir=out.resolve() / PREPARED,
+        validation=split_folder("val", settings.validate_on),
         encoders=encoders,
         origins=Origins.of((dataset_dir,), encoders),
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.components import ComponentSpec
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.files.atomic import write_json
 from segline.losses import LOSSES
@@ -65,18 +65,18 @@ def _prepare(term: ComponentSpec, folder: Path, inputs: TrialInputs, *, seed: in
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    batches = _label_batches(inputs.dataset_dir, seed, f"preparing {folder.name}")
+    batches = _label_batches(inputs, seed, f"preparing {folder.name}")
     step = getattr(LOSSES[term.name], "prepare")  # noqa: B009  (the table's type does not know of it)
     preparation: Preparation = step(batches, unfinished, **(preparation_options(term) or {}))
     write_json(unfinished / PREPARATION, asdict(preparation))
     unfinished.rename(folder)
 
 
-def _label_batches(dataset_dir: Path, seed: int, description: str) -> LabelBatches:
+def _label_batches(inputs: TrialInputs, seed: int, description: str) -> LabelBatches:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train, val = open_split(dataset_dir, "train"), open_split(dataset_dir, "val")
+    train, val = (open_split(inputs.dataset_dir, folder) for folder in ("train", inputs.validation))
     return LabelBatches(
-        classes=len(read_dataset_info(dataset_dir).classes),
+        classes=len(read_dataset_info(inputs.dataset_dir).classes),
         device=device,
         train=partial(_random_batches, train, seed, device, description),
         val=partial(_all_batches, val, device),

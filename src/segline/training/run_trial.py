@@ -23,7 +23,7 @@ from segline.artifacts.candidates import (
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.config.fields import SHIPPED_WORD
 from segline.config.sections import Train
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.errors import StoppedError, TrainingError
 from segline.files.atomic import write_text
 from segline.files.hashing import file_hash
@@ -93,7 +93,7 @@ def make_run(trial: Trial, info: DatasetInfo) -> Run:
         model=make_model(config.model, info, trial.inputs.encoders),
         loss=make_loss(config.loss, info, trial.inputs.prepared_dir),
         train=open_split(trial.inputs.dataset_dir, "train"),
-        val=open_split(trial.inputs.dataset_dir, "val"),
+        val=open_split(trial.inputs.dataset_dir, trial.inputs.validation),
         classes=len(info.classes),
         settings=config.settings,
         seed=config.seed,

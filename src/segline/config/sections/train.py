@@ -130,6 +130,10 @@ class Train:
     early_stopping_patience: Annotated[
         int, Range(0), "the epochs without a better validation mIoU after which a trial ends; 0: no limit"
     ] = 0
+    validate_on: Annotated[
+        Literal["frames", "crops"],
+        "what each epoch is validated on: whole frames, or crops that label cuts as those of training, which is faster",
+    ] = "frames"
     batch_size: Annotated[int, Range(1, 4096), "the number of images in a forward pass, over all workers"] = 8
     gradient_accumulation_steps: Annotated[
         int, Range(1, 1024), "the number of forward passes in a step of the optimizer"

@@ -64,6 +64,7 @@ def train(scheduler: str, dataset_dir: Path, folder: Path, arguments: argparse.N
         "losses": ["cross_entropy", "dice", "lovasz_softmax"],
         "epochs": arguments.epochs,
         "batch_size": BATCH,
+        "validate_on": "crops",
         "search": search | {"max_failed": 24},
     }
     params = json.dumps({"name": "search", "seed": arguments.seed, "train": train})

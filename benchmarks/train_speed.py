@@ -143,7 +143,7 @@ def engine_epochs(dataset_dir: Path, train: Split, settings: Train, seed: int) -
         model=MODELS["unet_resnet34"](len(names)),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
         train=train,
-        val=open_split(dataset_dir, "val"),
+        val=open_split(dataset_dir, "val_crops"),
         classes=len(names),
         settings=settings,
         seed=seed,
@@ -193,7 +193,7 @@ def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tupl
     """A loop as one writes it."""
     classes = len(read_dataset_info(dataset_dir).names)
     folders = {
-        name: as_files(open_split(dataset_dir, name), dataset_dir / f"{name}-files") for name in ("train", "val")
+        name: as_files(open_split(dataset_dir, name), dataset_dir / f"{name}-files") for name in ("train", "val_crops")
     }
     torch.manual_seed(seed)
     model = smp.Unet("resnet34", encoder_weights=None, classes=classes).to(DEVICE)
@@ -206,7 +206,7 @@ def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tupl
         num_workers=workers,
         persistent_workers=True,
     )
-    val = DataLoader(Files(folders["val"], None), settings.batch_size)
+    val = DataLoader(Files(folders["val_crops"], None), settings.batch_size)
     step, steps = 0, settings.epochs * len(train)
     for _ in range(settings.epochs):
         model.train()

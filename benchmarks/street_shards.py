@@ -21,7 +21,7 @@ def make_shards(
     split: dict[str, float] | None = None,
     distances: Sequence[str] = tuple(DISTANCES),
 ) -> Path:
-    """Draw scenes, check them and cut crops into ``folder/label``, all splits, unless they are there; returns that folder."""
+    """Draw scenes, check them and cut crops of every split into ``folder/label``, unless it is there; returns it."""
     dataset_dir = folder / "label"
     params = {
         "seed": seed,

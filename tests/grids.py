@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 
 import mlflow
 import numpy as np
@@ -10,6 +11,7 @@ from shard_files import write_split
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
+from segline.errors import TrainingError
 from segline.stages.train import run
 
 TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
@@ -38,6 +40,28 @@ def write_noise(folder):
     )
     write_dataset_info(folder / "label", described)
     return folder / "label"
+
+
+def run_trials_here(trials, run, *, watch, workers, asha, **resources):
+    """What `ray_tune.run_trials` does with trials of one worker each, one after another in this process."""
+    assert (workers, asha) == (1, None), "that needs Ray"
+    failed = []
+    for trial in trials:
+        try:
+            for record in run(trial):
+                watch.on_record(record)
+        except TrainingError as error:
+            failed.append((trial, str(error)))
+        else:
+            watch.on_end(trial)
+    return failed
+
+
+def without_ray(monkeypatch):
+    """Let a grid train here what it would train in processes of Ray, each of which imports PyTorch for seconds."""
+    monkeypatch.setattr("segline.stages.train.ray_session", lambda: nullcontext({"CPU": 2}))
+    monkeypatch.setattr("segline.training.search.run.run_trials", run_trials_here)
+    monkeypatch.setattr("segline.training.search.check.is_one_machine", lambda: True)
 
 
 def train(dataset_dir, tracking_uri, **settings):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from segline.config import tables
-from segline.config.fields import ClassMaps, Range, Unit, suggestion
+from segline.config.fields import ClassMaps, Range, Size, Unit, height_and_width, suggestion
 from segline.errors import shown
 
 # These classes can be learned in the minutes that the default run takes; the layout's own eight need longer.
@@ -16,6 +16,8 @@ STREET_CLASSES = {
     "person": ("person",),
 }
 SplitShare = Range(0.01, 0.98)
+SEVERAL = ("max_foreground", "random", "by_class")
+"""The kinds of sampling that give ``crops_per_image`` crops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +52,13 @@ class Label:
     """How images and label maps are cut, mapped to classes and split."""
 
     sampling: Annotated[
-        Literal["max_foreground", "tiles", "random", "resize"],
-        "the training crops of an image: those with the most foreground, all tiles, random ones, or the whole frame "
-        "resized",
+        Literal["max_foreground", "tiles", "random", "by_class", "center", "resize"],
+        "the training crops of an image: those with the most foreground, all tiles, random ones, those around a random "
+        "pixel of a random class, the middle, or the whole frame resized",
     ] = "max_foreground"
-    crop: Annotated[int, Range(16, 4096), Unit("px"), "the side of a square crop"] = 96
+    crop: Annotated[Size, Range(16, 4096), Unit("px"), "the side of a square crop, or its height and width"] = 96
     crops_per_image: Annotated[
-        int, Range(1, 1000), "the number of crops of an image, for max_foreground and random"
+        int, Range(1, 1000), "the number of crops of an image, for max_foreground, random and by_class"
     ] = 1
     tile_overlap: Annotated[int, Range(0, 4095), Unit("px"), "the overlap of neighbouring tiles"] = 0
     distances: Annotated[
@@ -73,10 +75,15 @@ class Label:
         int, Range(1, 10_000), "the number of processes; more than one run on Ray, on this machine or at RAY_ADDRESS"
     ] = 1
 
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """The height and width of a crop, in px."""
+        return height_and_width(self.crop)
+
     def errors(self) -> Iterator[str]:
         """Yield what is wrong between fields that are each right by themselves."""
         yield from self.split.errors()
-        if self.tile_overlap >= self.crop:
+        if self.tile_overlap >= min(self.crop_size):
             yield f"label.tile_overlap: got {self.tile_overlap}, expected less than label.crop"
         for layout, class_map in self.class_maps.items():
             yield from _class_map_errors(layout, class_map)

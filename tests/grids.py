@@ -2,6 +2,7 @@
 
 import csv
 import json
+import traceback
 from contextlib import nullcontext
 
 import mlflow
@@ -13,11 +14,9 @@ from segline.classes import LabelClass
 from segline.config.loader import load
 from segline.errors import TrainingError
 from segline.stages.train import run
+from segline.training.ray_tune import _keep_traceback
 
 TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
-
-ONE_AFTER_ANOTHER = {"cpus_per_worker": 2}
-"""Trials that each want both cores of the tests' Ray: one process trains them all, and imports PyTorch once."""
 
 
 def write_noise(folder):
@@ -42,6 +41,14 @@ def write_noise(folder):
     return folder / "label"
 
 
+class Report(Exception):
+    """Ray's report of an error that is not ours: its text is the traceback."""
+
+    def __init__(self, cause):
+        super().__init__("".join(traceback.format_exception(cause)))
+        self.cause = cause
+
+
 def run_trials_here(trials, run, *, watch, workers, asha, **resources):
     """What `ray_tune.run_trials` does with trials of one worker each, one after another in this process."""
     assert (workers, asha) == (1, None), "that needs Ray"
@@ -52,6 +59,8 @@ def run_trials_here(trials, run, *, watch, workers, asha, **resources):
                 watch.on_record(record)
         except TrainingError as error:
             failed.append((trial, str(error)))
+        except ArithmeticError as error:
+            failed.append((trial, _keep_traceback(trial, Report(error))))
         else:
             watch.on_end(trial)
     return failed

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from grids import TINY, board, runs, train, without_ray
+from grids import TINY, board, runs, train
 
 from segline.config.loader import load
 from segline.config.sections import Train
@@ -46,7 +46,7 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
 
 
 def raising(name, error):
-    """Stands for a fault of a library, or of our own, amid the training of one trial. Ray copies a local function."""
+    """Stands for a fault of a library, or of our own, amid the training of one trial."""
     real = trials.train_trial
 
     def train_trial(trial):
@@ -58,24 +58,23 @@ def raising(name, error):
     return train_trial
 
 
-@pytest.mark.usefixtures("joined_ray")
+@pytest.mark.usefixtures("trained_here")
 def test_an_unknown_error_is_the_failure_of_its_trial_and_leaves_a_traceback(
     dataset_dir, tracking_uri, monkeypatch, capsys
 ):
     error = ZeroDivisionError("division by\nzero, by a library")
-    monkeypatch.setattr("segline.training.search.run._train_trial", raising("unet-dice", error))
     settings = {"search": {"scheduler": "none"}}
-    with pytest.raises(
-        TrainingError, match=r"^1 of 1 trials failed: unet-dice: ZeroDivisionError: division by zero, by"
-    ):
-        train(dataset_dir, tracking_uri, **settings)
+    with monkeypatch.context() as changed:
+        changed.setattr("segline.training.search.run._train_trial", raising("unet-dice", error))
+        with pytest.raises(
+            TrainingError, match=r"^1 of 1 trials failed: unet-dice: ZeroDivisionError: division by zero, by"
+        ):
+            train(dataset_dir, tracking_uri, **settings)
     path = dataset_dir.parent / "out.partial" / "unet-dice" / "traceback.txt"
     assert "in train_trial" in path.read_text(encoding="utf-8")
     told = [line for line in capsys.readouterr().out.splitlines() if "unet-dice failed" in line]
     assert len(told) == 1
     assert told[0].endswith(f"ZeroDivisionError: division by zero, by a library; its traceback is in {path}")
-    monkeypatch.undo()
-    without_ray(monkeypatch)
     out = train(dataset_dir, tracking_uri, **settings)
     assert {row["status"] for row in board(out).values()} == {"finished"}
     assert not (out / "unet-dice" / "traceback.txt").exists()

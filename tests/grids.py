@@ -41,7 +41,7 @@ def write_noise(folder):
     return folder / "label"
 
 
-class Report(Exception):
+class ReportedError(Exception):
     """Ray's report of an error that is not ours: its text is the traceback."""
 
     def __init__(self, cause):
@@ -60,7 +60,7 @@ def run_trials_here(trials, run, *, watch, workers, asha, **resources):
         except TrainingError as error:
             failed.append((trial, str(error)))
         except ArithmeticError as error:
-            failed.append((trial, _keep_traceback(trial, Report(error))))
+            failed.append((trial, _keep_traceback(trial, ReportedError(error))))
         else:
             watch.on_end(trial)
     return failed

@@ -23,6 +23,7 @@ from segline.artifacts.validation import STATISTICS
 from segline.classes import LabelClass
 from segline.cli import main
 from segline.config.params import Params
+from segline.config.sections import Evaluate
 from segline.config.sections import Promote as Settings
 from segline.config.sections.promote import ErrorBudget
 from segline.data.augment import MEAN, STD
@@ -557,3 +558,8 @@ def test_a_champion_whose_logits_are_not_finite_is_named_with_the_command_that_h
     with pytest.raises(TrackingError, match=said):
         promoting(BEST)
     assert numbers(experiment)[0] == 1
+
+
+def test_the_test_set_is_what_evaluate_says(promoting):
+    with pytest.raises(StageError, match=r"test_crops is missing: .* run `segline label` again"):
+        promoting(GOOD, params=replace(PARAMS, evaluate=Evaluate(on="crops")))

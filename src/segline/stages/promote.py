@@ -64,7 +64,8 @@ class Contest:
     @property
     def settings_hash(self) -> str:
         """The hash of what a decision depends on beside the data and the models."""
-        return provenance.key(as_json(self.params.promote), self.params.seed, code_hash(PROMOTION.code))
+        params = self.params
+        return provenance.key(as_json(params.promote), params.evaluate.on, params.seed, code_hash(PROMOTION.code))
 
 
 def run(

@@ -245,7 +245,7 @@ def as_files(split: Split, folder: Path) -> Path:
 
 
 def show(took: dict[str, list[tuple[float, float]]], dataset_dir: Path, settings: Train) -> None:
-    images, crop = len(open_split(dataset_dir, "train")), read_dataset_info(dataset_dir).side
+    images, crop = len(open_split(dataset_dir, "train")), read_dataset_info(dataset_dir).crop_size[0]
     precision = "bf16" if runs_in_bf16(settings.precision, DEVICE) else "fp32"
     table = Table(title=f"{images} crops of {crop} px, batch {settings.batch_size}, {DEVICE}; Segline in {precision}")
     for heading in ("", "images/s", "val mIoU, last three epochs"):

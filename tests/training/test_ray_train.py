@@ -67,7 +67,7 @@ def dataset_dir(tmp_path_factory):
         DatasetInfo(
             classes=classes,
             background=None,
-            side=32,
+            crop_size=(32, 32),
             content_hash="c",
             source="here",
             source_hash="s",

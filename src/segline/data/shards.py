@@ -38,9 +38,9 @@ class Crop:
         top: The top of the crop in the source image, in px.
         left: The left of the crop in the source image, in px.
         scale: The number of px of the source image for one px of the crop.
-        image: The pixels (side, side, 3).
-        label: The class ids (side, side).
-        distances: The maps (channels, side, side) of the requested kinds, by kind.
+        image: The pixels (h, w, 3).
+        label: The class ids (h, w).
+        distances: The maps (channels, h, w) of the requested kinds, by kind.
     """
 
     key: str

@@ -1,6 +1,7 @@
 """What is not finite in a validation ends the trial, and nothing of that epoch is kept."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,9 @@ def test_no_number_is_worse_than_any(tmp_path, scores):
     assert best({"a": trial.last_score, "b": 0.0}, 2) == (["a", "b"] if trial.last_score > 0 else ["b", "a"])
 
 
+EXACT = replace(SETTINGS, precision="fp32")
+
+
 def logits_of(model, image):
     with torch.inference_mode():
         return model(normalize(to_unit(image[None], torch.device("cpu"))))
@@ -126,7 +130,7 @@ def logits_of(model, image):
 def test_frames_of_several_shapes_are_judged_as_each_alone_would_be(splits, tmp_path):
     """Every pixel is labelled: the loss of a batch is then the mean of its images'."""
     val = random_split(tmp_path, [(16, 16)] * 3 + [(16, 24), (24, 16), (24, 16)], CLASSES, ignored=0.0)
-    run = new_run((splits[0], val))
+    run = new_run((splits[0], val), settings=EXACT)
     scores = validation.validate(run, 1, tmp_path)
     losses, counts = [], np.zeros((CLASSES, CLASSES), int)
     for image, label in zip(val.images, val.labels, strict=True):
@@ -140,7 +144,7 @@ def test_frames_of_several_shapes_are_judged_as_each_alone_would_be(splits, tmp_
 def test_a_frame_above_the_limit_is_judged_by_tiles(splits, tmp_path, monkeypatch):
     monkeypatch.setattr(validation, "MAX_PIXELS", 2**14)
     val = random_split(tmp_path, [(300, 250)], CLASSES, ignored=0.0)
-    run = new_run((splits[0], val), model=nn.Conv2d(3, CLASSES, 1))
+    run = new_run((splits[0], val), settings=EXACT, model=nn.Conv2d(3, CLASSES, 1))
     step = validation.eval_step(run, range(1))
     logits = logits_of(run.ema_model, val.images[0])
     assert step.loss == pytest.approx(float(F.cross_entropy(logits, torch.from_numpy(val.labels[0][None]).long())))

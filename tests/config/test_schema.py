@@ -25,6 +25,7 @@ VALIDATOR = Draft202012Validator(json.loads(COMMITTED.read_text()))
 BETWEEN = re.compile(
     r"label\.(split|split\.fold|tile_overlap|distances): (got (shares|fold|\d+, expected less)|lacks)"
     r"|validate\.min_brightness: got \S+, expected no more"
+    r"|train\.augment\.crop: got .*, expected no more"
     r"|train\.search\.(num_samples: got \S+, expected more|num_samples: got \S+ trials)"
 )
 

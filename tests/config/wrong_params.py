@@ -9,7 +9,7 @@ SHAPE = [
     ({"ingest": {"synthetic": {"drive": 9}}}, "ingest.synthetic.drive: unknown key; did you mean 'drives'?"),
     (
         {"label": {"split": {"zzz": 1}}},
-        "label.split.zzz: unknown key; known are fold, folds, method, test, train, val",
+        "label.split.zzz: unknown key; known are fold, folds, method, test, test_groups, train, val, val_groups",
     ),
     ({"label": {"crop": True}}, "label.crop: got True, expected a whole number 16 to 4096, or [height, width] of such"),
     ({"label": {"crop": 15}}, "label.crop: got 15, expected a whole number 16 to 4096, or [height, width] of such"),

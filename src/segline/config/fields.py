@@ -70,6 +70,7 @@ TYPE_NAMES: dict[Any, str] = {
     str: "text",
     bool: "true or false",
     dict[str, float]: "a mapping of names to numbers",
+    list[str]: "a list of texts",
     ClassMaps: "a mapping of layouts to mappings of classes",
 }
 

@@ -22,7 +22,10 @@ SEVERAL = ("max_foreground", "random", "by_class")
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The split into training, validation and test, where the layout brings none. Groups stay whole."""
+    """The split into training, validation and test, where the layout brings none. Groups stay whole.
+
+    Groups that are named here go to their side wherever the layout or the method would put them.
+    """
 
     method: Annotated[
         Literal["stable", "balanced"],
@@ -34,6 +37,12 @@ class Split:
     test: Annotated[float, SplitShare, "the share for the comparison with the champion"] = 0.1
     folds: Annotated[int, Range(0, 100), "k of a k-fold cross-validation, which replaces the shares; 0: none"] = 0
     fold: Annotated[int, Range(0, 99), "the fold for validation, counted from 0; the next fold is for test"] = 0
+    val_groups: Annotated[list[str], "the groups for validation, also where the layout brings a split"] = field(
+        default_factory=list
+    )
+    test_groups: Annotated[list[str], "the groups for test, such as a drive that no model may see"] = field(
+        default_factory=list
+    )
 
     def errors(self) -> Iterator[str]:
         """Yield what is wrong between fields that are each right by themselves."""
@@ -45,6 +54,10 @@ class Split:
                 f"label.split.fold: got fold {self.fold} of {self.folds}, expected no folds or 3 and more, counted "
                 "from 0"
             )
+        if self.folds and self.val_groups:
+            yield "label.split.val_groups: got groups beside label.split.folds, which choose the validation; remove one"
+        for name in sorted({*self.val_groups} & {*self.test_groups}):
+            yield f"label.split.test_groups: got {shown(name)}, which is in label.split.val_groups as well; remove one"
 
 
 @dataclass(frozen=True, kw_only=True)

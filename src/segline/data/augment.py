@@ -147,8 +147,8 @@ def augment(
 ) -> tuple[Float[Tensor, "b 3 y x"], UInt8[Tensor, "b y x"], dict[str, Float[Tensor, "b _ y x"]]]:
     """Crop, flip, zoom, translate, rotate, deform and recolor each image of a batch by its own parameters.
 
-    The crop comes first: what lies outside it is not seen, and the results have its size (y, x). The result of an image has the same bits whatever else is in
-    the batch.
+    The crop comes first: what lies outside it is not seen, and the results have its size (y, x). The result of an image
+    has the same bits whatever else is in the batch.
 
     Args:
         images: The images, 0 to 1; beyond their borders they are reflected.

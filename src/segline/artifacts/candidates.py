@@ -110,6 +110,7 @@ CANDIDATES = Artifact(
         "segline.training.engine",
         "segline.training.fine_tuning",
         "segline.training.last_checkpoint",
+        "segline.training.order",
         "segline.training.prepare",
         "segline.training.ray_train",
         "segline.training.ray_tune",

@@ -68,7 +68,7 @@ def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
     The validation is tried with the batch that has the most pixels, on which the peak of the memory depends.
     """
     train_mode(run.model, run.settings.fine_tuning)
-    order = np.arange(len(run.train))
+    order = run.order.epoch(1)
     took = []
     for step in range(1 + steps):
         began = time.monotonic()
@@ -134,7 +134,7 @@ class _LossSum:
 def _train_epoch(run: Run, number: int, folder: Path) -> float:
     """Train the rest of an epoch; return the mean loss of its images."""
     train_mode(run.model, run.settings.fine_tuning)
-    order = np.random.default_rng([run.seed, number]).permutation(len(run.train))
+    order = run.order.epoch(number)
     before = (number - 1) * run.steps_per_epoch
     end = min(run.steps_per_epoch, run.steps - before)
     losses, saved = _LossSum(run, folder), time.monotonic()

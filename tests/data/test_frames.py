@@ -123,6 +123,7 @@ def test_frames_hold_the_sources_pixels_and_bytes(source, kind):
         np.testing.assert_array_equal(images[0], pillow_rgb(source / entry["image"]))
         np.testing.assert_array_equal(labels[0], ids_of(np.asarray(Image.open(source / entry["label"]))))
         assert (source / entry["image"]).read_bytes() in packed
+        assert np.flatnonzero(frames.class_presence()[number]).tolist() == np.unique(labels[labels < 255]).tolist()
     assert frames.keys(range(4)) == ["k0", "k1", "k2", "k3"]
     assert frames.index["group"].tolist() == ["gk0", "gk1", "gk2", "gk3"]
     assert frames.index[["top", "left", "scale"]].eq([0, 0, 1]).all(axis=None)

@@ -34,6 +34,7 @@ REFUSED = {"label": {"ray"}}
 WHOLE = {
     "train.validate_on": "train",
     "evaluate.batch_size": "evaluate",
+    "evaluate.max_pixels": "evaluate",
     "evaluate.on": "evaluate",
 }
 

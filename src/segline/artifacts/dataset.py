@@ -15,7 +15,7 @@ from segline.files.atomic import write_json
 
 INFO = "dataset.json"
 INDEX = "index.csv"
-"""The file of a split with the key, group, corner and scale of every item."""
+"""The file of a split with the key, group, corner, scale and class ids of every item."""
 CROPS = "_crops"
 """The ending of the folders with crops of validation and test."""
 IMAGES, LABELS = "images", "labels"

@@ -63,6 +63,7 @@ ENSEMBLE = Artifact(
         "segline.data.reading",
         "segline.data.shards",
         "segline.data.split",
+        "segline.data.tiles",
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.inference.scratch",

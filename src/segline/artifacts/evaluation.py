@@ -144,6 +144,7 @@ EVALUATION = Artifact(
         "segline.data.reading",
         "segline.data.shards",
         "segline.data.split",
+        "segline.data.tiles",
         "segline.inference.audit",
         "segline.inference.bundle",
         "segline.inference.predict",

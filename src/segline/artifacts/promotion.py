@@ -112,6 +112,7 @@ PROMOTION = Artifact(
         "segline.data.reading",
         "segline.data.shards",
         "segline.data.split",
+        "segline.data.tiles",
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.metrics.comparison",

@@ -1,9 +1,9 @@
 """Frames: whole images of any size with their label maps, in few large packs, and the split that they form.
 
-A split's folder holds ``frames-00000.pack``, further packs, and ``index.csv`` with the key, group, scale, height and
-width of every frame, its pack, and the first byte and the size of each of its files there. These are the image, as the
-source has it or, where it was scaled or converted, as a PNG; the label (255 = ignored), a gray PNG; and each requested
-kind of distance maps (c, h, w), float16, whose 16 bits are a gray PNG of c x h rows.
+A split's folder holds ``frames-00000.pack``, further packs, and ``index.csv`` with the key, group, scale, height, width
+and class ids of every frame, its pack, and the first byte and the size of each of its files there. These are the image,
+as the source has it or, where it was scaled or converted, as a PNG; the label (255 = ignored), a gray PNG; and each
+requested kind of distance maps (c, h, w), float16, whose 16 bits are a gray PNG of c x h rows.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from PIL import Image
 from segline.artifacts.dataset import pack_file
 from segline.data.decoding import decode_image, decode_label
 from segline.data.encoding import encode_png
-from segline.data.parts import write_part
+from segline.data.parts import CLASSES, list_classes, write_part
 from segline.data.split import Images, Labels, Positions, Split, refuse_missing
 from segline.errors import StageError, one_line
 from segline.files.atomic import naming
@@ -167,8 +167,9 @@ def write_pack(folder: Path, number: int, frames: Iterable[Frame]) -> None:
                 digest.update(data)
                 row |= {file + AT: at, file + SIZE: len(data)}
                 at += len(data)
-            rows.append(row)
-            pixels += np.array(Image.fromarray(frame.label).histogram())
+            counts = np.array(Image.fromarray(frame.label).histogram())
+            rows.append(row | {CLASSES: list_classes(counts)})
+            pixels += counts
     write_part(folder, number, index=pd.DataFrame(rows), pixels=pixels, sums={path.name: digest.hexdigest()})
 
 

@@ -14,7 +14,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import INDEX, part_file
+from segline.classes import IGNORED
 from segline.files.atomic import write_json
+
+CLASSES = "classes"
+"""The column of the index with the ids of the classes that an item holds."""
+
+
+def list_classes(pixels: NDArray[np.int64]) -> str:
+    """Return the entry of the index for an item with these pixels of each label value (256), such as ``0 2 5``."""
+    return " ".join(map(str, np.flatnonzero(pixels[:IGNORED])))
 
 
 def write_part(

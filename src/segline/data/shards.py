@@ -2,7 +2,7 @@
 
 A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-00000.npy`` (uint8, n x h x w;
 255 = ignored), if requested distance maps such as ``border-00000.npy`` (float16, n x c x h x w), further shards, and
-``index.csv`` with the key, group, corner and scale of every crop. Shards may differ in their number of crops.
+``index.csv`` with key, group, corner, scale and class ids of every crop. Shards may differ in their number of crops.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import IMAGES, LABELS, shard_file, shard_files
-from segline.data.parts import write_part
+from segline.data.parts import CLASSES, list_classes, write_part
 from segline.data.split import Images, Labels, Positions, Split, refuse_missing
 from segline.errors import StageError
 from segline.files.atomic import naming
@@ -148,13 +148,15 @@ def write_shard(
         for crop in crops:
             for name, values in {IMAGES: crop.image, LABELS: crop.label, **crop.distances}.items():
                 streams[name].write(np.ascontiguousarray(values).data)
-            index.append([getattr(crop, name) for name in INDEX_COLUMNS])
-            pixels += np.bincount(crop.label.ravel(), minlength=256)
+            counts = np.bincount(crop.label.ravel(), minlength=256)
+            index.append([*(getattr(crop, name) for name in INDEX_COLUMNS), list_classes(counts)])
+            pixels += counts
         for name, (kind, item) in kinds.items():
             streams[name].seek(0)
             _write_head(streams[name], kind, (len(index), *item))
     sums = {path.name: file_hash(path) for path in paths.values()}
-    write_part(folder, number, index=pd.DataFrame(index, columns=list(INDEX_COLUMNS)), pixels=pixels, sums=sums)
+    columns = [*INDEX_COLUMNS, CLASSES]
+    write_part(folder, number, index=pd.DataFrame(index, columns=columns), pixels=pixels, sums=sums)
 
 
 def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:

@@ -40,11 +40,11 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
     DATASET.check(dataset_dir, folders=(val_folder, test_folder))
     CANDIDATES.check(candidates_dir)
     EVALUATION.check(evaluation_dir)
-    info, limits = read_dataset_info(dataset_dir), params.evaluate
+    info = read_dataset_info(dataset_dir)
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with ENSEMBLE.writing(out) as work:
         val = open_split(dataset_dir, val_folder)
-        members, gains = _choose(pool, val, params.ensemble, limits, work / SCRATCH)
+        members, gains = _choose(pool, val, params.ensemble, params.evaluate, work / SCRATCH)
         bundle = join_bundles(
             work / MODEL, [(folder, read_bundle(folder)) for folder in map(candidates_dir.joinpath, members)]
         )
@@ -55,8 +55,8 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
                 models,
                 test,
                 classes=len(info.classes),
-                batch_size=limits.batch_size,
-                max_pixels=limits.max_pixels,
+                batch_size=params.evaluate.batch_size,
+                max_pixels=params.evaluate.max_pixels,
             )
         write_counts(work / TEST_COUNTS, counts, test.index)
         test_metrics = scores(counts.sum(0), info.names)

@@ -17,6 +17,8 @@ from segline.artifacts.dataset import INDEX, part_file
 from segline.classes import IGNORED
 from segline.files.atomic import write_json
 
+INDEX_COLUMNS = ("key", "group", "top", "left", "scale")
+"""The columns that the index of every split has, and then ``CLASSES``."""
 CLASSES = "classes"
 """The column of the index with the ids of the classes that an item holds."""
 
@@ -48,18 +50,19 @@ def write_part(
 
 
 def join_parts(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
-    """Turn the complete parts of a folder, at least one, into a split.
+    """Turn the complete parts of a folder into a split.
 
     Returns:
         The pixels of each label value (256), and the SHA-256 over index and files.
     """
     parts = [json.loads(part_file(folder, number).read_text(encoding="utf-8")) for number in range(count)]
     rows: list[Sequence[object]] = [row for part in parts for row in part["index"]]
-    pd.DataFrame(rows, columns=parts[0]["columns"]).to_csv(folder / INDEX, index=False, lineterminator="\n")
+    columns = parts[0]["columns"] if parts else [*INDEX_COLUMNS, CLASSES]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / INDEX, index=False, lineterminator="\n")
     digest = hashlib.sha256((folder / INDEX).read_bytes())
     sums = {name: value for part in parts for name, value in part["sums"].items()}
     for name in sorted(sums):
         digest.update(f"{name} {sums[name]}\n".encode())
     for number in range(count):
         part_file(folder, number).unlink()
-    return np.sum([part["pixels"] for part in parts], axis=0, dtype=np.int64), digest.hexdigest()
+    return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()

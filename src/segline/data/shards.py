@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import IMAGES, LABELS, shard_file, shard_files
-from segline.data.parts import CLASSES, list_classes, write_part
+from segline.data.parts import CLASSES, INDEX_COLUMNS, list_classes, write_part
 from segline.data.split import Images, Labels, Positions, Split, refuse_missing
 from segline.errors import StageError
 from segline.files.atomic import naming
@@ -51,9 +51,6 @@ class Crop:
     image: Images
     label: Labels
     distances: Mapping[str, Distances] = field(default_factory=dict)
-
-
-INDEX_COLUMNS = ("key", "group", "top", "left", "scale")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ SCRATCH = "probabilities"
 
 
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_dir: Path, out: Path) -> None:
-    """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop.
+    """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test image.
 
     Raises:
         StageError: A file of an input is missing or damaged, or a candidate's predictions are not finite.

@@ -56,8 +56,8 @@ class CandidateResult:
     """The result of a candidate on a split.
 
     Attributes:
-        counts: The confusion matrix of every crop (n, k, k).
-        maps: The predicted label maps of the pictured crops.
+        counts: The confusion matrix of every image (n, k, k).
+        maps: The predicted label maps of the pictured images.
     """
 
     counts: Counts
@@ -75,12 +75,12 @@ class Finding:
     @property
     def row(self) -> Record:
         """The row of the list without the class's name; the box is in px of the source image, rounded outwards."""
-        crop, box = self.split.index.iloc[self.position], self.suspect.box
-        top, left = (math.floor(start * crop["scale"]) for start in (box.top, box.left))
-        below, right = (math.ceil(end * crop["scale"]) for end in (box.top + box.height, box.left + box.width))
-        source_box = Box(crop["top"] + top, crop["left"] + left, below - top, right - left)
+        item, box = self.split.index.iloc[self.position], self.suspect.box
+        top, left = (math.floor(start * item["scale"]) for start in (box.top, box.left))
+        below, right = (math.ceil(end * item["scale"]) for end in (box.top + box.height, box.left + box.width))
+        source_box = Box(item["top"] + top, item["left"] + left, below - top, right - left)
         return {
-            "key": crop["key"],
+            "key": item["key"],
             **source_box._asdict(),
             "pixels": self.suspect.pixels,
             "confidence": self.suspect.confidence,
@@ -181,7 +181,7 @@ def _write_pictures(
     info: DatasetInfo,
     folder: Path,
 ) -> None:
-    """Write image, label and every prediction side by side, for crops spread evenly over the split."""
+    """Write image, label and every prediction side by side, for images spread evenly over the split."""
     folder.mkdir()
     for number, position in enumerate(pictured):
         images, labels = split.take([position])

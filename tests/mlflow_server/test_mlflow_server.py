@@ -202,13 +202,13 @@ def test_a_restore_leaves_nothing_of_what_was_there(postgres):
 def test_the_one_that_is_named_comes_back_and_the_oldest_go(postgres, bucket):
     postgres.sql("CREATE TABLE runs (id int)")
     made = []
-    for number in range(9):
+    for number in range(4):
         postgres.sql(f"INSERT INTO runs VALUES ({number})")
-        made.append(backup(postgres, "save", "--keep", "8")[1].removeprefix("saved "))
+        made.append(backup(postgres, "save", "--keep", "3")[1].removeprefix("saved "))
     assert backup(postgres, "list") == (0, "\n".join(made[1:]), "")
-    assert len(names(bucket)) == 8
-    assert backup(postgres, "restore", made[4])[0] == 0
-    assert postgres.sql("SELECT count(*) FROM runs") == "5"
+    assert len(names(bucket)) == 3
+    assert backup(postgres, "restore", made[2])[0] == 0
+    assert postgres.sql("SELECT count(*) FROM runs") == "3"
     code, _, complaint = backup(postgres, "restore", made[0])
     assert code == 1
     assert f"no backup {made[0]}; known are {made[1]}, {made[2]}" in complaint

@@ -1,5 +1,6 @@
 """What all tests share: one core each, shapes checked wherever a signature names them, and an MLflow of one's own."""
 
+import gc
 import inspect
 import os
 import secrets
@@ -28,8 +29,19 @@ CHECKED = (
 
 jaxtyping.install_import_hook([f"segline.{name}" for name in CHECKED], "beartype.beartype")
 
-
 LONG = ("tests/stages/", "tests/training/", "tests/test_")
+
+gc.disable()
+
+
+def pytest_collection_finish():
+    """What is loaded by now stays: the garbage collector need not go through millions of objects again and again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items):

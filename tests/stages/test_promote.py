@@ -52,7 +52,7 @@ def write_labelled(folder, seed=0, classes=CLASSES):
     description = DatasetInfo(
         classes=classes,
         background=0,
-        side=16,
+        crop_size=(16, 16),
         content_hash=digest,
         source="here",
         source_hash="source",
@@ -184,6 +184,9 @@ def test_the_first_becomes_champion(promoting, experiment, dataset_dir, tmp_path
         "champion_test_miou": None,
         "baseline_test_miou": pytest.approx(plain_miou(dataset_dir, 256)),
         "lower_bound": None,
+        "frames": 10,
+        "groups": 10,
+        "effective_frames": pytest.approx(10),
         "dataset": json.loads((dataset_dir / "dataset.json").read_text())["content_hash"],
         "model": "lamps",
         "tracking_uri": tracking_uri,

@@ -8,7 +8,7 @@ from shard_files import write_split
 from torch.profiler import ProfilerActivity, profile
 
 from segline.config.sections import Train
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
@@ -95,8 +95,8 @@ def test_a_step_asks_only_for_gradients_that_have_a_fast_kernel(tmp_path, precis
     run = Run(
         model=MODELS["smp/unet"](3, encoder="tu-tf_efficientnet_lite0"),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=("a", "b", "c"))))]),
-        train=Split(tmp_path),
-        val=Split(tmp_path),
+        train=Crops(tmp_path),
+        val=Crops(tmp_path),
         classes=3,
         settings=Train(epochs=1, batch_size=2, precision=precision),
         seed=0,

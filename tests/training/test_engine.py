@@ -17,14 +17,14 @@ from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.distances import DISTANCES, Truth
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.semeda import Semeda
 from segline.losses.task import LabelBatches, Task
 from segline.models import MODELS
 from segline.training.broken_batch import BROKEN_BATCH
-from segline.training.engine import fit
+from segline.training.engine import estimate_epoch_seconds, fit
 from segline.training.run import Run
 from segline.training.schedules import learning_rate
 from segline.training.validation import ValidationScores
@@ -76,7 +76,7 @@ def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     write_crops(folder / "train", 6, seed=0)
     write_crops(folder / "val", 3, seed=1)
-    return Split(folder / "train"), Split(folder / "val")
+    return Crops(folder / "train"), Crops(folder / "val")
 
 
 def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=None, edge_network=None, device=CPU):
@@ -306,6 +306,40 @@ def test_stopped_after_any_step_it_saves_itself_and_ends_with_the_same_bits(spli
     assert runs == 1 + 6 // steps
     assert same_weights(run.model.state_dict(), whole.model.state_dict())
     assert same_weights(load_file(tmp_path / "cut" / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS))
+
+
+def rare_run(splits, folder):
+    """A run in which one crop of six holds the last class, so that it is repeated sqrt(6) times, and sees windows."""
+    images, labels = splits[0].take(range(6))
+    labels[1:][labels[1:] == 2] = IGNORED
+    write_split(folder / "train", images, labels, size=4)
+    augmentation = Augment(crop=[24, 16])
+    settings = replace(SETTINGS, epochs=3, batch_size=2, repeat_threshold=1.0, augment=augmentation)
+    return new_run((Crops(folder / "train"), splits[1]), settings=settings)
+
+
+def test_with_repeats_and_windows_a_stopped_run_ends_with_the_same_bits(splits, tmp_path):
+    whole = rare_run(splits, tmp_path)
+    assert whole.steps_per_epoch == 4  # 5 + sqrt(6) = 7.4 crops, 2 at a time
+    assert whole.steps == 12
+    seen = []
+    whole.model.register_forward_pre_hook(
+        lambda model, inputs: seen.append(inputs[0].shape) if model.training else None
+    )
+    expected = list(fit(whole, tmp_path / "whole"))
+    assert seen == 3 * [(2, 3, 24, 16), (2, 3, 24, 16), (2, 3, 24, 16), (1, 3, 24, 16)]
+    for _ in range(10):
+        run, asked = rare_run(splits, tmp_path), iter(range(1, 1000))
+        run.stop = lambda asked=asked: next(asked) == 3
+        with contextlib.suppress(StoppedError):
+            history = list(fit(run, tmp_path / "cut"))
+            break
+    assert history == expected
+    assert same_weights(run.model.state_dict(), whole.model.state_dict())
+
+
+def test_the_time_of_an_epoch_counts_repeated_crops(splits, tmp_path):
+    assert estimate_epoch_seconds(rare_run(splits, tmp_path), steps=5) > 0
 
 
 def test_a_checkpoint_is_written_amid_an_epoch_when_it_is_due(splits, tmp_path, monkeypatch):

@@ -2,12 +2,12 @@
 
 A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-00000.npy`` (uint8, n x h x w;
 255 = ignored), if requested distance maps such as ``border-00000.npy`` (float16, n x c x h x w), further shards, and
-``index.csv`` with the key, group, corner and scale of every crop. Shards may differ in their number of crops.
+``index.csv`` with key, group, corner, scale and class ids of every crop. Shards may differ in their number of crops.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -20,12 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import IMAGES, INDEX, LABELS, part_file, shard_file, shard_files
+from segline.classes import IGNORED
+from segline.data.split import Images, Labels, Positions, Split
 from segline.errors import StageError
 from segline.files.atomic import naming, write_json
 from segline.files.hashing import file_hash
 
-Images = NDArray[np.uint8]
-Labels = NDArray[np.uint8]
 Distances = NDArray[np.float16]
 
 
@@ -39,9 +39,9 @@ class Crop:
         top: The top of the crop in the source image, in px.
         left: The left of the crop in the source image, in px.
         scale: The number of px of the source image for one px of the crop.
-        image: The pixels (side, side, 3).
-        label: The class ids (side, side).
-        distances: The maps (channels, side, side) of the requested kinds, by kind.
+        image: The pixels (h, w, 3).
+        label: The class ids (h, w).
+        distances: The maps (channels, h, w) of the requested kinds, by kind.
     """
 
     key: str
@@ -56,18 +56,13 @@ class Crop:
 
 
 INDEX_COLUMNS = ("key", "group", "top", "left", "scale")
+CLASSES = "classes"
+"""The column of the index with the ids of the classes that a crop holds."""
 
 
 @dataclass(frozen=True)
-class Split:
+class Crops(Split):
     """The crops of one split, read from memory-mapped shards as they are asked for."""
-
-    folder: Path
-
-    @cached_property
-    def index(self) -> pd.DataFrame:
-        """One row per crop: key, group, top, left (px of the source image), scale (its px for one of the crop)."""
-        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str}, keep_default_na=False)
 
     @cached_property
     def _maps(self) -> list[tuple[Images, Labels]]:
@@ -94,22 +89,19 @@ class Split:
         """The position of each shard's first crop."""
         return np.cumsum([0, *(len(labels) for _, labels in self._maps)])[:-1]
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def shape(self, position: int) -> tuple[int, int]:
+        """Return the height and width of a crop, in px."""
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        height, width = self._maps[shard][1].shape[1:]
+        return height, width
 
-    def take(self, positions: Sequence[int] | NDArray[np.integer]) -> tuple[Images, Labels]:
+    def take(self, positions: Positions) -> tuple[Images, Labels]:
         """Return the crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
         rows = self._rows(positions)
         images = np.stack([self._maps[shard][0][row] for shard, row in rows])
         return images, np.stack([self._maps[shard][1][row] for shard, row in rows])
 
-    def keys(self, positions: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """Return the keys of the images that the crops at these positions are from."""
-        return [str(key) for key in self.index["key"].to_numpy()[np.asarray(positions)]]
-
-    def take_distances(
-        self, names: Sequence[str], positions: Sequence[int] | NDArray[np.integer]
-    ) -> dict[str, NDArray[np.float32]]:
+    def take_distances(self, names: Sequence[str], positions: Positions) -> dict[str, NDArray[np.float32]]:
         """Return the distance maps of these kinds at these positions, each (n, channels, h, w).
 
         Raises:
@@ -124,17 +116,7 @@ class Split:
             for name in names
         }
 
-    def batches(self, size: int) -> Iterator[tuple[Images, Labels]]:
-        """Generate all crops in order, ``size`` at a time; the last batch may be smaller."""
-        for positions in self.ranges(size):
-            yield self.take(positions)
-
-    def ranges(self, size: int) -> Iterator[range]:
-        """Generate the positions of :meth:`batches`."""
-        for start in range(0, len(self), size):
-            yield range(start, min(start + size, len(self)))
-
-    def _rows(self, positions: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, int]]:
+    def _rows(self, positions: Positions) -> list[tuple[int, int]]:
         """Return the shard of each position and the row in it."""
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         return list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
@@ -172,8 +154,10 @@ def write_shard(
         for crop in crops:
             for name, values in {IMAGES: crop.image, LABELS: crop.label, **crop.distances}.items():
                 streams[name].write(np.ascontiguousarray(values).data)
-            index.append([getattr(crop, name) for name in INDEX_COLUMNS])
-            pixels += np.bincount(crop.label.ravel(), minlength=256)
+            counts = np.bincount(crop.label.ravel(), minlength=256)
+            classes = " ".join(map(str, np.flatnonzero(counts[:IGNORED])))
+            index.append([*(getattr(crop, name) for name in INDEX_COLUMNS), classes])
+            pixels += counts
         for name, (kind, item) in kinds.items():
             streams[name].seek(0)
             _write_head(streams[name], kind, (len(index), *item))
@@ -188,7 +172,7 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
         The pixels of each label value (256), and the SHA-256 over index and shards.
     """
     parts = [json.loads(part_file(folder, number).read_text(encoding="utf-8")) for number in range(count)]
-    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX_COLUMNS))
+    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=[*INDEX_COLUMNS, CLASSES])
     index.to_csv(folder / INDEX, index=False, lineterminator="\n")
     digest = hashlib.sha256((folder / INDEX).read_bytes())
     sums = {name: value for part in parts for name, value in part["sums"].items()}
@@ -211,7 +195,7 @@ def open_split(dataset_dir: Path, name: str) -> Split:
     Raises:
         StageError: It is missing or incomplete.
     """
-    split = Split(dataset_dir / name)
+    split = Crops(dataset_dir / name)
     try:
         sizes = [[len(labels) for _, labels in split._maps]]
         sizes += [list(map(len, maps)) for maps in split._distances.values()]

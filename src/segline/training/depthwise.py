@@ -3,7 +3,7 @@
 oneDNN computes a depthwise convolution as such only forward. For the gradient of the kernel it does so up to three
 columns, and for that of the features, in bf16, only without a stride; both only without an atrous rate. Otherwise it
 takes the convolution for one with groups of 16 channels, and is up to a hundred times slower: half of a training step
-of an EfficientNet.
+of an EfficientNet. In bf16 its gradient of an atrous kernel is also wrong, where the features have 32 columns or more.
 
 The results are those of the plain formulas up to rounding, and the forward pass is left as it is.
 """
@@ -135,6 +135,9 @@ def _kernel_gradient(
             (1, 1),
         )
         return summands.view(-1, rate**2, *kernel.shape[1:]).sum(1, dtype=torch.float32).to(kernel.dtype)
+    if dilation != (1, 1) and gradient.dtype == torch.bfloat16:
+        single = (tensor.float() for tensor in (features, kernel, gradient))
+        return _backward(*single, stride, padding, dilation, 1).to(kernel.dtype)
     columns = kernel.shape[-1]
     if columns <= COLUMNS or dilation != (1, 1):
         return _backward(features, kernel, gradient, stride, padding, dilation, 1)
@@ -149,7 +152,9 @@ def _kernel_gradient(
 
 
 def _grid_rate(features: Tensor, gradient: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> int:
-    """Return the atrous rate if every rate-th position forms an image of its own, of some size; otherwise 0."""
+    """Return the atrous rate if every rate-th position forms an image of its own, of some size, in bf16; otherwise 0."""
+    if gradient.dtype != torch.bfloat16:
+        return 0
     rate = dilation[0]
     fits = features.shape == gradient.shape and stride == (1, 1) and dilation == (rate, rate) and rate > 1
     is_large = min(features.shape[-2:]) >= MIN_GRID * rate

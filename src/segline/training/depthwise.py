@@ -136,8 +136,8 @@ def _kernel_gradient(
         )
         return summands.view(-1, rate**2, *kernel.shape[1:]).sum(1, dtype=torch.float32).to(kernel.dtype)
     if dilation != (1, 1) and gradient.dtype == torch.bfloat16:
-        single = (tensor.float() for tensor in (features, kernel, gradient))
-        return _backward(*single, stride, padding, dilation, 1).to(kernel.dtype)
+        single = _backward(features.float(), kernel.float(), gradient.float(), stride, padding, dilation, 1)
+        return single.to(kernel.dtype)
     columns = kernel.shape[-1]
     if columns <= COLUMNS or dilation != (1, 1):
         return _backward(features, kernel, gradient, stride, padding, dilation, 1)
@@ -152,7 +152,7 @@ def _kernel_gradient(
 
 
 def _grid_rate(features: Tensor, gradient: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> int:
-    """Return the atrous rate if every rate-th position forms an image of its own, of some size, in bf16; otherwise 0."""
+    """Return the atrous rate if every rate-th position forms an image of its own, in bf16; otherwise 0."""
     if gradient.dtype != torch.bfloat16:
         return 0
     rate = dilation[0]

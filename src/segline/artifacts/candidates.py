@@ -97,6 +97,7 @@ CANDIDATES = Artifact(
         "segline.data.augment",
         "segline.data.shards",
         "segline.data.split",
+        "segline.data.tiles",
         "segline.losses",
         "segline.metrics.confusion",
         "segline.metrics.finite",

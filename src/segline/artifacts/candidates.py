@@ -112,6 +112,7 @@ CANDIDATES = Artifact(
         "segline.training.broken_batch",
         "segline.training.components",
         "segline.training.ddp",
+        "segline.training.depthwise",
         "segline.training.determinism",
         "segline.training.engine",
         "segline.training.fine_tuning",

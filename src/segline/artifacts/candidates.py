@@ -107,6 +107,7 @@ CANDIDATES = Artifact(
         "segline.training.ddp",
         "segline.training.determinism",
         "segline.training.engine",
+        "segline.training.feature_views",
         "segline.training.fine_tuning",
         "segline.training.last_checkpoint",
         "segline.training.prepare",

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segline.data.augment import augment, generate_parameters, normalize, to_device, to_unit
+from segline.data.augment import augment, generate_parameters, to_device
 from segline.losses import Part
 from segline.training import ddp
 from segline.training.run import Run, derive_seed, forward, take_distances
@@ -55,7 +55,7 @@ def _read(run: Run, chosen: NDArray[np.integer]) -> Batch:
     images, labels = run.train.take(positions)
     return Batch(
         positions=positions,
-        images=to_unit(images, run.device),
+        images=run.to_input(images, run.device),
         labels=to_device(torch.from_numpy(labels), run.device),
         distances=take_distances(run, run.train, positions),
         rows=rows,
@@ -94,6 +94,8 @@ def train_step(run: Run, batches: list[Batch], step: int) -> list[Tensor]:
 
 
 def _augment(run: Run, batch: Batch, generator: torch.Generator) -> Batch:
+    if run.on_features:
+        return batch
     amounts = generate_parameters(batch.size, run.settings.augment, generator).take(batch.rows).to(run.device)
     images, labels, distances = augment(batch.images, batch.labels, amounts, batch.distances)
     return replace(batch, images=images, labels=labels, distances=distances)
@@ -102,10 +104,12 @@ def _augment(run: Run, batch: Batch, generator: torch.Generator) -> Batch:
 def _forward_backward(run: Run, batch: Batch, part: Part, *, is_last: bool) -> Tensor:
     """Run forward and backward; the gradients are averaged over the processes in the last pass of a step."""
     with ddp.no_sync(run.network, enabled=not is_last):
-        logits = forward(run, run.network, normalize(batch.images))
-        loss: Tensor = run.loss(logits, batch.labels, batch.distances, part)
+        logits = forward(run, run.network, batch.images)
+        # Several heads stack their logits along the batch in training; each has a loss of its own.
+        losses = [run.loss(own, batch.labels, batch.distances, part) for own in torch.split(logits, len(batch.labels))]
+        loss = torch.stack(losses).sum()
         torch.autograd.backward(loss * ddp.world_size())
-    return loss.detach()
+    return loss.detach() / len(losses)
 
 
 @torch.no_grad()

@@ -11,13 +11,13 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segline.data.augment import normalize, to_device, to_unit
+from segline.data.augment import to_device
 from segline.errors import TrainingError
 from segline.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from segline.metrics.finite import first_nonfinite
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE, keep_batch
-from segline.training.run import Run, forward, take_distances
+from segline.training.run import Items, Run, forward, take_distances
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Fault:
 
     row: int
     what: str
-    images: UInt8[np.ndarray, "b h w 3"]
+    images: Items
     labels: UInt8[np.ndarray, "b h w"]
 
 
@@ -80,7 +80,7 @@ def validate(run: Run, epoch: int, folder: Path) -> ValidationScores:
 def eval_step(run: Run, positions: range) -> ValidationStep:
     """Return the mean loss of some crops of the validation split, and their confusion matrix."""
     images, labels = run.val.take(positions)
-    logits = forward(run, run.ema_model, normalize(to_unit(images, run.device)))
+    logits = forward(run, run.reached(run.ema_model), run.to_input(images, run.device))
     target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(labels), run.device)
     distances = take_distances(run, run.val, positions)
     loss, row = float(run.loss(logits, target, distances)), first_nonfinite(logits)
@@ -107,7 +107,7 @@ def _first_loss(
 
 def _fail(run: Run, positions: range, fault: Fault, when: str, folder: Path) -> None:
     """Keep the batch, and end the run."""
-    images, labels = to_unit(fault.images, torch.device("cpu")), torch.from_numpy(fault.labels)
+    images, labels = run.to_input(fault.images, torch.device("cpu")), torch.from_numpy(fault.labels)
     path = keep_batch(folder, run.val, np.asarray(positions), images, labels)
     key = run.val.keys([positions[fault.row]])[0]
     raise TrainingError(f"{fault.what} of the image {key} is not finite {when}, see {path}; {ADVICE}")

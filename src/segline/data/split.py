@@ -11,13 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import INDEX
+from segline.classes import IGNORED
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
 Positions = Sequence[int] | NDArray[np.integer]
 
-BATCH_PIXELS = 2**22
-"""The most pixels of a batch of several images, as many as 16 crops of 512 x 512 px have."""
+MAX_PIXELS = 2_000_000
+"""The most pixels of a forward pass where ``evaluate.max_pixels``, which has this default, is not known."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Split(ABC):
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row per item: key, group, top, left (px of the source image), scale (its px for one of the item)."""
-        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str}, keep_default_na=False)
+        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str, "classes": str}, keep_default_na=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -54,20 +55,31 @@ class Split(ABC):
             StageError: The data set has no such maps.
         """
 
+    def class_presence(self) -> NDArray[np.bool_]:
+        """Return whether each item has a pixel of each class, (n, 255)."""
+        presence = np.zeros((len(self), IGNORED), bool)
+        for row, ids in zip(presence, self.index["classes"], strict=True):
+            row[[int(each) for each in ids.split()]] = True
+        return presence
+
     def keys(self, positions: Positions) -> list[str]:
         """Return the keys of the images that the items at these positions are from."""
         return [str(key) for key in self.index["key"].to_numpy()[np.asarray(positions)]]
 
-    def ranges(self, size: int) -> Iterator[range]:
-        """Yield the positions of all items in order, in batches that depend on nothing but the shapes and the size.
+    def pixels(self, positions: Positions) -> int:
+        """Return the number of pixels of the items at these positions."""
+        return sum(height * width for height, width in map(self.shape, map(int, positions)))
+
+    def ranges(self, size: int, max_pixels: int = MAX_PIXELS) -> Iterator[range]:
+        """Yield the positions of all items in order, in batches that depend on nothing but the shapes and the limits.
 
         The items of a batch follow one another and have one shape. There are at most ``size`` of them, and no more than
-        one if two have more than ``BATCH_PIXELS`` pixels.
+        one if two have more than ``max_pixels`` pixels.
         """
         start = 0
         while start < len(self):
             height, width = shape = self.shape(start)
-            most = min(len(self), start + max(1, min(size, BATCH_PIXELS // (height * width))))
+            most = min(len(self), start + max(1, min(size, max_pixels // (height * width))))
             stop = start + 1
             while stop < most and self.shape(stop) == shape:
                 stop += 1

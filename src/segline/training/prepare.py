@@ -19,7 +19,8 @@ from segline.artifacts.dataset import read_dataset_info
 from segline.artifacts.preparation import Preparation
 from segline.config.components import ComponentSpec
 from segline.data.shards import open_split
-from segline.data.split import Split
+from segline.data.split import MAX_PIXELS, Split
+from segline.data.tiles import tiles
 from segline.files.atomic import write_json
 from segline.losses import LOSSES
 from segline.losses.task import LabelBatches
@@ -153,4 +154,6 @@ def _random_batches(
 
 def _all_batches(split: Split, device: torch.device, size: int) -> Iterator[Tensor]:
     for _, labels in split.batches(size):
-        yield torch.from_numpy(labels).to(device)
+        height, width = labels.shape[1:]
+        for tile in tiles((height, width), MAX_PIXELS):
+            yield torch.from_numpy(labels[:, *tile.kept]).to(device)

@@ -139,7 +139,7 @@ def show(
     for name, candidates, dataset_dir, split, goal in rows:
         trial, kept, frames = judge(candidates, dataset_dir, split)
         table.add_row(name, trial, f"{kept:.3f}" if split == "val" else "", f"{frames:.3f}", goal)
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

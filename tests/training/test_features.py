@@ -20,6 +20,7 @@ from segline.errors import TrainingError
 from segline.files.s3 import Bucket
 from segline.inference.bundle import load_models
 from segline.metrics.confusion import confusion_matrix, mean_iou
+from segline.models import feature_cache
 from segline.models.hypercolumns import Hypercolumns
 from segline.training import prepare
 from segline.training.checkpoints import CheckpointStore
@@ -97,6 +98,20 @@ def test_views_are_augmented_each_in_its_own_way_and_those_of_validation_are_not
     assert (folder_of(inputs, moved) / "val/labels-00000.npy").read_bytes() == (
         folder_of(inputs, config(views=3)) / "val/labels-00000.npy"
     ).read_bytes()
+
+
+def test_a_view_of_which_many_pixels_are_kept_gives_several_items(inputs, monkeypatch):
+    """1024 pixels have room: one item of them all, or five of 204 in the same order."""
+    run(inputs, config(views=2))
+    (whole,), _ = open_split(folder_of(inputs, config(views=2)), "train").take([9])
+    shutil.rmtree(inputs.prepared_dir)
+    monkeypatch.setattr(feature_cache, "ITEM_PIXELS", 200)
+    run(inputs, config(views=2))
+    kept, split = open_split(folder_of(inputs, config(views=2)), "train"), open_split(inputs.dataset_dir, "train")
+    assert list(kept.index["key"]) == 2 * [key for key in split.index["key"] for _ in range(5)]
+    rows, _ = kept.take(range(45, 50))
+    assert rows.shape == (5, 204, 1, CHANNELS)
+    assert np.array_equal(rows.reshape(-1, CHANNELS), whole[: 5 * 204, 0])
 
 
 def test_the_size_is_bounded(inputs):

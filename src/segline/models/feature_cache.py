@@ -1,7 +1,7 @@
 """The features of sampled pixels, computed once for all trials that train on them.
 
-They lie in the format of the data set's shards: an image is a view of one, with the features of some of its pixels
-(n, pixels, 1, channels) in place of colours, in half precision, and their class ids (n, pixels, 1).
+They lie in the format of the data set's shards: an item has the features of some pixels of a view of an image
+(pixels, 1, channels) in place of colours, in half precision, and their class ids (pixels, 1).
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +23,8 @@ from segline.models.hypercolumns import Hypercolumns
 
 VALIDATION_SHARE = 0.2
 """The part of the size that the features of the validation split may take."""
+ITEM_PIXELS = 1024
+"""The fewest pixels of each item of a view that gives several, so that a batch does not grow with what is kept."""
 LAST = 1e-12
 """The weight of ignored pixels in training: they are taken only where an image has too few others."""
 HALF_MAX = 65504.0
@@ -79,51 +81,58 @@ def write_features(
     train = weights.clone()
     train[IGNORED] = LAST
     if balance == "root_inverse":
-        pixels = torch.tensor(batches.class_pixels, dtype=torch.float64)
-        train[: len(pixels)] = pixels.clamp_min(1).rsqrt() / pixels.max().clamp_min(1).rsqrt()
+        counts = torch.tensor(batches.class_pixels, dtype=torch.float64).clamp_min(1)
+        train[: len(counts)] = (counts / counts.max()).rsqrt()
     parts = {
         "train": (batches.train(views), train, 1 - VALIDATION_SHARE),
         "val": (batches.val, weights, VALIDATION_SHARE),
     }
     files, described = list[str](), []
     for number, (name, (split, weight, share)) in enumerate(parts.items()):
-        taken = _pixels_per_view(split, features.channels, share * max_gb)
+        items, pixels = _items_per_view(split, features.channels, share * max_gb)
         generator = torch.Generator().manual_seed(2 * batches.seed + number)
         (folder / name).mkdir()
-        _write_split(folder / name, features, split, taken, weight, generator)
+        _write_split(folder / name, features, split, (items, pixels), weight, generator)
         files += [f"{name}/{shard_file(folder, kind, 0).name}" for kind in (IMAGES, LABELS)]
-        described.append(f"{taken} pixels of each of {split.count} {'views' if name == 'train' else 'images'}")
+        described.append(f"{items * pixels} pixels of each of {split.count} {'views' if name == 'train' else 'images'}")
     size = sum((folder / file).stat().st_size for file in files) / 1e9
     message = f"{features.channels} features of {' and '.join(described)}, {size:.2f} GB"
     return Preparation(files=tuple(files), scores={}, message=message)
 
 
-def _pixels_per_view(views: Views, channels: int, size_gb: float) -> int:
-    room = int(size_gb * 1e9 / (views.count * (2 * channels + 1)))
+def _items_per_view(views: Views, channels: int, size_gb: float) -> tuple[int, int]:
+    """Return the number of items of each view, and the pixels of each item."""
+    room = min(views.pixels, int(size_gb * 1e9 / (views.count * (2 * channels + 1))))
     if not room:
         raise TrainingError(
             f"pixel_mlp.max_gb: {size_gb:.3g} GB hold no pixel of each of {views.count} views with {channels} "
             "features; raise it, or lower pixel_mlp.views"
         )
-    return min(room, views.pixels)
+    items = max(1, room // ITEM_PIXELS)
+    return items, room // items
 
 
 def _write_split(
-    folder: Path, features: Hypercolumns, views: Views, taken: int, weights: Tensor, generator: torch.Generator
+    folder: Path,
+    features: Hypercolumns,
+    views: Views,
+    size: tuple[int, int],
+    weights: Tensor,
+    generator: torch.Generator,
 ) -> None:
     """Write view after view; a full disk is an error of a write, where a memory map would end the process."""
+    items, pixels = size
     images, labels = (shard_file(folder, kind, 0) for kind in (IMAGES, LABELS))
     with naming(folder), images.open("wb") as image_stream, labels.open("wb") as label_stream:
-        _write_head(image_stream, np.dtype(np.float16), (views.count, taken, 1, features.channels))
-        _write_head(label_stream, np.dtype(np.uint8), (views.count, taken, 1))
+        _write_head(image_stream, np.dtype(np.float16), (views.count * items, pixels, 1, features.channels))
+        _write_head(label_stream, np.dtype(np.uint8), (views.count * items, pixels, 1))
         for image, label in views.read():
             ids = label.flatten().cpu()
-            pixels = sample_pixels(ids, taken, weights, generator)
-            columns = features.at(image.contiguous(memory_format=torch.channels_last), pixels.to(image.device)).clamp(
-                -HALF_MAX, HALF_MAX
-            )
+            chosen = sample_pixels(ids, items * pixels, weights, generator)
+            last = image.contiguous(memory_format=torch.channels_last)
+            columns = features.at(last, chosen.to(image.device)).clamp(-HALF_MAX, HALF_MAX)
             image_stream.write(columns.half().cpu().contiguous().numpy().data)
-            label_stream.write(ids[pixels].numpy().data)
+            label_stream.write(ids[chosen].numpy().data)
 
 
 def _write_head(stream: IO[bytes], kind: np.dtype[np.generic], shape: tuple[int, ...]) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -42,12 +41,13 @@ def image_batches(
     )
 
 
-def write_indices(dataset_dir: Path, folder: Path) -> list[str]:
-    """Write the index of the views of each split, from which image each is; return the files."""
+def write_indices(dataset_dir: Path, folder: Path, views: int) -> list[str]:
+    """Write the index of the items of each split, from which image each is; return the files."""
     files = []
-    for name in ("train", "val"):
+    for name, count in (("train", views), ("val", 1)):
         index, labels = open_split(dataset_dir, name).index, np.load(shard_file(folder / name, LABELS, 0), "r")
-        repeated = pd.concat([index] * (len(labels) // len(index)))
+        items = len(labels) // (count * len(index))
+        repeated = index.iloc[np.tile(np.repeat(np.arange(len(index)), items), count)]
         repeated.to_csv(folder / name / INDEX, index=False, lineterminator="\n")
         files.append(f"{name}/{INDEX}")
     return files

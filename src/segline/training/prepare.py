@@ -122,7 +122,9 @@ def _keep_features(config: TrialConfig, inputs: TrialInputs, seed: int, folder: 
     options = with_local_weights(preparation_options(model, config.model) or {}, inputs.encoders)
     step = getattr(model, "prepare")  # noqa: B009  (the table's type does not know of it)
     preparation: Preparation = step(batches, folder, **options)
-    return replace(preparation, files=(*preparation.files, *write_indices(inputs.dataset_dir, folder)))
+    return replace(
+        preparation, files=(*preparation.files, *write_indices(inputs.dataset_dir, folder, options["views"]))
+    )
 
 
 def _device() -> torch.device:

@@ -106,6 +106,7 @@ CANDIDATES = Artifact(
         "segline.training.broken_batch",
         "segline.training.components",
         "segline.training.ddp",
+        "segline.training.depthwise",
         "segline.training.determinism",
         "segline.training.engine",
         "segline.training.feature_views",

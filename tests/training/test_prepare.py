@@ -54,7 +54,7 @@ def test_it_is_not_repeated_and_the_same_seed_gives_the_same_bits(inputs, monkey
     scores = run(inputs)
     first = content(inputs.prepared_dir / preparation_name(SEMEDA))
     with monkeypatch.context() as changed:
-        changed.setattr(prepare, "_prepare", None)
+        changed.setattr(prepare, "_run_step", None)
         assert run(inputs) == scores
     assert capsys.readouterr().out.count(f"train: {preparation_name(SEMEDA)}: the edge network has an accuracy of") == 2
     shutil.rmtree(inputs.prepared_dir)

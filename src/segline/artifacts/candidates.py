@@ -115,6 +115,7 @@ CANDIDATES = Artifact(
         "segline.training.depthwise",
         "segline.training.determinism",
         "segline.training.engine",
+        "segline.training.feature_views",
         "segline.training.fine_tuning",
         "segline.training.last_checkpoint",
         "segline.training.order",

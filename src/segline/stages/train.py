@@ -42,7 +42,7 @@ from segline.training.search.state import SearchState, TrialRuns
 from segline.training.trial import Cost, Trial, TrialConfig, TrialInputs
 
 PREPARED = "prepared"
-"""The folder of what the losses prepared, beside the folders of the trials."""
+"""The folder of what losses and models prepared, beside the folders of the trials."""
 STORE = "SEGLINE_STORE"
 """The environment variable with the bucket's prefix for checkpoints, to continue on another node or later."""
 
@@ -116,7 +116,7 @@ def _search(
 
 
 def _conclude(state: SearchState) -> None:
-    """Record the ends of all trials, write the leaderboard, and delete the checkpoints."""
+    """Record the ends of all trials, write the leaderboard, and delete the checkpoints and the kept features."""
     trials = state.trials.values()
     for trial in trials:
         state.record_end(trial)
@@ -132,6 +132,8 @@ def _conclude(state: SearchState) -> None:
     for trial in trials:
         if not trial.is_finished:
             trial.delete_checkpoints()
+    for path in (state.work / PREPARED).glob("*/*/*.npy"):
+        path.unlink()
 
 
 def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
@@ -158,14 +160,13 @@ def _preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
 
 
 def _show_plan(params: Params, inputs: TrialInputs) -> None:
-    """Prepare the losses, measure a few steps of each kind of trial, and print the cost of the grid."""
-    from segline.training.prepare import prepare_losses
+    """Prepare losses and models, measure a few steps of each kind of trial, and print the cost of the grid."""
+    from segline.training.prepare import prepare_trials
 
     settings, configs = params.train, grid.grid_configs(params.train, params.seed)
-    terms = [term for config in configs for term in config.loss]
     with TemporaryDirectory(prefix="segline-plan-") as folder:
         inputs = replace(inputs, prepared_dir=Path(folder))
-        prepare_losses(terms, inputs, CheckpointStore(""), seed=params.seed, threads=settings.cpus_per_worker)
+        prepare_trials(configs, inputs, CheckpointStore(""), seed=params.seed, threads=settings.cpus_per_worker)
         kinds = len({plan.kind(config) for config in configs})
         with ray_session() as resources, progress_bar("measuring", kinds) as advance:
             costs = plan.measure(configs, partial(_measure, inputs), advance)

@@ -98,7 +98,8 @@ def _try_pass(trial: Trial) -> None:
     terms = tuple(term for term in trial.config.loss if not preparation_name(term)) or (INSTEAD_OF_PREPARED,)
     try:
         with explaining_memory(settings):
-            run = make_run(replace(trial, config=replace(trial.config, settings=settings, loss=terms)), info)
+            tried = replace(trial, config=replace(trial.config, settings=settings, loss=terms))
+            run = make_run(tried, info, may_use_features=False)
             engine.try_step(run)
     finally:
         if settings.compile:

@@ -21,6 +21,7 @@ from segline.artifacts.candidates import (
     write_trial_params,
 )
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.config import model_options
 from segline.config.fields import SHIPPED_WORD
 from segline.config.sections import Train
 from segline.data.reading import open_split
@@ -33,7 +34,7 @@ from segline.models.shipped import shipped_licence
 from segline.parallel import tune_malloc
 from segline.training import ddp, engine
 from segline.training.checkpoints import STOP
-from segline.training.components import all_options, make_loss, make_model, preparation_name
+from segline.training.components import all_options, features_name, make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
 from segline.training.run import Run, runs_in_bf16
 from segline.training.trial import Cost, Trial
@@ -52,7 +53,8 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     """
     trial.inputs.origins.fetch()
     trial.store.sync_on_start(trial.folder, rank=ddp.rank(), barrier=ddp.barrier if ddp.world_size() > 1 else None)
-    for name in filter(None, map(preparation_name, trial.config.loss)):
+    config = trial.config
+    for name in filter(None, (features_name(config.model, config.settings), *map(preparation_name, config.loss))):
         trial.store.fetch(trial.folder.parent, f"{trial.inputs.prepared_dir.name}/{name}")
     # A worker may have been lost after the candidate was complete.
     if not trial.is_finished:
@@ -86,14 +88,17 @@ def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[st
             raise
 
 
-def make_run(trial: Trial, info: DatasetInfo) -> Run:
-    """Return the engine's run of a trial, with a new model."""
-    config = trial.config
+def make_run(trial: Trial, info: DatasetInfo, *, may_use_features: bool = True) -> Run:
+    """Return the engine's run of a trial, with a new model, on its kept features if it has some."""
+    config, inputs = trial.config, trial.inputs
+    features = features_name(config.model, config.settings) if may_use_features else ""
+    data_dir = inputs.prepared_dir / features if features else inputs.dataset_dir
     return Run(
-        model=make_model(config.model, info, trial.inputs.encoders),
-        loss=make_loss(config.loss, info, trial.inputs.prepared_dir),
-        train=open_split(trial.inputs.dataset_dir, "train"),
-        val=open_split(trial.inputs.dataset_dir, trial.inputs.validation),
+        model=make_model(config.model, info, inputs.encoders),
+        loss=make_loss(config.loss, info, inputs.prepared_dir),
+        train=open_split(data_dir, "train"),
+        val=open_split(data_dir, "val" if features else inputs.validation),
+        on_features=bool(features),
         classes=len(info.classes),
         settings=config.settings,
         seed=config.seed,
@@ -131,7 +136,8 @@ def _save_epoch(trial: Trial, info: DatasetInfo, history: list[dict[str, float]]
 
 
 def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
-    member = Member(trial.name, trial.config.model.name, trial.config.model.options, WEIGHTS)
+    model = trial.config.model
+    member = Member(trial.name, model.name, model_options.resolve(model.name, model.options), WEIGHTS)
     (trial.folder / CHECKPOINT).unlink()
     (trial.folder / PREVIOUS).unlink(missing_ok=True)
     if member.options.get("pretrained") == SHIPPED_WORD:

@@ -59,7 +59,7 @@ class TrialInputs:
 
     Attributes:
         dataset_dir: The folder that the stage label wrote.
-        prepared_dir: The folder of what the losses prepared, one folder each.
+        prepared_dir: The folder of what losses and models prepared, one folder each.
         validation: The folder of the data set that trials are validated on.
         encoders: The files of encoder weights, by the address that the parameters give.
         origins: The addresses from which another node copies the data and the encoder weights.

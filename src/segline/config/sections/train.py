@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
 
+from segline.config import tables
 from segline.config.components import LOSS, MODEL, ComponentSpec
 from segline.config.fields import Fraction, Pattern, Range, Size, Unit
 from segline.config.spaces import Space
@@ -197,13 +198,31 @@ class Train:
                     f"train.models[{index}].unet_resnet50.pretrained: got false, which freezes three stages at random "
                     "weights; expected weights, or modified: true"
                 )
+            if model.name == "pixel_mlp" and not options.get("pretrained"):
+                yield (
+                    f"train.models[{index}].pixel_mlp.pretrained: got false, which freezes the encoder at random "
+                    "weights; expected shipped, true or a file"
+                )
             own = [key for key in ("width", "depth") if key in options]
             if model.name == "unet" and options.get("encoder") and own:
                 yield (
                     f"train.models[{index}].unet.{own[0]}: has no effect with the encoder {options['encoder']}, "
                     "which has channels of its own; leave it out"
                 )
+        if any(map(keeps_features, self.models)):
+            yield from self._neighbor_errors()
         yield from self._population_errors() if self.search.scheduler == "pbt" else self._optuna_errors()
+
+    def _neighbor_errors(self) -> Iterator[str]:
+        """Yield the losses that cannot be trained on the features of single pixels, which a model keeps."""
+        known = LOSS.options()
+        for index, terms in enumerate(self.losses):
+            for term in terms:
+                if term.name in known and tables.needs_neighbors(term.name):
+                    yield (
+                        f"train.losses[{index}].{term.name}: needs whole images, but pixel_mlp keeps the features of "
+                        "single pixels; train it without pixel_mlp, or set pixel_mlp.max_gb: 0, which is slow"
+                    )
 
     def _optuna_errors(self) -> Iterator[str]:
         search = self.search
@@ -238,6 +257,12 @@ class Train:
         for name in ("max_steps", "max_minutes", "early_stopping_patience"):
             if value := getattr(self, name):
                 yield f"train.{name}: got {value}, expected 0, because pbt trains all trials to the same epoch"
+
+
+def keeps_features(model: ComponentSpec) -> bool:
+    """Return whether the trials of a model are trained on the features of single pixels, which train keeps."""
+    size: float = ({**tables.defaults("models").get(model.name, {}), **model.options}).get("max_gb", 0)
+    return size > 0
 
 
 def hyperparameters() -> dict[str, Any]:

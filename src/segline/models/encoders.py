@@ -1,5 +1,6 @@
 """Encoders from timm: their features at several strides or the whole backbone, with their initial weights."""
 
+import logging
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -26,6 +27,11 @@ OTHER_WAYS = (
 """What helps where the hub gives no weights."""
 TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2."}
 """Torchvision's names of VGG layers that are convolutions in timm, with the same weights in another shape."""
+
+# A network of features has no classifier, and tensors that nothing needs are refused here with their names.
+logging.getLogger("timm.models._builder").addFilter(
+    lambda record: not record.getMessage().startswith("Unexpected keys")
+)
 
 
 def backbone_features(name: str, *, pretrained: bool | str, output_stride: int = 32) -> tuple[nn.Module, list[int]]:

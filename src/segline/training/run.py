@@ -55,7 +55,7 @@ class Run:
     stop: Callable[[], bool] = lambda: False
     """A function that is called after every step; when it returns true, the run saves itself and ends."""
     needs_checkpoint: bool = False
-    """Whether the run cannot start anew, as a child of population-based training goes on from its parent's weights."""
+    """Whether the run cannot start anew, as it goes on with another training."""
     note: str = ""
     """What was done about a damaged checkpoint, in a line."""
 

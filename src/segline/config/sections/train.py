@@ -1,5 +1,6 @@
 """The section ``train``: the grid of architectures x losses, and how each trial of it is trained."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
@@ -19,6 +20,8 @@ TUNABLE = (
     "max_grad_norm",
     "ema_decay",
 )
+REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))")
+"""The address of a registered model: its name, then an alias or the number of a version."""
 # Population-based training replaces the worst quarter, which is one trial of these.
 SMALLEST_POPULATION = 4
 
@@ -154,6 +157,23 @@ class Train:
     compile: Annotated[bool, "whether the network is compiled, which pays in long runs on a GPU"] = False
     augment: Augment = field(default_factory=Augment)
     fine_tuning: FineTuning = field(default_factory=FineTuning)
+    init: Annotated[
+        str,
+        Pattern(
+            f"|{REGISTERED.pattern}|(?!models:).+",
+            "models:/NAME@ALIAS, models:/NAME/VERSION, a folder or s3://bucket/prefix",
+        ),
+        "the model whose weights the trials start from, with the classes mapped by name: models:/NAME@ALIAS, "
+        "models:/NAME/VERSION, the folder of a candidate or bundle, or s3://bucket/prefix; empty: none",
+    ] = ""
+    resume: Annotated[
+        bool,
+        "whether trials go on with the finished trainings in init, from their last epoch, with optimizer, averaged "
+        "weights and history; these were trained with keep_checkpoints",
+    ] = False
+    keep_checkpoints: Annotated[
+        bool, "whether candidates keep their last checkpoint, so that resume can go on with them for more epochs"
+    ] = False
     checkpoint_minutes: Annotated[float, Range(0), Unit("min"), "the longest training time between two checkpoints"] = (
         10.0
     )
@@ -175,7 +195,8 @@ class Train:
             yield "train: the same model with the same loss is listed twice; remove one"
         for index, model in enumerate(self.models):
             options = model.options
-            if model.name == "unet_resnet50" and not options.get("pretrained") and not options.get("modified"):
+            is_random = not options.get("pretrained") and not self.init
+            if model.name == "unet_resnet50" and is_random and not options.get("modified"):
                 yield (
                     f"train.models[{index}].unet_resnet50.pretrained: got false, which freezes three stages at random "
                     "weights; expected weights, or modified: true"
@@ -186,7 +207,21 @@ class Train:
                     f"train.models[{index}].unet.{own[0]}: has no effect with the encoder {options['encoder']}, "
                     "which has channels of its own; leave it out"
                 )
+        yield from self._resume_errors() if self.resume else ()
         yield from self._population_errors() if self.search.scheduler == "pbt" else self._optuna_errors()
+
+    def _resume_errors(self) -> Iterator[str]:
+        """Yield what is impossible where trials go on with finished trainings."""
+        if not self.init or REGISTERED.fullmatch(self.init):
+            yield (
+                f"train.init: got {self.init!r}, expected for resume a folder of candidates that were trained with "
+                "train.keep_checkpoints, as the registry holds no checkpoints"
+            )
+        if self.search.finalists or self.search.searcher != "random":
+            yield (
+                "train.resume: got true, expected false with search.finalists or search.searcher: optuna, whose trials "
+                "are not known before the training"
+            )
 
     def _optuna_errors(self) -> Iterator[str]:
         search = self.search

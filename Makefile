@@ -1,4 +1,4 @@
-# make repro · make test are the two commands; each sets up what it needs. `make help` lists all.
+# make repro · make test · make camvid are the three commands; each sets up what it needs. `make help` lists all.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,7 +6,7 @@ LOCK   := requirements/dev.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all test-cluster fuzz check format lock base images push kfp-local clean
+.PHONY: help setup repro camvid camvid-source camvid-drive test test-all test-cluster fuzz check format lock base images push kfp-local clean
 
 ENGINE ?= docker
 BASE   ?= docker.io/library/python:3.11-slim-bookworm
@@ -33,6 +33,19 @@ repro: setup ## the whole line: data, training, a promoted model, and its summar
 	  echo "make: no git here, so DVC works without (core.no_scm in .dvc/config.local); after \`git init\` remove that line"; }
 	dvc repro
 	@segline summary
+
+camvid: camvid-source setup ## real road scenes in runs/camvid, 60 minutes on 2 cores; SOURCE=../camvid, as SegNet released it
+	python -m examples.project camvid --source "$(SOURCE)" --into runs/camvid
+	cd runs/camvid && dvc repro && segline summary
+
+camvid-source:
+	@test -n "$(SOURCE)" || { echo "make: camvid needs SOURCE=<the folder of CamVid as SegNet released it, with train.txt>"; exit 1; }
+
+DRIVE ?= 0001TP
+
+camvid-drive: setup ## after `make camvid`: its best candidate trained without a drive and tested on it; DRIVE=0001TP
+	python -m examples.leave_out $(DRIVE) --of runs/camvid --into runs/camvid-without-$(DRIVE)
+	cd runs/camvid-without-$(DRIVE) && dvc repro && segline summary
 
 # A module's tests run in one process, as they share servers, models and Ray sessions; four processes need 10 GB.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadscope
@@ -90,5 +103,5 @@ push: setup ## push the images and attach their bills of materials; REGISTRY=reg
 kfp-local: setup images ## the whole pipeline in local containers, from building the images to a promoted model
 	python -m pipelines run --local --tag $(TAG)
 
-clean: ## remove what the line made; the environment and the registry stay
+clean: ## remove what the line made; the environment, the registry and runs/ stay
 	rm -rf data

@@ -107,7 +107,7 @@ def find_missing(seed: int) -> list[Missing]:
     """Return the missing objects of all images in a split, by comparison with the complete labels."""
     incomplete, complete = Packs(Path("data/ingest/files")), Folder(Path("whole"))
     write_streets(complete.root, **STREETS | {"missing_label_share": 0.0}, seed=seed, workers=os.cpu_count() or 1)
-    side = read_dataset_info(Path("data/label")).side
+    height, width = read_dataset_info(Path("data/label")).crop_size
     index = {name: pd.read_csv(f"data/label/{name}/index.csv", dtype={"key": str}) for name in SPLITS}
     crops = {row.key: (name, row) for name, rows in index.items() for row in rows.itertuples()}
     missing = []
@@ -123,7 +123,7 @@ def find_missing(seed: int) -> list[Missing]:
         mask = labels[0] != labels[1]
         assert np.count_nonzero(mask) == entry.pixels
         split, crop = crops[key]
-        in_crop = np.count_nonzero(mask[crop.top : crop.top + side, crop.left : crop.left + side])
+        in_crop = np.count_nonzero(mask[crop.top : crop.top + height, crop.left : crop.left + width])
         missing.append(Missing(key, split, bounding_box(mask), entry.pixels, in_crop))
     return missing
 

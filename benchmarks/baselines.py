@@ -20,7 +20,8 @@ from rich.table import Table
 from segline.artifacts.bundle import read_bundle
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
-from segline.data.shards import Split, open_split
+from segline.data.shards import open_split
+from segline.data.split import Split
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split
 from segline.metrics.confusion import Counts, confusion_matrix, scores

@@ -49,7 +49,8 @@ from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Split, open_split
+from segline.data.shards import Crops, open_split
+from segline.data.split import Split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.confusion import confusion_matrix, mean_iou
@@ -122,7 +123,7 @@ def constant_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[t
 
 
 @dataclass(frozen=True)
-class Constant(Split):
+class Constant(Crops):
     """One batch over and over."""
 
     def take(self, positions):
@@ -244,7 +245,7 @@ def as_files(split: Split, folder: Path) -> Path:
 
 
 def show(took: dict[str, list[tuple[float, float]]], dataset_dir: Path, settings: Train) -> None:
-    images, crop = len(open_split(dataset_dir, "train")), read_dataset_info(dataset_dir).side
+    images, crop = len(open_split(dataset_dir, "train")), read_dataset_info(dataset_dir).crop_size[0]
     precision = "bf16" if runs_in_bf16(settings.precision, DEVICE) else "fp32"
     table = Table(title=f"{images} crops of {crop} px, batch {settings.batch_size}, {DEVICE}; Segline in {precision}")
     for heading in ("", "images/s", "val mIoU, last three epochs"):

@@ -28,7 +28,7 @@ def write_noise(folder):
     described = DatasetInfo(
         classes=classes,
         background=0,
-        side=32,
+        crop_size=(32, 32),
         content_hash="c",
         source="here",
         source_hash="s",

@@ -7,22 +7,39 @@ from contextlib import contextmanager
 
 PAUSE_S = 0.2
 """The time between the last look at the champion and the move of its alias, in which the others are there as well."""
+ATTEMPTS = 5
+"""The times that a promotion is run where the server gives no answer in time, as a platform repeats the exit code 7."""
 
 
 def serve(barrier, orders, answers):
     """Promote once for each order, which holds the arguments of the stage, until None comes."""
     from segline.config.params import Params
     from segline.config.sections import Promote
+    from segline.errors import TrackingError
     from segline.stages import promote
     from segline.tracking import registry
+
+    def promote_with_retries(name, settings, folders):
+        for _ in range(ATTEMPTS - 1):
+            with suppress_timeouts():
+                promote.run(Params(name=name, promote=Promote(**settings)), **folders)
+                return
+        promote.run(Params(name=name, promote=Promote(**settings)), **folders)
+
+    @contextmanager
+    def suppress_timeouts():
+        try:
+            yield
+        except TrackingError as error:
+            if "no answer in time" not in str(error):
+                raise
 
     set_tags = registry.set_tags
     registry.set_tags = lambda *words: (set_tags(*words), time.sleep(PAUSE_S))
     while order := orders.get():
-        name, settings, folders = order
         barrier.wait(600)
         try:
-            promote.run(Params(name=name, promote=Promote(**settings)), **folders)
+            promote_with_retries(*order)
             answers.put("")
         except BaseException:
             answers.put(traceback.format_exc())

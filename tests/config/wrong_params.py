@@ -9,11 +9,13 @@ SHAPE = [
     ({"ingest": {"synthetic": {"drive": 9}}}, "ingest.synthetic.drive: unknown key; did you mean 'drives'?"),
     (
         {"label": {"split": {"zzz": 1}}},
-        "label.split.zzz: unknown key; known are fold, folds, method, test, train, val",
+        "label.split.zzz: unknown key; known are fold, folds, method, test, test_groups, train, val, val_groups",
     ),
-    ({"label": {"crop": True}}, "label.crop: got True, expected a whole number 16 to 4096"),
-    ({"label": {"crop": 15}}, "label.crop: got 15, expected a whole number 16 to 4096"),
-    ({"label": {"crop": None}}, "label.crop: got None, expected a whole number 16 to 4096"),
+    ({"label": {"crop": True}}, "label.crop: got True, expected a whole number 16 to 4096, or [height, width] of such"),
+    ({"label": {"crop": 15}}, "label.crop: got 15, expected a whole number 16 to 4096, or [height, width] of such"),
+    ({"label": {"crop": [96]}}, "label.crop: got [96], expected a whole number 16 to 4096, or [height, width] of such"),
+    ({"label": {"crop": [96, 15]}}, re.compile(r"label\.crop: got \[96, 15\], expected a whole number 16 to 4096, or")),
+    ({"label": {"crop": None}}, "label.crop: got None, expected a whole number 16 to 4096, or [height, width] of such"),
     ({"train": {"learning_rate": "fast"}}, "train.learning_rate: got 'fast', expected a number 1e-08 to 10"),
     ({"train": {"precision": "fp16"}}, "train.precision: got 'fp16', expected one of auto, bf16, fp32"),
     (
@@ -128,7 +130,10 @@ SHAPE = [
 ]
 # These hold between several values, or JSON Schema has no word for them: to it, 160.0 is a whole number.
 BEYOND_SCHEMA = [
-    ({"label": {"crop": 160.0}}, "label.crop: got 160.0, expected a whole number 16 to 4096"),
+    (
+        {"label": {"crop": 160.0}},
+        "label.crop: got 160.0, expected a whole number 16 to 4096, or [height, width] of such",
+    ),
     ({"label": {"split": {"train": 0.7}}}, "label.split: got shares that add up to 0.9, expected 1"),
     ({"train": {"models": ["unet", "unet"]}}, re.compile("train: the same model with the same loss .* twice")),
     ({"train": {"losses": ["dice", "bounding_box", "dice"]}}, re.compile("train: the same model with the same")),
@@ -150,6 +155,7 @@ BEYOND_SCHEMA = [
         "label.class_maps.wad: names 'car' twice; remove one",
     ),
     ({"label": {"crop": 32, "tile_overlap": 32}}, "label.tile_overlap: got 32, expected less than label.crop"),
+    ({"label": {"crop": [64, 32], "tile_overlap": 32}}, "label.tile_overlap: got 32, expected less than label.crop"),
     ({"label": {"split": {"folds": 5, "fold": 5}}}, re.compile(r"label\.split\.fold: got fold 5 of 5")),
     (
         {"validate": {"min_brightness": 9, "max_brightness": 8}},

@@ -63,12 +63,17 @@ def sample(image, raw, exclusions=None, seed=0, key="k", **settings):
     return sampler.crops(ROW | {"key": key})
 
 
-def check(crop, image, ids, side):
+def size_of(settings):
+    size = settings["crop"]
+    return tuple(size) if isinstance(size, list) else (size, size)
+
+
+def check(crop, image, ids, size):
     """The crop is what lies at its corner, padded with black and ignored."""
-    label, pixels = np.full((side, side), IGNORED, np.uint8), np.zeros((side, side, 3), np.uint8)
-    there = ids[crop.top : crop.top + side, crop.left : crop.left + side]
+    label, pixels = np.full(size, IGNORED, np.uint8), np.zeros((*size, 3), np.uint8)
+    there = ids[crop.top : crop.top + size[0], crop.left : crop.left + size[1]]
     label[: there.shape[0], : there.shape[1]] = there
-    pixels[: there.shape[0], : there.shape[1]] = image[crop.top : crop.top + side, crop.left : crop.left + side]
+    pixels[: there.shape[0], : there.shape[1]] = image[crop.top : crop.top + size[0], crop.left : crop.left + size[1]]
     np.testing.assert_array_equal(crop.label, label)
     np.testing.assert_array_equal(crop.image, pixels)
     assert (crop.key, crop.group, crop.scale) == ("k", "g", 1.0)
@@ -82,6 +87,14 @@ CASES = [
     {"sampling": "tiles", "crop": 24, "tile_overlap": 10},
     {"sampling": "tiles", "crop": 100},
     {"sampling": "random", "crop": 16, "crops_per_image": 5},
+    {"sampling": "by_class", "crop": 16, "crops_per_image": 5},
+    {"sampling": "center", "crop": 16},
+    {"sampling": "max_foreground", "crop": [16, 40]},
+    {"sampling": "max_foreground", "crop": [90, 20], "crops_per_image": 3},
+    {"sampling": "tiles", "crop": [20, 50], "tile_overlap": 10},
+    {"sampling": "random", "crop": [45, 16], "crops_per_image": 5},
+    {"sampling": "by_class", "crop": [16, 90], "crops_per_image": 5},
+    {"sampling": "center", "crop": [60, 20]},
 ]
 
 
@@ -92,7 +105,7 @@ def test_every_crop_is_what_lies_at_its_corner(settings, seed):
     crops = sample(image, raw, **settings)
     assert crops
     for crop in crops:
-        check(crop, image, ids_of(raw), settings["crop"])
+        check(crop, image, ids_of(raw), size_of(settings))
 
 
 def test_tiles_cover_the_image():
@@ -115,11 +128,12 @@ def test_an_image_without_foreground_still_gives_a_crop():
     assert [(crop.top, crop.left) for crop in crops] == [(12, 12)]
 
 
-def test_random_crops_follow_seed_and_key_alone():
+@pytest.mark.parametrize("sampling", ["random", "by_class"])
+def test_crops_that_are_drawn_follow_seed_and_key_alone(sampling):
     image, raw = scene()
 
     def corners(**given):
-        crops = sample(image, raw, sampling="random", crop=16, crops_per_image=8, **given)
+        crops = sample(image, raw, sampling=sampling, crop=16, crops_per_image=8, **given)
         return [(crop.top, crop.left) for crop in crops]
 
     assert corners() == corners()
@@ -137,6 +151,25 @@ def test_a_whole_frame_is_scaled_and_padded():
     assert (crop.top, crop.left, crop.scale) == (0, 0, 5.0)
 
 
+@pytest.mark.parametrize(("crop", "scale", "filled"), [([20, 80], 2.0, (20, 40)), ([60, 20], 4.0, (10, 20))])
+def test_a_whole_frame_fills_one_side_of_a_rectangle(crop, scale, filled):
+    image, raw = np.full((40, 80, 3), 200, np.uint8), np.zeros((40, 80), np.uint16)
+    [found] = sample(image, raw, sampling="resize", crop=crop)
+    expected = np.full(crop, IGNORED)
+    expected[: filled[0], : filled[1]] = 0
+    np.testing.assert_array_equal(found.label, expected)
+    np.testing.assert_array_equal(found.image, np.where(expected[..., None] == 0, 200, [0, 0, 0]))
+    assert found.scale == scale
+
+
+def test_an_excluded_object_draws_no_crop_by_class():
+    raw = np.zeros((40, 40), np.uint16)
+    raw[:4, :4], raw[30:34, 30:34] = 33_001, 36_001
+    exclusions = Exclusions(regions={"k": (Box(0, 0, 4, 4),)})
+    crops = sample(np.zeros((40, 40, 3), np.uint8), raw, exclusions, sampling="by_class", crop=16, crops_per_image=20)
+    assert all((crop.label == 4).any() for crop in crops)
+
+
 @pytest.mark.parametrize("settings", CASES, ids=str)
 def test_what_is_excluded_is_ignored_and_draws_no_crop(settings):
     image, raw = scene()
@@ -146,14 +179,14 @@ def test_what_is_excluded_is_ignored_and_draws_no_crop(settings):
     exclusions = Exclusions(regions={"k": (Box(top, left, 9, 9),)})
     crops = sample(image, raw, exclusions, **settings)
     for crop in crops:
-        check(crop, image, ids, settings["crop"])
+        check(crop, image, ids, size_of(settings))
     if settings["sampling"] == "max_foreground" and settings.get("crops_per_image", 1) == 1:
-        side = settings["crop"]
+        rows, columns = size_of(settings)
         foreground = (ids != 0) & (ids != IGNORED)
         fullest = max(
-            foreground[row : row + side, column : column + side].sum()
-            for row in range(max(50 - side, 0) + 1)
-            for column in range(max(70 - side, 0) + 1)
+            foreground[row : row + rows, column : column + columns].sum()
+            for row in range(max(50 - rows, 0) + 1)
+            for column in range(max(70 - columns, 0) + 1)
         )
         assert int(((crops[0].label != 0) & (crops[0].label != IGNORED)).sum()) == fullest
 
@@ -180,15 +213,15 @@ def check_distances(crop, raw):
 @pytest.mark.parametrize("settings", CASES, ids=str)
 def test_distances_are_those_of_the_crop_and_of_its_instances(settings):
     image, raw = crowd(seed=1)
-    side = settings["crop"]
+    size = size_of(settings)
     crops = sample(image, raw, **settings, distances=KINDS)
     plain = sample(image, raw, **settings)
     assert len(crops) == len(plain)
     for crop, before in zip(crops, plain, strict=True):
-        values = np.full((side, side), 33_999, np.uint16)
-        there = raw[crop.top : crop.top + side, crop.left : crop.left + side]
+        values = np.full(size, 33_999, np.uint16)
+        there = raw[crop.top : crop.top + size[0], crop.left : crop.left + size[1]]
         values[: there.shape[0], : there.shape[1]] = there
-        check(crop, image, ids_of(raw), side)
+        check(crop, image, ids_of(raw), size)
         check_distances(crop, values)
         assert before.distances == {}
 

@@ -15,7 +15,7 @@ from segline.artifacts.dataset import (
     write_dataset_info,
 )
 from segline.classes import LabelClass
-from segline.data.shards import Crop, Split, join_shards, open_split, write_shard
+from segline.data.shards import Crop, Crops, join_shards, open_split, write_shard
 from segline.errors import StageError
 from segline.files.atomic import write_json
 
@@ -23,7 +23,7 @@ SIDE = 4
 DESCRIPTION = DatasetInfo(
     classes=(LabelClass("sky", (1, 2, 3)), LabelClass("car", (4, 5, 6))),
     background=None,
-    side=SIDE,
+    crop_size=(SIDE, SIDE + 1),
     content_hash="c",
     source="/data",
     source_hash="s",
@@ -49,7 +49,7 @@ def write(folder, count, size, keys=None):
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (6, 3), (7, 100), (25, 2)])
 def test_crops_are_those_of_the_plain_arrays(tmp_path, count, size):
     images, labels = write(tmp_path, count, size)
-    split = Split(tmp_path)
+    split = Crops(tmp_path)
     assert len(split) == count
     for positions in ([0], range(count), np.random.default_rng(0).integers(0, count, 20), [count - 1, 0, count - 1]):
         taken = split.take(positions)
@@ -60,7 +60,7 @@ def test_crops_are_those_of_the_plain_arrays(tmp_path, count, size):
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 50])
 def test_batches_hold_every_crop_in_order_across_shards(tmp_path, batch):
     images, labels = write(tmp_path, 7, 3)
-    found = list(Split(tmp_path).batches(batch))
+    found = list(Crops(tmp_path).batches(batch))
     assert [len(part) for part, _ in found] == [min(batch, 7 - start) for start in range(0, 7, batch)]
     np.testing.assert_array_equal(np.concatenate([part for part, _ in found]), images)
     np.testing.assert_array_equal(np.concatenate([part for _, part in found]), labels)
@@ -68,20 +68,20 @@ def test_batches_hold_every_crop_in_order_across_shards(tmp_path, batch):
 
 def test_what_is_taken_is_a_copy_of_its_own(tmp_path):
     images, _ = write(tmp_path, 3, 3)
-    Split(tmp_path).take([0])[0][:] = 0
-    np.testing.assert_array_equal(Split(tmp_path).take([0])[0][0], images[0])
+    Crops(tmp_path).take([0])[0][:] = 0
+    np.testing.assert_array_equal(Crops(tmp_path).take([0])[0][0], images[0])
 
 
 @pytest.mark.parametrize("key", ["0012", "1e5", "NA", "null", "True", "a,b"])
 def test_keys_are_text_whatever_they_look_like(tmp_path, key):
     write(tmp_path, 2, 2, keys=[key, "other"])
-    assert Split(tmp_path).index["key"].tolist() == [key, "other"]
+    assert Crops(tmp_path).index["key"].tolist() == [key, "other"]
 
 
 def test_an_empty_split_has_no_batches(tmp_path):
     write(tmp_path, 0, 3)
-    assert len(Split(tmp_path)) == 0
-    assert list(Split(tmp_path).batches(4)) == []
+    assert len(Crops(tmp_path)) == 0
+    assert list(Crops(tmp_path).batches(4)) == []
 
 
 def test_a_missing_split_is_one_line(tmp_path):
@@ -114,7 +114,7 @@ def test_distances_are_those_of_the_plain_arrays(tmp_path, size):
 
 def test_ranges_are_the_positions_of_the_batches(tmp_path):
     write(tmp_path, 7, 3)
-    split = Split(tmp_path)
+    split = Crops(tmp_path)
     assert [list(positions) for positions in split.ranges(3)] == [[0, 1, 2], [3, 4, 5], [6]]
     for positions, (images, labels) in zip(split.ranges(3), split.batches(3), strict=True):
         np.testing.assert_array_equal(split.take(positions)[0], images)
@@ -124,7 +124,7 @@ def test_ranges_are_the_positions_of_the_batches(tmp_path):
 def test_distances_that_label_did_not_make_are_one_line(tmp_path):
     write_split(tmp_path, *arrays(2), distances={"border": maps(2)["border"]})
     with pytest.raises(StageError, match=r"label\.distances lacks 'signed'; add it and run `segline label` again"):
-        Split(tmp_path).take_distances(["border", "signed"], [0])
+        Crops(tmp_path).take_distances(["border", "signed"], [0])
 
 
 @pytest.mark.parametrize("name", ["images-00001.npy", "labels-00000.npy", "border-00001.npy", "signed-00000.npy"])
@@ -165,7 +165,7 @@ def join(folder, *shards):
 def test_shards_of_different_length_make_one_split(tmp_path):
     crops = crops_of(9)
     pixels, _ = join(tmp_path, crops[:1], crops[1:6], crops[6:])
-    split = Split(tmp_path)
+    split = Crops(tmp_path)
     for positions in ([8, 0, 5, 6, 1], range(9)):
         images, labels = split.take(positions)
         np.testing.assert_array_equal(images, [crops[position].image for position in positions])
@@ -197,7 +197,7 @@ def test_a_shard_without_its_part_file_is_not_whole(tmp_path):
         write_shard(tmp_path, 0, broken(), shape=(SIDE, SIDE))
     assert not part_file(tmp_path, 0).exists()
     join(tmp_path, crops_of(3))
-    assert len(Split(tmp_path)) == 3
+    assert len(Crops(tmp_path)) == 3
 
 
 def test_the_hash_sees_every_change_and_not_the_place(tmp_path):

@@ -212,3 +212,51 @@ def test_folds_leave_an_official_test_split_alone():
     folds = [assign(rows_of("abcdefghijkl", official), SHARES, 3, folds=3, fold=fold) for fold in range(3)]
     assert all(fold["test"] == [9, 10, 11] for fold in folds)
     assert sorted(chain(*(fold["val"] for fold in folds))) == list(range(9))
+
+
+DRIVES = ["0001TP"] * 3 + ["0006R0"] * 2 + ["0016E5"] * 4
+LISTED = ["train"] * 7 + ["val"] * 2
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"test_groups": ["0001TP"]}, {"train": [3, 4, 5, 6], "val": [7, 8], "test": [0, 1, 2]}),
+        ({"val_groups": ["0006R0"]}, {"train": [0, 1, 2, 5, 6], "val": [3, 4, 7, 8], "test": [3, 4, 7, 8]}),
+        (
+            {"val_groups": ["0006R0"], "test_groups": ["0016E5"]},
+            {"train": [0, 1, 2], "val": [3, 4], "test": [5, 6, 7, 8]},
+        ),
+    ],
+)
+def test_named_groups_leave_the_side_that_the_layout_gave_them(named, expected):
+    assert assign(rows_of(DRIVES, LISTED), SHARES, 0, **named) == expected
+
+
+@CASES
+def test_where_groups_are_assigned_a_named_side_has_the_named_groups_alone(seed, shares, method):
+    groups = random_groups(seed)
+    first, second = sorted(set(groups))[:2]
+    splits = assign(rows_of(groups), shares, seed, method, test_groups=[first])
+    assert set(groups[splits["test"]]) == {first}
+    assert splits["train"]
+    assert splits["val"]
+    both = assign(rows_of(groups), shares, seed, method, test_groups=[first], val_groups=[second])
+    assert [set(groups[both[name]]) for name in ("val", "test")] == [{second}, {first}]
+    for split in (splits, both):
+        assert sorted(chain(*split.values())) == list(range(len(groups)))
+        assert sum(len(set(groups[positions])) for positions in split.values()) == len(set(groups))
+
+
+def test_folds_divide_what_is_not_named_for_the_test():
+    groups = np.array([f"drive{number}" for number in range(13)])
+    splits = [assign(rows_of(groups), SHARES, 0, folds=4, fold=fold, test_groups=["drive5"]) for fold in range(4)]
+    assert all(split["test"] == [5] for split in splits)
+    assert sorted(chain(*(split["val"] for split in splits))) == [*range(5), *range(6, 13)]
+
+
+@pytest.mark.parametrize("side", ["val", "test"])
+def test_a_group_that_is_not_there_is_refused_with_the_nearest(side):
+    with pytest.raises(DataError) as caught:
+        assign(rows_of(DRIVES, LISTED), SHARES, 0, **{f"{side}_groups": ["0001TB"]})
+    assert str(caught.value) == f"label.split.{side}_groups: unknown group '0001TB'; did you mean '0001TP'?"

@@ -7,7 +7,7 @@ from shard_files import write_split
 
 from segline.classes import IGNORED
 from segline.data.augment import MEAN, STD
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.inference.predict import count_split, predict_split, probabilities
 from segline.models.unet import UNet
 
@@ -28,7 +28,7 @@ def split(tmp_path):
     labels = generator.integers(0, CLASSES, (7, 10, 12), dtype=np.uint8)
     labels[generator.random(labels.shape) < 0.1] = IGNORED
     write_split(tmp_path, images, labels, size=3, keys=list("abcdefg"))
-    return Split(tmp_path)
+    return Crops(tmp_path)
 
 
 def one_by_one(model, images):

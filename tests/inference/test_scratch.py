@@ -12,7 +12,7 @@ from shard_files import write_split
 from segline.artifacts.bundle import FILE, Bundle, Member
 from segline.classes import LabelClass
 from segline.config.sections import Ensemble
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.errors import StageError
 from segline.files.atomic import write_json
 from segline.inference.predict import predict_split
@@ -33,7 +33,7 @@ def split(tmp_path_factory):
     labels = generator.integers(0, CLASSES, (CROPS, SIDE, SIDE), dtype=np.uint8)
     folder = tmp_path_factory.mktemp("val")
     write_split(folder, images, labels, size=4)
-    return Split(folder)
+    return Crops(folder)
 
 
 @pytest.fixture(scope="module")

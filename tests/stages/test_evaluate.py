@@ -55,7 +55,7 @@ def run(tmp_path):
             join_shards(dataset_dir / split, 1)
         pixels = {split: [1, 1] for split in ("train", "val", "test")}
         facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}
-        description = DatasetInfo(classes=CLASSES, background=0, side=16, test_is_val=test_is_val, **facts)
+        description = DatasetInfo(classes=CLASSES, background=0, crop_size=(16, 16), test_is_val=test_is_val, **facts)
         write_dataset_info(dataset_dir, description)
         # The poor one does not see the bar, so that the good one is first on the leaderboard.
         for name, threshold in (("good", THRESHOLD), ("a_poor_one", 255)):

@@ -147,7 +147,7 @@ def test_the_description_says_what_the_shards_hold(manifest_dir, class_map, name
     found = json.loads((folder / "dataset.json").read_text())
     assert [entry["name"] for entry in found["classes"]] == names
     assert found["background"] == background
-    assert found["side"] == 16
+    assert found["crop_size"] == [16, 16]
     assert found["source_hash"] == read_manifest(manifest_dir).content_hash
     assert found["test_is_val"] is False
     for split in SPLITS:

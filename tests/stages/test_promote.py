@@ -52,7 +52,7 @@ def write_labelled(folder, seed=0, classes=CLASSES):
     description = DatasetInfo(
         classes=classes,
         background=0,
-        side=16,
+        crop_size=(16, 16),
         content_hash=digest,
         source="here",
         source_hash="source",

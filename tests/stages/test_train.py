@@ -44,7 +44,7 @@ def dataset_dir(tmp_path):
     described = DatasetInfo(
         classes=classes,
         background=0,
-        side=32,
+        crop_size=(32, 32),
         content_hash="c",
         source="here",
         source_hash="s",

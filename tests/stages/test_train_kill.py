@@ -42,7 +42,7 @@ def project(folder):
         DatasetInfo(
             classes=classes,
             background=0,
-            side=32,
+            crop_size=(32, 32),
             content_hash="c",
             source="h",
             source_hash="s",

@@ -55,7 +55,7 @@ def written(tmp_path_factory):
         DatasetInfo(
             classes=classes,
             background=0,
-            side=32,
+            crop_size=(32, 32),
             content_hash="c",
             source="h",
             source_hash="s",

@@ -38,7 +38,7 @@ def dataset_dir(tmp_path):
         DatasetInfo(
             classes=classes,
             background=0,
-            side=32,
+            crop_size=(32, 32),
             content_hash="c",
             source="h",
             source_hash="s",

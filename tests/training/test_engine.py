@@ -17,7 +17,7 @@ from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.distances import DISTANCES, Truth
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.semeda import Semeda
@@ -76,7 +76,7 @@ def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     write_crops(folder / "train", 6, seed=0)
     write_crops(folder / "val", 3, seed=1)
-    return Split(folder / "train"), Split(folder / "val")
+    return Crops(folder / "train"), Crops(folder / "val")
 
 
 def new_run(splits, *, settings=SETTINGS, seed=7, loss="cross_entropy", model=None, edge_network=None, device=CPU):

@@ -9,7 +9,7 @@ from shard_files import write_split
 from torch import nn
 
 from segline.config.sections import Augment, FineTuning, Train
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
@@ -39,7 +39,7 @@ def split(tmp_path_factory):
     folder, generator = tmp_path_factory.mktemp("split"), np.random.default_rng(0)
     images = generator.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     write_split(folder, images, generator.integers(0, 3, (4, 64, 64), dtype=np.uint8), size=4)
-    return Split(folder)
+    return Crops(folder)
 
 
 def make_run(split, model, settings=SETTINGS, **tuning):

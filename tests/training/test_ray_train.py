@@ -26,7 +26,7 @@ from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.components import ComponentSpec
 from segline.config.sections import Augment, Train
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.errors import StoppedError, TrainingError
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
@@ -67,7 +67,7 @@ def dataset_dir(tmp_path_factory):
         DatasetInfo(
             classes=classes,
             background=None,
-            side=32,
+            crop_size=(32, 32),
             content_hash="c",
             source="here",
             source_hash="s",
@@ -129,8 +129,8 @@ def new_run(dataset_dir, model):
     return Run(
         model=model(3),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=NAMES)))]),
-        train=Split(dataset_dir / "train"),
-        val=Split(dataset_dir / "val"),
+        train=Crops(dataset_dir / "train"),
+        val=Crops(dataset_dir / "val"),
         classes=3,
         settings=Train(
             **SETTINGS_OF_TRIAL | {"epochs": 3, "gradient_accumulation_steps": 2, "batch_size": 2, "ema_decay": 0.9}

@@ -12,7 +12,7 @@ from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
 from segline.data.augment import MEAN, STD
 from segline.data.distances import DISTANCES, Truth
-from segline.data.shards import Split
+from segline.data.shards import Crops
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.training.run import Run
@@ -54,7 +54,7 @@ def split(tmp_path_factory):
         for name, measure in DISTANCES.items()
     }
     write_split(folder, images, labels, distances=maps)
-    return Split(folder)
+    return Crops(folder)
 
 
 def loss_of(case):
@@ -123,7 +123,7 @@ def test_accumulated_passes_have_the_gradient_of_the_whole_batch(split, case, ba
 def work(rank, folder, out):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
-    split, found = Split(folder), {}
+    split, found = Crops(folder), {}
     for case in CASES:
         for batch_size in (1, 2, 4):
             # The first process gets the images with few labels when a batch has all of them.

@@ -96,6 +96,7 @@ CANDIDATES = Artifact(
         "segline.classes",
         "segline.data.augment",
         "segline.data.shards",
+        "segline.data.split",
         "segline.inference.bundle",
         "segline.losses",
         "segline.metrics.confusion",

@@ -23,7 +23,7 @@ class DatasetInfo:
     Attributes:
         classes: The classes, in the order of their ids.
         background: The id that is not foreground, or None.
-        side: The side of the crops, in px.
+        crop_size: The height and width of the crops, in px.
         content_hash: The SHA-256 over all shards; equal data and parameters give equal hashes.
         source: The source of the images, as the user gave it.
         source_hash: The content hash of the manifest that the data set was made from.
@@ -34,7 +34,7 @@ class DatasetInfo:
 
     classes: tuple[LabelClass, ...]
     background: int | None
-    side: int
+    crop_size: tuple[int, int]
     content_hash: str
     source: str
     source_hash: str
@@ -55,7 +55,13 @@ class DatasetInfo:
     def from_dict(cls, content: dict[str, Any]) -> "DatasetInfo":
         """Return the inverse of :meth:`to_dict`."""
         classes = tuple(LabelClass.from_dict(entry) for entry in content["classes"])
-        return cls(**content | {"classes": classes})
+        return cls(**content | {"classes": classes, "crop_size": tuple(content["crop_size"])})
+
+
+def describe_size(size: tuple[int, int]) -> str:
+    """Return the size of crops for messages, such as ``96`` or ``360 x 480``, height first."""
+    height, width = size
+    return str(height) if height == width else f"{height} x {width}"
 
 
 def write_dataset_info(folder: Path, info: DatasetInfo) -> None:
@@ -93,8 +99,9 @@ def part_file(split: Path, number: int) -> Path:
 def _metadata(folder: Path) -> Record:
     """Return the classes, the hashes and the origin of the data set."""
     info = read_dataset_info(folder)
-    names = ("content_hash", "source", "source_hash", "source_revision", "side", "test_is_val")
-    return {"classes": ", ".join(info.names)} | {name: getattr(info, name) for name in names}
+    names = ("content_hash", "source", "source_hash", "source_revision", "test_is_val")
+    described = {"classes": ", ".join(info.names), "crop_size": describe_size(info.crop_size)}
+    return described | {name: getattr(info, name) for name in names}
 
 
 DATASET = Artifact(
@@ -116,6 +123,7 @@ DATASET = Artifact(
         "segline.data.pairs",
         "segline.data.sampling",
         "segline.data.shards",
+        "segline.data.split",
         "segline.data.splits",
         "segline.stages.label",
     ),

@@ -56,6 +56,7 @@ ENSEMBLE = Artifact(
         "segline.classes",
         "segline.data.augment",
         "segline.data.shards",
+        "segline.data.split",
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.inference.scratch",

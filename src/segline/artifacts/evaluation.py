@@ -138,6 +138,7 @@ EVALUATION = Artifact(
         "segline.data.augment",
         "segline.data.boxes",
         "segline.data.shards",
+        "segline.data.split",
         "segline.inference.audit",
         "segline.inference.bundle",
         "segline.inference.predict",

@@ -99,6 +99,7 @@ PROMOTION = Artifact(
         "segline.classes",
         "segline.data.augment",
         "segline.data.shards",
+        "segline.data.split",
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.metrics.comparison",

@@ -43,6 +43,8 @@ class Pattern:
 
 
 Fraction = Range(0, 1)
+Size = int | list[int]
+"""The side of a square, or the height and width of a rectangle, in px."""
 ClassMaps = dict[str, dict[str, list[str]]]
 """Layout -> new class -> classes of the layout."""
 SHIPPED_WORD = "shipped"
@@ -68,6 +70,7 @@ TYPE_NAMES: dict[Any, str] = {
     str: "text",
     bool: "true or false",
     dict[str, float]: "a mapping of names to numbers",
+    list[str]: "a list of texts",
     ClassMaps: "a mapping of layouts to mappings of classes",
 }
 
@@ -82,6 +85,12 @@ def as_declared(value: Any, annotation: Any) -> Any:
     """Return the value; a whole number becomes a float where a float is declared."""
     kind, _ = split_annotation(annotation)
     return float(value) if kind is float and type(value) is int else value
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return the height and width that a size stands for."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def suggestion(word: object, known: Collection[str]) -> str:
@@ -117,6 +126,8 @@ def _describe_type(kind: Any, notes: tuple[Any, ...]) -> str:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
         return "a list of " + ", ".join(map(str, get_args(get_args(kind)[0])))
+    if kind == Size:
+        return f"{_describe_type(int, notes)}, or [height, width] of such"
     if isinstance(kind, UnionType):
         return " or ".join(_describe_type(part, notes) for part in get_args(kind))
     for note in notes:
@@ -131,6 +142,8 @@ def _fits(value: object, kind: Any, notes: tuple[Any, ...]) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return any(type(value) is type(known) and value == known for known in inner)
+    if kind == Size and isinstance(value, list):
+        return len(value) == 2 and all(_fits(side, int, notes) for side in value)
     if origin is UnionType:
         return any(_fits(value, part, notes) for part in inner)
     if origin is list:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from segline.config import tables
 from segline.config.components import ComponentSpec, Table
-from segline.config.fields import ClassMaps, Pattern, Range, Unit, split_annotation
+from segline.config.fields import ClassMaps, Pattern, Range, Size, Unit, split_annotation
 from segline.config.params import Params
 from segline.config.sections.train import hyperparameters
 from segline.config.serialization import as_document
@@ -79,6 +79,9 @@ def _type(kind: Any, notes: tuple[Any, ...]) -> Schema:
         return _mapping({name: _space(annotation) for name, annotation in hyperparameters().items()})
     if kind == ClassMaps:
         return _mapping({layout: _class_map(layout) for layout in tables.options("data.layouts")})
+    if kind == Size:
+        side = _type(int, notes)
+        return {"anyOf": [side, {"type": "array", "items": side, "minItems": 2, "maxItems": 2}]}
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return {"enum": list(inner)}

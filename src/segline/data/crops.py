@@ -1,4 +1,7 @@
-"""The positions of crops, and the cutting: fullest crops (Seed S0, sections 3 and 4.2.2), tiles, random crops."""
+"""The positions of crops, and the cutting: fullest (Seed S0, sections 3 and 4.2.2), tiles, drawn ones.
+
+The size of a crop is its height and width in px.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,6 +10,7 @@ from PIL import Image
 from segline.classes import IGNORED
 
 Corner = tuple[int, int]
+Size = tuple[int, int]
 
 # The number of mask rows that are computed at once; they stay in the processor's cache.
 ROWS = 32
@@ -49,8 +53,8 @@ class Foreground:
         return mask
 
 
-def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> Corner:
-    """Return the top-left corner of the square window with the most foreground pixels; the search is exact.
+def max_foreground_corner(foreground: NDArray[np.bool_], size: Size) -> Corner:
+    """Return the top-left corner of the window with the most foreground pixels; the search is exact.
 
     Of equally full windows the one nearest to the image's center wins, then the first in row order. So an object lies
     in the middle of its crop, and data without a background class are cropped around their center.
@@ -60,9 +64,9 @@ def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> Corner:
 
     Args:
         foreground: The mask, shape (h, w).
-        side: The side of the window in px; a window larger than the image starts at 0.
+        size: The height and width of the window in px; a window larger than the image starts at 0.
     """
-    height, width = (min(side, length) for length in foreground.shape)
+    height, width = np.minimum(size, foreground.shape).tolist()
     pixels = foreground.view(np.uint8)
     in_column = np.zeros(foreground.shape[1] + 1, np.int32)
     in_column[1:] = pixels[:height].sum(0)
@@ -83,7 +87,7 @@ def max_foreground_corner(foreground: NDArray[np.bool_], side: int) -> Corner:
     return best[2:]
 
 
-def several_corners(foreground: NDArray[np.bool_], side: int, count: int) -> list[Corner]:
+def several_corners(foreground: NDArray[np.bool_], size: Size, count: int) -> list[Corner]:
     """Return up to ``count`` corners, each of the window with the most foreground outside all earlier windows.
 
     The first is the corner of :func:`max_foreground_corner`, even without foreground. There are fewer than ``count``
@@ -92,60 +96,99 @@ def several_corners(foreground: NDArray[np.bool_], side: int, count: int) -> lis
     left_over = foreground.copy()
     corners: list[Corner] = []
     while len(corners) < count and (not corners or left_over.any()):
-        top, left = max_foreground_corner(left_over, side)
-        left_over[top : top + side, left : left + side] = False
+        top, left = max_foreground_corner(left_over, size)
+        left_over[top : top + size[0], left : left + size[1]] = False
         corners.append((top, left))
     return corners
 
 
-def tiles(height: int, width: int, side: int, overlap: int) -> list[Corner]:
+def tiles(shape: tuple[int, int], size: Size, overlap: int) -> list[Corner]:
     """Return the corners, in row order, of windows that cover an image.
 
     Args:
-        height: The height of the image in px.
-        width: The width of the image in px.
-        side: The side of the windows in px; a window larger than the image starts at 0.
-        overlap: The overlap of neighboring windows in px, less than ``side``. The last window of a row or column is
-            moved back into the image and overlaps more.
+        shape: The height and width of the image in px.
+        size: The height and width of the windows in px; a window larger than the image starts at 0.
+        overlap: The overlap of neighboring windows in px, less than both sides of a window. The last window of a
+            row or column is moved back into the image and overlaps more.
     """
-    return [(top, left) for top in _starts(height, side, overlap) for left in _starts(width, side, overlap)]
+    tops, lefts = (_starts(length, side, overlap) for length, side in zip(shape, size, strict=True))
+    return [(top, left) for top in tops for left in lefts]
 
 
-def random_corners(shape: tuple[int, int], side: int, count: int, rng: np.random.Generator) -> list[Corner]:
+def random_corners(shape: tuple[int, int], size: Size, count: int, rng: np.random.Generator) -> list[Corner]:
     """Return the corners of ``count`` random windows within an image of this shape, all equally probable."""
-    last = np.maximum(np.array(shape) - side, 0)
+    last = np.maximum(np.subtract(shape, size), 0)
     return [(int(top), int(left)) for top, left in rng.integers(last, size=(count, 2), endpoint=True)]
 
 
+def by_class_corners(
+    ids: NDArray[np.uint8], background: int | None, size: Size, count: int, rng: np.random.Generator
+) -> list[Corner]:
+    """Return the corners of ``count`` windows, each around a random pixel of a random class.
+
+    Every class of the image is equally probable, and so is every pixel of it. The background is drawn only where there
+    is no other class, and ignored pixels never are, as in nnU-Net (Isensee et al. 2021), which oversamples the
+    foreground in this way; an image of ignored pixels gives random windows. A window is moved into the image.
+
+    Args:
+        ids: The class ids (h, w); ``IGNORED`` belongs to no class.
+        background: The id that is not foreground, or None.
+        size: The height and width of the windows in px; a window larger than the image starts at 0.
+        count: The number of windows.
+        rng: The source of all randomness.
+    """
+    classes = np.flatnonzero(np.bincount(ids.ravel(), minlength=IGNORED)[:IGNORED])
+    if len(classes) == 0:
+        return random_corners(ids.shape, size, count, rng)
+    foreground = classes[classes != background]
+    chosen = rng.choice(foreground if len(foreground) else classes, count)
+    pixels = {each: np.flatnonzero(ids == each) for each in set(chosen.tolist())}
+    centers = [np.unravel_index(rng.choice(pixels[each]), ids.shape) for each in chosen.tolist()]
+    corners = np.subtract(centers, np.floor_divide(size, 2))
+    return [(int(top), int(left)) for top, left in corners.clip(0, np.maximum(np.subtract(ids.shape, size), 0))]
+
+
+def center_corner(shape: tuple[int, int], size: Size) -> Corner:
+    """Return the corner of the window in the middle; what cannot be even is one px more below and to the right."""
+    top, left = (max(length - side, 0) // 2 for length, side in zip(shape, size, strict=True))
+    return top, left
+
+
 def cut(
-    image: NDArray[np.uint8], label: NDArray[np.uint8], corner: Corner, side: int
+    image: NDArray[np.uint8], label: NDArray[np.uint8], corner: Corner, size: Size
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Cut the square at ``corner`` from image (h, w, 3) and label (h, w); pixels outside are black and ignored."""
-    top, left = corner
-    return _pad(image[top : top + side, left : left + side], label[top : top + side, left : left + side], side)
+    """Cut the crop at ``corner`` from image (h, w, 3) and label (h, w); pixels outside are black and ignored."""
+    part = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
+    return _pad(image[part], label[part], size)
 
 
 def resize_pair(
-    image: NDArray[np.uint8], label: NDArray[np.uint8], side: int
+    image: NDArray[np.uint8], label: NDArray[np.uint8], size: Size
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Scale image (h, w, 3) and label (h, w) so that the longer side is ``side`` px, and pad them to a square.
+    """Scale image (h, w, 3) and label (h, w) until they fill one side of ``size``, and pad the other one.
 
     Images are averaged over areas when they shrink and interpolated when they grow; a label is that of the nearest
     pixel. The padding, at the bottom or the right, is black and ignored.
     """
     height, width = label.shape
-    longer = max(height, width)
-    size = max(1, round(width * side / longer)), max(1, round(height * side / longer))
-    smooth = Image.Resampling.BOX if side < longer else Image.Resampling.BILINEAR
+    length, side = filled_side((height, width), size)
+    scaled = max(1, round(width * side / length)), max(1, round(height * side / length))
+    smooth = Image.Resampling.BOX if side < length else Image.Resampling.BILINEAR
     return _pad(
-        np.asarray(Image.fromarray(image).resize(size, smooth)),
-        np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)),
-        side,
+        np.asarray(Image.fromarray(image).resize(scaled, smooth)),
+        np.asarray(Image.fromarray(label).resize(scaled, Image.Resampling.NEAREST)),
+        size,
     )
 
 
-def _pad(image: NDArray[np.uint8], label: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    below, right = side - label.shape[0], side - label.shape[1]
+def filled_side(shape: tuple[int, int], size: Size) -> tuple[int, int]:
+    """Return the side of an image that fills its crop when all of the image is shown, and that side of the crop."""
+    (height, width), (rows, columns) = shape, size
+    return (height, rows) if height * columns >= width * rows else (width, columns)
+
+
+def _pad(image: NDArray[np.uint8], label: NDArray[np.uint8], size: Size) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    below, right = size[0] - label.shape[0], size[1] - label.shape[1]
     if below or right:
         image = np.pad(image, ((0, below), (0, right), (0, 0)))
         label = np.pad(label, ((0, below), (0, right)), constant_values=IGNORED)

@@ -1,4 +1,4 @@
-"""Sampling of crops from images: the fullest crops, tiles, random crops, or the whole frame."""
+"""Sampling of crops from images: the fullest crops, tiles, random crops, the middle, or the whole frame."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,7 +14,10 @@ from segline.config.sections import Label
 from segline.data.boxes import Box
 from segline.data.crops import (
     Foreground,
+    by_class_corners,
+    center_corner,
     cut,
+    filled_side,
     max_foreground_corner,
     random_corners,
     resize_pair,
@@ -42,7 +45,7 @@ class Sampler:
         label_spec: The classes to learn.
         settings: The parameters of label.
         exclusions: The regions to ignore.
-        seed: The seed of random crops; those of a pair depend on it and on the pair's key alone.
+        seed: The seed of crops that are drawn; those of a pair depend on it and on the pair's key alone.
     """
 
     tree: Tree
@@ -79,39 +82,47 @@ class Sampler:
         return [self._crop(row, raw, box, image[_part(box)]) for box in boxes]
 
     def _corners(self, key: str, raw: NDArray[np.integer]) -> list[Corner]:
-        settings, (height, width) = self.settings, raw.shape
+        settings, size, (height, width) = self.settings, self.settings.crop_size, raw.shape
         if settings.sampling == "tiles":
-            return tiles(height, width, settings.crop, settings.tile_overlap)
+            return tiles((height, width), size, settings.tile_overlap)
+        if settings.sampling == "center":
+            return [center_corner((height, width), size)]
         if settings.sampling == "random":
-            rng = np.random.default_rng([self.seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])])
-            return random_corners((height, width), settings.crop, settings.crops_per_image, rng)
+            return random_corners((height, width), size, settings.crops_per_image, self._rng(key))
+        if settings.sampling == "by_class":
+            ids, background = self._ids(raw, key, (0, 0)), self.label_spec.background
+            return by_class_corners(ids, background, size, settings.crops_per_image, self._rng(key))
         foreground = self._is_foreground(raw)
         for box in self.exclusions.boxes(key):
             foreground[_part(box)] = False
         if settings.crops_per_image == 1:
-            return [max_foreground_corner(foreground, settings.crop)]
-        return several_corners(foreground, settings.crop, settings.crops_per_image)
+            return [max_foreground_corner(foreground, size)]
+        return several_corners(foreground, size, settings.crops_per_image)
+
+    def _rng(self, key: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])])
 
     def _box(self, corner: Corner, shape: tuple[int, ...]) -> Box:
         """Return the part of an image that a crop covers; it may be smaller than the crop."""
-        top, left = corner
-        return Box(top, left, min(self.settings.crop, shape[0] - top), min(self.settings.crop, shape[1] - left))
+        (top, left), (height, width) = corner, self.settings.crop_size
+        return Box(top, left, min(height, shape[0] - top), min(width, shape[1] - left))
 
     def _crop(self, row: Row, raw: NDArray[Any], box: Box, image: NDArray[np.uint8]) -> Crop:
-        part, side = raw[_part(box)], self.settings.crop
+        part, size = raw[_part(box)], self.settings.crop_size
         ids = self._ids(part, row["key"], (box.top, box.left))
         if image.shape[:2] != ids.shape:
             raise OSError("the image is smaller than its label map")
-        padded, ids = cut(image, ids, (0, 0), side)
-        distances = self._distances(ids, lambda: cut(image, part, (0, 0), side)[1])
+        padded, ids = cut(image, ids, (0, 0), size)
+        distances = self._distances(ids, lambda: cut(image, part, (0, 0), size)[1])
         return Crop(row["key"], row["group"], box.top, box.left, 1.0, image=padded, label=ids, distances=distances)
 
     def _shrink(self, row: Row, raw: NDArray[Any], image: NDArray[np.uint8]) -> Crop:
-        side = self.settings.crop
-        small, ids = resize_pair(image, self._ids(raw, row["key"], (0, 0)), side)
+        size, (height, width) = self.settings.crop_size, raw.shape
+        small, ids = resize_pair(image, self._ids(raw, row["key"], (0, 0)), size)
+        length, side = filled_side((height, width), size)
         # Only the label of this second pair is used, so one pixel is enough for its image.
-        distances = self._distances(ids, lambda: resize_pair(image[:1, :1], raw, side)[1])
-        return Crop(row["key"], row["group"], 0, 0, max(raw.shape) / side, image=small, label=ids, distances=distances)
+        distances = self._distances(ids, lambda: resize_pair(image[:1, :1], raw, size)[1])
+        return Crop(row["key"], row["group"], 0, 0, length / side, image=small, label=ids, distances=distances)
 
     def _distances(self, ids: NDArray[np.uint8], values: Callable[[], NDArray[np.integer]]) -> dict[str, Maps]:
         """Return the distance maps of a finished crop, given a function that returns its raw values."""

@@ -7,7 +7,7 @@ A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-000
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -20,12 +20,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import IMAGES, INDEX, LABELS, part_file, shard_file, shard_files
+from segline.data.split import Images, Labels, Positions, Split
 from segline.errors import StageError
 from segline.files.atomic import naming, write_json
 from segline.files.hashing import file_hash
 
-Images = NDArray[np.uint8]
-Labels = NDArray[np.uint8]
 Distances = NDArray[np.float16]
 
 
@@ -39,9 +38,9 @@ class Crop:
         top: The top of the crop in the source image, in px.
         left: The left of the crop in the source image, in px.
         scale: The number of px of the source image for one px of the crop.
-        image: The pixels (side, side, 3).
-        label: The class ids (side, side).
-        distances: The maps (channels, side, side) of the requested kinds, by kind.
+        image: The pixels (h, w, 3).
+        label: The class ids (h, w).
+        distances: The maps (channels, h, w) of the requested kinds, by kind.
     """
 
     key: str
@@ -59,15 +58,8 @@ INDEX_COLUMNS = ("key", "group", "top", "left", "scale")
 
 
 @dataclass(frozen=True)
-class Split:
+class Crops(Split):
     """The crops of one split, read from memory-mapped shards as they are asked for."""
-
-    folder: Path
-
-    @cached_property
-    def index(self) -> pd.DataFrame:
-        """One row per crop: key, group, top, left (px of the source image), scale (its px for one of the crop)."""
-        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str}, keep_default_na=False)
 
     @cached_property
     def _maps(self) -> list[tuple[Images, Labels]]:
@@ -94,22 +86,19 @@ class Split:
         """The position of each shard's first crop."""
         return np.cumsum([0, *(len(labels) for _, labels in self._maps)])[:-1]
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def shape(self, position: int) -> tuple[int, int]:
+        """Return the height and width of a crop, in px."""
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        height, width = self._maps[shard][1].shape[1:]
+        return height, width
 
-    def take(self, positions: Sequence[int] | NDArray[np.integer]) -> tuple[Images, Labels]:
+    def take(self, positions: Positions) -> tuple[Images, Labels]:
         """Return the crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
         rows = self._rows(positions)
         images = np.stack([self._maps[shard][0][row] for shard, row in rows])
         return images, np.stack([self._maps[shard][1][row] for shard, row in rows])
 
-    def keys(self, positions: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """Return the keys of the images that the crops at these positions are from."""
-        return [str(key) for key in self.index["key"].to_numpy()[np.asarray(positions)]]
-
-    def take_distances(
-        self, names: Sequence[str], positions: Sequence[int] | NDArray[np.integer]
-    ) -> dict[str, NDArray[np.float32]]:
+    def take_distances(self, names: Sequence[str], positions: Positions) -> dict[str, NDArray[np.float32]]:
         """Return the distance maps of these kinds at these positions, each (n, channels, h, w).
 
         Raises:
@@ -124,17 +113,7 @@ class Split:
             for name in names
         }
 
-    def batches(self, size: int) -> Iterator[tuple[Images, Labels]]:
-        """Generate all crops in order, ``size`` at a time; the last batch may be smaller."""
-        for positions in self.ranges(size):
-            yield self.take(positions)
-
-    def ranges(self, size: int) -> Iterator[range]:
-        """Generate the positions of :meth:`batches`."""
-        for start in range(0, len(self), size):
-            yield range(start, min(start + size, len(self)))
-
-    def _rows(self, positions: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, int]]:
+    def _rows(self, positions: Positions) -> list[tuple[int, int]]:
         """Return the shard of each position and the row in it."""
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         return list(zip(shards, np.asarray(positions) - self._starts[shards], strict=True))
@@ -211,7 +190,7 @@ def open_split(dataset_dir: Path, name: str) -> Split:
     Raises:
         StageError: It is missing or incomplete.
     """
-    split = Split(dataset_dir / name)
+    split = Crops(dataset_dir / name)
     try:
         sizes = [[len(labels) for _, labels in split._maps]]
         sizes += [list(map(len, maps)) for maps in split._distances.values()]

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from segline.config.fields import suggestion
 from segline.config.sections import Split
-from segline.errors import DataError
+from segline.errors import DataError, clip, shown
 
 SPLITS = ("train", "val", "test")
 PASSES = 100
@@ -18,7 +19,8 @@ def assign(rows: pd.DataFrame, amounts: NDArray[np.floating], settings: Split, s
 
     A layout's own split is kept when it has train and val; if it has no test, the validation split is also the test
     split. Otherwise whole groups are assigned, except those of an official test split. With folds, only an official
-    test split is kept, and the rest is divided into k folds.
+    test split is kept, and the rest is divided into k folds. Groups that the settings name are moved to their side
+    before: where groups are assigned, it gets no others.
 
     Args:
         rows: The manifest's rows, with the columns ``group`` and ``split``.
@@ -28,14 +30,16 @@ def assign(rows: pd.DataFrame, amounts: NDArray[np.floating], settings: Split, s
         seed: The seed of the order in which groups are assigned.
 
     Raises:
-        DataError: A split would be empty.
+        DataError: A split would be empty, or the settings name a group that is not there.
     """
+    rows = _move_named(rows, settings)
     official = {name: np.flatnonzero(rows["split"] == name).tolist() for name in SPLITS}
     if official["train"] and official["val"] and not settings.folds:
         _refuse_left_over(rows)
         return official | {"test": official["test"] or official["val"]}
-    free = np.flatnonzero(rows["split"] != "test")
-    wanted = _wanted(settings, has_test=bool(official["test"]))
+    fixed = [name for name, kept in (("val", settings.val_groups), ("test", official["test"])) if kept]
+    free = np.flatnonzero(~rows["split"].isin(fixed) if fixed else np.ones(len(rows), bool))
+    wanted = _wanted(settings, fixed)
     groups = rows["group"].iloc[free].to_numpy(str)
     # All folds are used in a few runs, so equal sizes matter more than stability.
     method = "balanced" if settings.folds else settings.method
@@ -44,6 +48,22 @@ def assign(rows: pd.DataFrame, amounts: NDArray[np.floating], settings: Split, s
     if settings.folds:
         assigned = _fold(list(assigned.values()), settings.fold, has_test=bool(official["test"]))
     return {name: assigned.get(name, []) or official[name] for name in SPLITS}
+
+
+def _move_named(rows: pd.DataFrame, settings: Split) -> pd.DataFrame:
+    """Return the rows with the sides of the groups that the settings name in the column ``split``."""
+    known = set(rows["group"])
+    side_of: dict[str, str] = {}
+    for side, names in (("val", settings.val_groups), ("test", settings.test_groups)):
+        for name in names:
+            if name not in known:
+                hint = clip(suggestion(name, known))
+                raise DataError(f"label.split.{side}_groups: unknown group {shown(name)}{hint}")
+            side_of[name] = side
+    if not side_of:
+        return rows
+    moved = rows["group"].map(side_of)
+    return rows.assign(split=moved.where(moved.notna(), rows["split"]))
 
 
 def _refuse_left_over(rows: pd.DataFrame) -> None:
@@ -55,11 +75,12 @@ def _refuse_left_over(rows: pd.DataFrame) -> None:
         )
 
 
-def _wanted(settings: Split, *, has_test: bool) -> dict[str, float]:
-    """Return the sides to assign to with the share of each; the shares add up to 1."""
+def _wanted(settings: Split, fixed: list[str]) -> dict[str, float]:
+    """Return the sides to assign to, which are not fixed, with the share of each; the shares add up to 1."""
     if settings.folds:
         return {str(number): 1 / settings.folds for number in range(settings.folds)}
-    shares = {"train": settings.train, "val": settings.val} | ({} if has_test else {"test": settings.test})
+    shares = {"train": settings.train, "val": settings.val, "test": settings.test}
+    shares = {name: share for name, share in shares.items() if name not in fixed}
     return {name: share / sum(shares.values()) for name, share in shares.items()}
 
 
@@ -80,6 +101,8 @@ def _assign_groups(
             f"{len(names)} group(s) cannot fill {len(shares)} splits without a group in two of them; add drives or "
             "patients"
         )
+    if len(shares) == 1:
+        return np.zeros(len(groups), np.intp)
     positions = np.array([_position(name, seed) for name in names])
     if method == "stable":
         return _by_position(positions, shares)[member]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segline.data.augment import normalize, to_unit
-from segline.data.shards import Split
+from segline.data.split import Split
 from segline.errors import SeglineError, StageError
 from segline.metrics.confusion import Counts, confusion_matrix
 from segline.metrics.finite import first_nonfinite

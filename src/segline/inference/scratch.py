@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.artifacts.bundle import read_bundle
-from segline.data.shards import Split
+from segline.data.split import Split
 from segline.files.space import reserve
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, naming_model, probabilities

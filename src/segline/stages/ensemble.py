@@ -16,7 +16,8 @@ from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, write_metri
 from segline.artifacts.evaluation import EVALUATION, read_leaderboard, write_counts
 from segline.config.params import Params
 from segline.config.sections import Ensemble
-from segline.data.shards import Split, open_split
+from segline.data.shards import open_split
+from segline.data.split import Split
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model
 from segline.inference.scratch import Planes, Predictions

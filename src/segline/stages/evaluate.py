@@ -36,7 +36,8 @@ from segline.artifacts.evaluation import (
 from segline.config.params import Params
 from segline.config.sections import Evaluate
 from segline.data.boxes import Box
-from segline.data.shards import Split, open_split
+from segline.data.shards import open_split
+from segline.data.split import Split
 from segline.errors import StageError
 from segline.files.names import bounded
 from segline.inference.audit import Suspect, find_missing_labels

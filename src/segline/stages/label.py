@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import DATASET, DatasetInfo, part_file, write_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, describe_size, part_file, write_dataset_info
 from segline.artifacts.manifest import Manifest, read_manifest
 from segline.artifacts.validation import VALIDATION, read_statistics, write_statistics
 from segline.config.params import Params
 from segline.config.sections import Label
+from segline.config.sections.label import SEVERAL
 from segline.config.serialization import as_json
 from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
@@ -112,7 +113,7 @@ def make_shard(shard: Shard) -> int:
         distances: dict[str, int] = {
             name: channels(name, len(shard.label_spec.classes)) for name in shard.settings.distances
         }
-        write_shard(shard.folder, shard.number, crops, shape=(shard.settings.crop,) * 2, distances=distances)
+        write_shard(shard.folder, shard.number, crops, shape=shard.settings.crop_size, distances=distances)
     return len(rows)
 
 
@@ -180,9 +181,9 @@ def _plan(
 
 def _images_in_shard(settings: Label, height: int, width: int) -> int:
     """Return how many images give a shard of about ``shard_size`` crops, from the size of the largest image."""
-    crops = settings.crops_per_image if settings.sampling in ("max_foreground", "random") else 1
+    crops = settings.crops_per_image if settings.sampling in SEVERAL else 1
     if settings.sampling == "tiles":
-        crops = len(tiles(height, width, settings.crop, settings.tile_overlap))
+        crops = len(tiles((height, width), settings.crop_size, settings.tile_overlap))
     return max(1, settings.shard_size // crops)
 
 
@@ -203,7 +204,7 @@ def _dataset_info(
     return DatasetInfo(
         classes=template.label_spec.classes,
         background=template.label_spec.background,
-        side=template.settings.crop,
+        crop_size=template.settings.crop_size,
         content_hash=hashlib.sha256(digests.encode()).hexdigest(),
         source=origin.source,
         source_hash=template.manifest.content_hash,
@@ -220,7 +221,7 @@ def _log_summary(
 ) -> None:
     sizes = ", ".join(f"{len(open_split(out, split))} {split}" for split in SPLITS)
     note = " (test is the validation split: the layout has no other)" if info.test_is_val else ""
-    log(f"label: {sizes} crops of {info.side} px, {len(info.classes)} classes{note}")
+    log(f"label: {sizes} crops of {describe_size(info.crop_size)} px, {len(info.classes)} classes{note}")
     tested = [key for key in manifest.rows["key"].iloc[splits["test"]] if excluded.boxes(key)]
     if tested:
         log(

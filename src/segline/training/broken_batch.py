@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segline.data.shards import Split
+from segline.data.split import Split
 from segline.files.atomic import write_file
 
 BROKEN_BATCH = "broken-batch.npz"

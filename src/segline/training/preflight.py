@@ -11,7 +11,8 @@ import torch
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
-from segline.data.shards import Split, open_split
+from segline.data.shards import open_split
+from segline.data.split import Split
 from segline.errors import SeglineError, TrainingError, clip, one_line
 from segline.progress import log
 from segline.training import engine

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.components import ComponentSpec
-from segline.data.shards import Split, open_split
+from segline.data.shards import open_split
+from segline.data.split import Split
 from segline.files.atomic import write_json
 from segline.losses import LOSSES
 from segline.losses.task import LabelBatches, Preparation

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segline.config.sections import Train
 from segline.data.augment import to_device
-from segline.data.shards import Split
+from segline.data.split import Split
 from segline.losses import WeightedSum
 from segline.training import ddp
 from segline.training.fine_tuning import freeze, parameter_groups

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from segline.config import tables
-from segline.config.fields import ClassMaps, Range, Unit, suggestion
+from segline.config.fields import ClassMaps, Range, Size, Unit, height_and_width, suggestion
 from segline.errors import shown
 
 # These classes can be learned in the minutes that the default run takes; the layout's own eight need longer.
@@ -16,11 +16,16 @@ STREET_CLASSES = {
     "person": ("person",),
 }
 SplitShare = Range(0.01, 0.98)
+SEVERAL = ("max_foreground", "random", "by_class")
+"""The kinds of sampling that give ``crops_per_image`` crops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The split into training, validation and test, where the layout brings none. Groups stay whole."""
+    """The split into training, validation and test, where the layout brings none. Groups stay whole.
+
+    Groups that are named here go to their side wherever the layout or the method would put them.
+    """
 
     method: Annotated[
         Literal["stable", "balanced"],
@@ -32,6 +37,12 @@ class Split:
     test: Annotated[float, SplitShare, "the share for the comparison with the champion"] = 0.1
     folds: Annotated[int, Range(0, 100), "k of a k-fold cross-validation, which replaces the shares; 0: none"] = 0
     fold: Annotated[int, Range(0, 99), "the fold for validation, counted from 0; the next fold is for test"] = 0
+    val_groups: Annotated[list[str], "the groups for validation, also where the layout brings a split"] = field(
+        default_factory=list
+    )
+    test_groups: Annotated[list[str], "the groups for test, such as a drive that no model may see"] = field(
+        default_factory=list
+    )
 
     def errors(self) -> Iterator[str]:
         """Yield what is wrong between fields that are each right by themselves."""
@@ -43,6 +54,10 @@ class Split:
                 f"label.split.fold: got fold {self.fold} of {self.folds}, expected no folds or 3 and more, counted "
                 "from 0"
             )
+        if self.folds and self.val_groups:
+            yield "label.split.val_groups: got groups beside label.split.folds, which choose the validation; remove one"
+        for name in sorted({*self.val_groups} & {*self.test_groups}):
+            yield f"label.split.test_groups: got {shown(name)}, which is in label.split.val_groups as well; remove one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +65,13 @@ class Label:
     """How images and label maps are cut, mapped to classes and split."""
 
     sampling: Annotated[
-        Literal["max_foreground", "tiles", "random", "resize"],
-        "the training crops of an image: those with the most foreground, all tiles, random ones, or the whole frame "
-        "resized",
+        Literal["max_foreground", "tiles", "random", "by_class", "center", "resize"],
+        "the training crops of an image: those with the most foreground, all tiles, random ones, those around a random "
+        "pixel of a random class, the middle, or the whole frame resized",
     ] = "max_foreground"
-    crop: Annotated[int, Range(16, 4096), Unit("px"), "the side of a square crop"] = 96
+    crop: Annotated[Size, Range(16, 4096), Unit("px"), "the side of a square crop, or its height and width"] = 96
     crops_per_image: Annotated[
-        int, Range(1, 1000), "the number of crops of an image, for max_foreground and random"
+        int, Range(1, 1000), "the number of crops of an image, for max_foreground, random and by_class"
     ] = 1
     tile_overlap: Annotated[int, Range(0, 4095), Unit("px"), "the overlap of neighbouring tiles"] = 0
     distances: Annotated[
@@ -73,10 +88,15 @@ class Label:
         int, Range(1, 10_000), "the number of processes; more than one run on Ray, on this machine or at RAY_ADDRESS"
     ] = 1
 
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """The height and width of a crop, in px."""
+        return height_and_width(self.crop)
+
     def errors(self) -> Iterator[str]:
         """Yield what is wrong between fields that are each right by themselves."""
         yield from self.split.errors()
-        if self.tile_overlap >= self.crop:
+        if self.tile_overlap >= min(self.crop_size):
             yield f"label.tile_overlap: got {self.tile_overlap}, expected less than label.crop"
         for layout, class_map in self.class_maps.items():
             yield from _class_map_errors(layout, class_map)

@@ -1,0 +1,80 @@
+"""The items of one split as their readers see them, whatever the files: crops of one shape or frames of many."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from segline.artifacts.dataset import INDEX
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+Positions = Sequence[int] | NDArray[np.integer]
+
+BATCH_PIXELS = 2**22
+"""The most pixels of a batch of several images, as many as 16 crops of 512 x 512 px have."""
+
+
+@dataclass(frozen=True)
+class Split(ABC):
+    """The items of one split in a fixed order, read as they are asked for; their shapes may differ.
+
+    Attributes:
+        folder: The folder of the split, whose name is the split's.
+    """
+
+    folder: Path
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One row per item: key, group, top, left (px of the source image), scale (its px for one of the item)."""
+        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str}, keep_default_na=False)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @abstractmethod
+    def shape(self, position: int) -> tuple[int, int]:
+        """Return the height and width of an item, in px, without reading it."""
+
+    @abstractmethod
+    def take(self, positions: Positions) -> tuple[Images, Labels]:
+        """Return the items at these positions, which have one shape: images (n, h, w, 3) and labels (n, h, w)."""
+
+    @abstractmethod
+    def take_distances(self, names: Sequence[str], positions: Positions) -> dict[str, NDArray[np.float32]]:
+        """Return the distance maps of these kinds at these positions, each (n, channels, h, w).
+
+        Raises:
+            StageError: The data set has no such maps.
+        """
+
+    def keys(self, positions: Positions) -> list[str]:
+        """Return the keys of the images that the items at these positions are from."""
+        return [str(key) for key in self.index["key"].to_numpy()[np.asarray(positions)]]
+
+    def ranges(self, size: int) -> Iterator[range]:
+        """Yield the positions of all items in order, in batches that depend on nothing but the shapes and the size.
+
+        The items of a batch follow one another and have one shape. There are at most ``size`` of them, and no more than
+        one if two have more than ``BATCH_PIXELS`` pixels.
+        """
+        start = 0
+        while start < len(self):
+            height, width = shape = self.shape(start)
+            most = min(len(self), start + max(1, min(size, BATCH_PIXELS // (height * width))))
+            stop = start + 1
+            while stop < most and self.shape(stop) == shape:
+                stop += 1
+            yield range(start, stop)
+            start = stop
+
+    def batches(self, size: int) -> Iterator[tuple[Images, Labels]]:
+        """Yield the images and labels of :meth:`ranges`."""
+        for positions in self.ranges(size):
+            yield self.take(positions)

@@ -53,6 +53,6 @@ def cut(state):
 
 
 def test_what_the_registry_lacks_is_told_before_anything_runs(dataset_dir, tracking_uri, tmp_path):
-    with pytest.raises(TrackingError, match="has no models:/streets@champion, which train.init names"):
+    with pytest.raises(TrackingError, match=r"has no models:/streets@champion, which train.init names"):
         train(dataset_dir, tracking_uri, init="models:/streets@champion")
     assert not (tmp_path / "out.partial").exists()

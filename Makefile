@@ -49,6 +49,8 @@ camvid-drive: setup ## after `make camvid`: its best candidate trained without a
 
 # A module's tests run in one process, as they share servers, models and Ray sessions; four processes need 10 GB.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadscope
+# They start hundreds of processes, each of which would compile the sources anew.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
 
 test: setup ## the tests
 	python -m pytest $(PARALLEL)

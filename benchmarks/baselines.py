@@ -34,11 +34,11 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, default=Path("data/label"))
     parser.add_argument("--ensemble", type=Path, default=Path("data/ensemble"))
     arguments = parser.parse_args()
-    description = read_dataset_info(arguments.dataset_dir)
-    train, test = (open_split(arguments.dataset_dir, name) for name in ("train", "test"))
+    description = read_dataset_info(arguments.dataset)
+    train, test = (open_split(arguments.dataset, name) for name in ("train", "test"))
     colors = class_of_colour(train, len(description.classes))
     frequent = int(np.argmax(description.pixels["train"]))
-    folder = arguments.ensemble_dir / "model"
+    folder = arguments.ensemble / "model"
     models = load_models(folder, read_bundle(folder))
     counts = {
         f"all {description.names[frequent]}": count(test, np.full_like(colors, frequent), len(description.classes)),

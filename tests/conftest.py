@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,8 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jaxtyping
 import pytest
 
-collect_ignore_glob = ["conftest.py", "*/conftest.py"]
-"""They hold no doctests, and pytest cannot import two modules of one name as tests."""
 CHECKED = (
     "models",
     "losses",
@@ -56,8 +55,9 @@ def fresh_compiler(monkeypatch):
 def free_algorithms():
     """A training in this process leaves PyTorch with deterministic algorithms only, which the next test may lack."""
     yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].use_deterministic_algorithms(False)
+    torch = sys.modules.get("torch")
+    if torch and torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +110,18 @@ def ray_cluster(ray_settings):
 def joined_ray(ray_cluster, monkeypatch):
     """Segline joins the Ray of the tests in place of starting one."""
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
+
+
+@pytest.fixture(scope="module")
+def one_ray_session(ray_cluster):
+    """One session of Ray for all that a module runs on it: in a new one each process imports all anew."""
+    from segline.parallel import ray_session
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("RAY_ADDRESS", ray_cluster)
+        with ray_session() as resources:
+            changed.setattr("segline.parallel.ray_session", lambda: nullcontext(resources))
+            yield resources
 
 
 @pytest.fixture(scope="session")

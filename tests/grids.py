@@ -2,6 +2,8 @@
 
 import csv
 import json
+import traceback
+from contextlib import nullcontext
 
 import mlflow
 import numpy as np
@@ -10,12 +12,11 @@ from shard_files import write_split
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
+from segline.errors import TrainingError
 from segline.stages.train import run
+from segline.training.ray_tune import _keep_traceback
 
 TINY = {"models": [{"unet": {"width": 2, "depth": 1}}], "losses": ["dice"], "epochs": 3}
-
-ONE_AFTER_ANOTHER = {"cpus_per_worker": 2}
-"""Trials that each want both cores of the tests' Ray: one process trains them all, and imports PyTorch once."""
 
 
 def write_noise(folder):
@@ -38,6 +39,38 @@ def write_noise(folder):
     )
     write_dataset_info(folder / "label", described)
     return folder / "label"
+
+
+class ReportedError(Exception):
+    """Ray's report of an error that is not ours: its text is the traceback."""
+
+    def __init__(self, cause):
+        super().__init__("".join(traceback.format_exception(cause)))
+        self.cause = cause
+
+
+def run_trials_here(trials, run, *, watch, workers, asha, **resources):
+    """What `ray_tune.run_trials` does with trials of one worker each, one after another in this process."""
+    assert (workers, asha) == (1, None), "that needs Ray"
+    failed = []
+    for trial in trials:
+        try:
+            for record in run(trial):
+                watch.on_record(record)
+        except TrainingError as error:
+            failed.append((trial, str(error)))
+        except ArithmeticError as error:
+            failed.append((trial, _keep_traceback(trial, ReportedError(error))))
+        else:
+            watch.on_end(trial)
+    return failed
+
+
+def without_ray(monkeypatch):
+    """Let a grid train here what it would train in processes of Ray, each of which imports PyTorch for seconds."""
+    monkeypatch.setattr("segline.stages.train.ray_session", lambda: nullcontext({"CPU": 2}))
+    monkeypatch.setattr("segline.training.search.run.run_trials", run_trials_here)
+    monkeypatch.setattr("segline.training.search.check.is_one_machine", lambda: True)
 
 
 def train(dataset_dir, tracking_uri, **settings):

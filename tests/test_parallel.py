@@ -41,14 +41,14 @@ def test_one_worker_is_this_process_and_keeps_the_order():
     assert run([], 4) == []
 
 
-def test_more_workers_are_other_processes_with_the_same_results(joined_ray):
+def test_more_workers_are_other_processes_with_the_same_results(one_ray_session):
     results = run(list(range(10)), 3)
     assert sorted(result[:2] for result in results) == [(task, task**2) for task in range(10)]
     assert os.getpid() not in {process for _, _, process in results}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_a_task_is_the_same_one_line(joined_ray, workers):
+def test_an_error_of_a_task_is_the_same_one_line(one_ray_session, workers):
     with pytest.raises(DataError) as caught:
         run([1, 13, 2], workers)
     assert re.fullmatch("13 is broken; mend it", str(caught.value))

@@ -26,6 +26,7 @@ BETWEEN = re.compile(
     r"label\.(split|split\.fold|tile_overlap|distances): (got (shares|fold|\d+, expected less)|lacks)"
     r"|label\.split\.(val|test)_groups: got (groups beside|.*, which is in)"
     r"|validate\.min_brightness: got \S+, expected no more"
+    r"|train\.augment\.crop: got .*, expected no more"
     r"|train\.search\.(num_samples: got \S+, expected more|num_samples: got \S+ trials)"
     r"|train\.init: got \S+ expected for resume"
 )

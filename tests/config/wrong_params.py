@@ -155,6 +155,10 @@ BEYOND_SCHEMA = [
         "label.class_maps.wad: names 'car' twice; remove one",
     ),
     ({"label": {"crop": 32, "tile_overlap": 32}}, "label.tile_overlap: got 32, expected less than label.crop"),
+    (
+        {"label": {"crop": [64, 32]}, "train": {"augment": {"crop": 64}}},
+        "train.augment.crop: got 64, expected no more than label.crop",
+    ),
     ({"label": {"crop": [64, 32], "tile_overlap": 32}}, "label.tile_overlap: got 32, expected less than label.crop"),
     ({"label": {"split": {"folds": 5, "fold": 5}}}, re.compile(r"label\.split\.fold: got fold 5 of 5")),
     (

@@ -112,6 +112,7 @@ def test_values_stay_in_range_and_labels_known(seed):
         "rotate": 180.0,
         "elastic": 5.0,
         "brightness_contrast": 1.0,
+        "crop": 40,
     }
     moved, moved_labels = change(images, labels, seed, **everything)
     assert moved.min() >= 0
@@ -275,6 +276,7 @@ def test_displacements_are_normal_with_the_deviation_told():
 
 
 EVERYTHING = {
+    "crop": [33, 30],
     "flip": 0.5,
     "flip_vertical": 0.5,
     "scale": 0.2,
@@ -285,6 +287,36 @@ EVERYTHING = {
     "saturation": 0.5,
     "hue": 0.1,
 }
+
+
+@pytest.mark.parametrize(
+    ("crop", "height", "width"),
+    [(30, 30, 30), ([20, 45], 20, 45), ([0, 7], SIDE, 7), ([SIDE, 46], SIDE, 46), (90, SIDE, SIDE)],
+)
+def test_a_crop_is_a_window_of_image_label_and_distances(crop, height, width):
+    """The pixels of the label are numbered, so that those of a window say where it was."""
+    count = 600
+    numbers = torch.arange(SIDE * SIDE).reshape(SIDE, SIDE)
+    images = torch.stack([numbers.float(), -numbers.float(), numbers * 2.0]).expand(count, 3, SIDE, SIDE)
+    labels, maps = (
+        (numbers % 251).to(torch.uint8).expand(count, SIDE, SIDE),
+        numbers.float().expand(count, 2, SIDE, SIDE),
+    )
+    moved, moved_labels, distances = move(images, labels, {"one": maps}, crop=crop)
+    corners = set()
+    for image, label, distance in zip(moved, moved_labels, distances["one"], strict=True):
+        top, left = divmod(int(image[0, 0, 0]), SIDE)
+        corners.add((top, left))
+        window = slice(top, top + height), slice(left, left + width)
+        assert image.shape == (3, height, width)
+        assert torch.equal(image, images[0][:, *window])
+        assert torch.equal(label, labels[0][window])
+        assert torch.equal(distance, maps[0][:, *window])
+    for axis, last in enumerate((SIDE - height, SIDE - width)):
+        starts = [corner[axis] for corner in corners]
+        assert min(starts) == 0
+        assert max(starts) == last
+        assert last > 20 or {*starts} == {*range(last + 1)}
 
 
 def move(images, labels, distances, **settings):

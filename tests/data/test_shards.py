@@ -57,6 +57,16 @@ def test_crops_are_those_of_the_plain_arrays(tmp_path, count, size):
         np.testing.assert_array_equal(taken[1], labels[np.array(positions)])
 
 
+def test_the_index_says_which_classes_a_crop_holds(tmp_path):
+    images, labels = arrays(7)
+    labels[3], labels[5] = 255, np.where(labels[5] < 128, 254, 255)
+    write_split(tmp_path, images, labels, size=3)
+    presence = Crops(tmp_path).class_presence()
+    assert presence.shape == (7, 255)
+    for row, label in zip(presence, labels, strict=True):
+        assert np.flatnonzero(row).tolist() == [each for each in np.unique(label) if each != 255]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 50])
 def test_batches_hold_every_crop_in_order_across_shards(tmp_path, batch):
     images, labels = write(tmp_path, 7, 3)
@@ -170,7 +180,7 @@ def test_shards_of_different_length_make_one_split(tmp_path):
         images, labels = split.take(positions)
         np.testing.assert_array_equal(images, [crops[position].image for position in positions])
         np.testing.assert_array_equal(labels, [crops[position].label for position in positions])
-    assert split.index.to_dict("list") == {
+    assert split.index.drop(columns="classes").to_dict("list") == {
         name: [getattr(crop, name) for crop in crops] for name in ("key", "group", "top", "left", "scale")
     }
     labels = np.stack([crop.label for crop in crops])

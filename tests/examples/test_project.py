@@ -83,7 +83,7 @@ def test_the_example_says_what_differs_and_the_folder_gets_every_parameter(camvi
     assert make(camvid, tmp_path / "run") == 0
     expected = read(EXAMPLE)
     expected["ingest"]["source"] = str(camvid)
-    document = yaml.safe_load((tmp_path / "run" / "params.yaml").read_text(encoding="utf-8"))
+    document = read(tmp_path / "run" / "params.yaml")
     assert build(document, "here") == build(expected, "here")
     assert load(EXAMPLE).name != Params().name
 
@@ -94,8 +94,7 @@ def test_the_example_says_what_differs_and_the_folder_gets_every_parameter(camvi
             if isinstance(value, dict) and key not in inner:
                 yield from keys(value, f"{where}{key}.")
 
-    root = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    assert sorted(keys(document)) == sorted(keys(root))
+    assert sorted(keys(document)) == sorted(keys(read(ROOT / "params.yaml")))
 
 
 def test_a_second_time_only_what_changed_is_written(camvid, tmp_path, monkeypatch):

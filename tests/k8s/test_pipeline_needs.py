@@ -32,7 +32,7 @@ def compiled(tmp_path_factory):
     def of(where):
         path = tmp_path_factory.mktemp("pipeline") / "pipeline.yaml"
         compile_to(path, DEPLOYMENTS.get(where, where))
-        pipeline, platform = yaml.safe_load_all(path.read_text())
+        pipeline, platform = yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
         wanted = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         made = pipeline["deploymentSpec"]["executors"]
         return {name: (entry["container"], wanted[name]) for name, entry in made.items()}

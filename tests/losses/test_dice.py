@@ -1,4 +1,3 @@
-import monai
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -23,6 +22,8 @@ def test_it_is_that_of_smp_where_no_class_is_absent(make_case, smooth):
 @pytest.mark.parametrize("squared", [False, True])
 def test_it_is_that_of_monai_where_no_pixel_is_ignored(make_case, squared):
     """MONAI knows no ignored pixels; absent classes cost there as here."""
+    import monai  # for seconds, in one process of the tests
+
     case = make_case(ignored=0, absent=1)
     theirs = monai.losses.DiceLoss(
         softmax=True, to_onehot_y=True, batch=True, squared_pred=squared, smooth_nr=1.0, smooth_dr=1.0

@@ -1,5 +1,8 @@
 """The contract that all losses share, and each of them against its formula."""
 
+import doctest
+import importlib
+import pkgutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +11,7 @@ import torch
 from loss_cases import random_target, truth_logits
 from loss_formulas import LOOPS
 
+from segline import losses
 from segline.classes import IGNORED
 from segline.losses import LOSSES, required_distances
 
@@ -48,6 +52,11 @@ HAS_DIRECTIONS = {"semeda"}
 
 def test_every_loss_has_its_formula_and_its_options_here():
     assert set(LOOPS) == set(LOSSES) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(losses.__path__)])
+def test_the_examples_in_the_documentation_are_right(module):
+    assert doctest.testmod(importlib.import_module(f"segline.losses.{module}")).failed == 0
 
 
 SHAPES = {

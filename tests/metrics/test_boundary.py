@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from monai.metrics import compute_surface_dice
 
 from segline.classes import IGNORED
 from segline.metrics.boundary import TOLERANCE, boundary_counts, boundary_f1, trimap_counts
@@ -142,6 +141,8 @@ def objects(seed):
 def test_matches_are_those_of_monai(seed, radius):
     """Its surface dice is the share of all pixels of both contours that match; it takes those up to its tolerance,
     Segline those below, so that the radius is one that no two pixels are apart."""
+    from monai.metrics import compute_surface_dice  # for seconds, in one process of the tests
+
     truth, predicted = objects(seed)
     counts = boundary_counts(truth, predicted, 4, radius / math.hypot(40, 50))[:, 1:]
     one_hot = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segline.metrics.comparison import compare, most_frequent
+from segline.metrics.comparison import SampleSize, compare, most_frequent, sample_size
 from segline.metrics.confusion import mean_iou
-from segline.metrics.units import block_ids, correlation_length, frame_order, ids_in_order
+from segline.metrics.units import block_ids, correlation_length, effective_frames, frame_order, ids_in_order
 
 CLASSES, PIXELS = 3, 200
 
@@ -209,3 +209,68 @@ def test_the_correlation_length_is_that_of_a_first_order_process(share, expected
 def test_what_whole_groups_have_in_common_is_correlation_without_end():
     values = np.repeat([1.0, -2.0, 1.0], 20)
     assert correlation_length(values, np.repeat([0, 1, 2], 20)) == 20
+
+
+def autoregressive(count, correlation, generator):
+    """A process of the first order of unit variance."""
+    values = generator.normal(0, 1, count)
+    for number in range(1, count):
+        values[number] = correlation * values[number - 1] + math.sqrt(1 - correlation**2) * values[number]
+    return values
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_frames_of_one_film_count_as_the_theory_of_a_first_order_process_says(correlation):
+    """The variance of a mean is that of n (1 - r) / (1 + r) independent values."""
+    generator = np.random.default_rng(2)
+    found = []
+    for _ in range(30):
+        values = autoregressive(3000, correlation, generator)
+        found.append(effective_frames(values - values.mean(), np.zeros(3000, np.intp)))
+    assert np.median(found) == pytest.approx(3000 * (1 - correlation) / (1 + correlation), rel=0.12)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.1, 0.5])
+def test_frames_of_many_groups_count_by_what_a_group_has_in_common(common):
+    """Kish's design effect is 1 + (m - 1) r, for groups of m frames of which every pair correlates by r."""
+    generator = np.random.default_rng(3)
+    groups = np.repeat(np.arange(2000), 6)
+    shared = generator.normal(0, math.sqrt(common), 2000)[groups]
+    values = shared + generator.normal(0, math.sqrt(1 - common), len(groups))
+    expected = len(groups) / (1 + 5 * common)
+    assert effective_frames(values - values.mean(), groups) == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("groups", [5, 7])
+def test_equal_frames_of_a_group_count_once(groups):
+    values = np.random.default_rng(4).normal(size=groups)
+    ids = np.repeat(np.arange(groups), 9)
+    assert effective_frames((values - values.mean())[ids], ids) == pytest.approx(groups)
+
+
+def test_the_size_of_a_sample_is_that_of_a_plain_jackknife_and_the_order_of_crops_does_not_matter():
+    """Eight drives of four frames of two crops; one frame has no labelled pixel."""
+    generator = np.random.default_rng(5)
+    frames, drives = named(32, 2), named(8, 8)
+    counts = counts_of(1 / (1 + np.exp(-np.repeat(generator.normal(1, 1, 8), 8))), generator)
+    counts[frames == "13"] = 0
+    shuffled = generator.permutation(64)
+    size = sample_size(counts[shuffled], keys=frames[shuffled], groups=drives[shuffled])
+
+    used = [frame for frame in sorted(set(frames)) if frame != "13"]
+    without = [plain_miou(counts[frames != frame], range(CLASSES)) for frame in used]
+    centred = np.mean(without) - without
+    of_drive = [
+        sum(value for value, frame in zip(centred, used, strict=True) if int(frame) // 4 == n) for n in range(8)
+    ]
+    expected = len(used) * np.square(centred).sum() / np.square(of_drive).sum()
+    assert (size.frames, size.groups) == (31, 8)
+    assert size.effective == pytest.approx(expected)
+    assert 1 < size.effective < 31
+
+
+def test_a_test_set_without_labels_says_nothing_and_a_faultless_model_leaves_nothing_to_correlate():
+    empty = np.zeros((3, 2, 2), np.int64)
+    assert sample_size(empty, keys=["a", "b", "c"], groups=["x"] * 3) == SampleSize(0, 0, 0.0)
+    faultless = empty + np.eye(2, dtype=np.int64)
+    assert sample_size(faultless, keys=["a", "b", "c"], groups=["x"] * 3) == SampleSize(3, 1, 3.0)

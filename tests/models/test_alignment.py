@@ -23,6 +23,13 @@ STRIDE = 32
 POOLED = ("aspp.image", "pool.units")
 
 
+@pytest.fixture
+def not_drawn(monkeypatch):
+    """Weights that are overwritten are not drawn before, which takes longer than all the rest."""
+    for name in ("kaiming_normal_", "kaiming_uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+
+
 @torch.no_grad()
 def reduce_to_centres(network):
     """Make the network linear and local: centres of kernels alone, no statistics, no pooled image."""
@@ -40,7 +47,7 @@ def reduce_to_centres(network):
     return network.eval()
 
 
-def offset(network, places, size=193):
+def offset(network, places, size=97):
     """Return the mean (row, column) of the centre of what the logits at some places depend on, relative to these."""
     images = torch.ones(1, 3, size, size, requires_grad=True)
     logits = network(images)[0, 0]
@@ -51,18 +58,20 @@ def offset(network, places, size=193):
 
 
 def around_the_middle(count):
-    return range(96 - count // 2, 96 - count // 2 + count)
+    return range(48 - count // 2, 48 - count // 2 + count)
 
 
+@pytest.mark.usefixtures("not_drawn")
 @pytest.mark.parametrize(("name", "options", "stride"), CASES)
 def test_an_aligned_network_is_centred_and_the_other_looks_half_a_stride_to_one_side(name, options, stride):
     aligned, other = (reduce_to_centres(MODELS[name](2, align_corners=value, **options)) for value in (True, False))
-    for places in (around_the_middle(STRIDE), [93]):
+    for places in (around_the_middle(STRIDE), [45]):
         torch.testing.assert_close(offset(aligned, places), torch.zeros(2).double(), rtol=0, atol=1e-2)
     shift = torch.full((2,), -(stride - 1) / 2).double()
     torch.testing.assert_close(offset(other, around_the_middle(STRIDE)), shift, rtol=0, atol=1e-2)
 
 
+@pytest.mark.usefixtures("not_drawn")
 @pytest.mark.parametrize(
     "options", [{}, pytest.param({"output_stride": 8}, marks=pytest.mark.slow), {"encoder": "xception71"}]
 )
@@ -71,7 +80,7 @@ def test_deeplab_v3plus_is_centred_where_it_is_aligned(options):
     aligned, other = (
         reduce_to_centres(MODELS["deeplab_v3plus"](2, align_corners=value, **options)) for value in (True, False)
     )
-    for places in (around_the_middle(STRIDE), [93]):
+    for places in (around_the_middle(STRIDE), [45]):
         torch.testing.assert_close(offset(aligned, places), torch.zeros(2).double(), rtol=0, atol=1e-2)
     stride = options.get("output_stride", 16)
     shift = offset(other, around_the_middle(STRIDE))

@@ -42,7 +42,7 @@ def compiled(**options):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compile_to(path, DeploymentConfig(**options))
-        return list(yaml.safe_load_all(path.read_text()))
+        return list(yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
 
 
 def line(pipeline):

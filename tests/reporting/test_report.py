@@ -205,3 +205,28 @@ def test_a_missing_or_broken_file_is_one_line(folders, name, content):
         report.print_summary(**folders)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (
+            1,
+            "All 101 are of one group: they say as much as about 9 independent ones of it, and nothing of another "
+            "group.",
+        ),
+        (4, "The 101 are of 4 groups: they say as much as about 9 independent ones."),
+        (101, ""),
+    ],
+)
+def test_the_summary_and_the_report_say_how_much_the_test_images_are_worth(folders, capsys, tmp_path, groups, said):
+    decision = DECISION | {"frames": 101, "groups": groups, "effective_frames": 9.2}
+    (folders["promotion_dir"] / "decision.json").write_text(json.dumps(decision))
+    PROMOTION.write_mark(folders["promotion_dir"])
+    report.print_summary(**folders)
+    file = tmp_path / "report.html"
+    inputs = {name: folder for name, folder in folders.items() if name != "promotion_dir"}
+    report.write_report(file, **inputs, decision=decision)
+    for shown in (capsys.readouterr().out, " ".join(Page(file.read_text()).texts)):
+        assert f"were not used for anything else.{' ' if said else ''}{said}" in shown
+        assert ("independent" in shown) == bool(said)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from grids import write_noise
+from grids import without_ray, write_noise
 from PIL import Image
 
 # Background as 0 and as 255, two cars, a person, a truck, and a group of cars.
@@ -31,3 +31,9 @@ def wad(tmp_path):
 def dataset_dir(tmp_path):
     """A dataset of noise, as label writes it."""
     return write_noise(tmp_path)
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Grids are trained in this process, where what is tried is no matter of Ray."""
+    without_ray(monkeypatch)

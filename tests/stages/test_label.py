@@ -177,7 +177,7 @@ def test_two_runs_write_the_same_bytes(manifest_dir):
     assert files(first) == before
 
 
-@pytest.mark.usefixtures("joined_ray")
+@pytest.mark.usefixtures("one_ray_session")
 def test_any_number_of_workers_writes_the_same_bytes(manifest_dir):
     _, alone = label(manifest_dir)
     code, together = label(manifest_dir, out="together", workers=3)
@@ -305,7 +305,7 @@ def test_exclusions_in_the_test_split_are_told(manifest_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("part", "workers"), [("train_color", 1), ("train_label", 1), ("train_label", 2)])
-@pytest.mark.usefixtures("joined_ray")
+@pytest.mark.usefixtures("one_ray_session")
 def test_a_file_that_changed_since_it_was_ingested_is_not_labelled(wad, manifest_dir, capsys, part, workers):
     first, other = sorted((wad / part).iterdir())[:2]
     first.write_bytes(other.read_bytes())

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from grids import ONE_AFTER_ANOTHER, TINY, board, runs, train
+from grids import TINY, board, runs, train
 
 from segline.config.loader import load
 from segline.config.sections import Train
@@ -22,11 +22,10 @@ from segline.stages.train import run
 from segline.training import run_trial as trials
 from segline.training.run_trial import explaining_memory
 
-pytestmark = pytest.mark.usefixtures("joined_ray")
-
-BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}], **ONE_AFTER_ANOTHER, "search": {"scheduler": "none"}}
+BROKEN = {"losses": ["dice", {"cross_entropy": {"weight": 1e39}}], "search": {"scheduler": "none"}}
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_trained(dataset_dir, tracking_uri):
     expected = r"^1 of 2 trials failed: unet-cross_entropy: the loss became inf at step 0, see (.*); lower train\."
     with pytest.raises(TrainingError, match=expected) as caught:
@@ -47,7 +46,7 @@ def test_a_trial_whose_loss_is_no_number_is_told_and_marked_and_the_others_are_t
 
 
 def raising(name, error):
-    """Stands for a fault of a library, or of our own, amid the training of one trial. Ray copies a local function."""
+    """Stands for a fault of a library, or of our own, amid the training of one trial."""
     real = trials.train_trial
 
     def train_trial(trial):
@@ -59,27 +58,29 @@ def raising(name, error):
     return train_trial
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_an_unknown_error_is_the_failure_of_its_trial_and_leaves_a_traceback(
     dataset_dir, tracking_uri, monkeypatch, capsys
 ):
     error = ZeroDivisionError("division by\nzero, by a library")
-    monkeypatch.setattr("segline.training.search.run._train_trial", raising("unet-dice", error))
     settings = {"search": {"scheduler": "none"}}
-    with pytest.raises(
-        TrainingError, match=r"^1 of 1 trials failed: unet-dice: ZeroDivisionError: division by zero, by"
-    ):
-        train(dataset_dir, tracking_uri, **settings)
+    with monkeypatch.context() as changed:
+        changed.setattr("segline.training.search.run._train_trial", raising("unet-dice", error))
+        with pytest.raises(
+            TrainingError, match=r"^1 of 1 trials failed: unet-dice: ZeroDivisionError: division by zero, by"
+        ):
+            train(dataset_dir, tracking_uri, **settings)
     path = dataset_dir.parent / "out.partial" / "unet-dice" / "traceback.txt"
     assert "in train_trial" in path.read_text(encoding="utf-8")
     told = [line for line in capsys.readouterr().out.splitlines() if "unet-dice failed" in line]
     assert len(told) == 1
     assert told[0].endswith(f"ZeroDivisionError: division by zero, by a library; its traceback is in {path}")
-    monkeypatch.undo()
     out = train(dataset_dir, tracking_uri, **settings)
     assert {row["status"] for row in board(out).values()} == {"finished"}
     assert not (out / "unet-dice" / "traceback.txt").exists()
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_grid_in_which_every_trial_fails_is_no_success(dataset_dir, tracking_uri, capsys):
     """The unfinished run of another version that lies there is started anew, with a line."""
     unfinished = dataset_dir.parent / "out.partial"
@@ -105,6 +106,7 @@ def die_once(folder):
     return train_trial
 
 
+@pytest.mark.usefixtures("joined_ray")
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(dataset_dir, tracking_uri, monkeypatch):
     monkeypatch.setattr("segline.training.search.run._train_trial", die_once(dataset_dir.parent))
     out = train(dataset_dir, tracking_uri, epochs=4, search={"scheduler": "none"})
@@ -191,6 +193,7 @@ SEARCH = {"spaces": {"learning_rate": [1e-3, 1e-2]}, "num_samples": 2, "schedule
 """Two trials of a kind, which is measured once."""
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, capsys):
     params = load(json.dumps({"name": "tiny", "train": TINY | {"search": SEARCH, "epochs": 5}}))
     folders = {"dataset_dir": dataset_dir, "out": dataset_dir.parent / "out"}
@@ -203,6 +206,7 @@ def test_a_plan_says_what_a_grid_would_take_and_leaves_nothing(dataset_dir, caps
     assert sorted(dataset_dir.parent.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_grid_with_an_encoder_of_one_size_ends_before_its_first_trial(dataset_dir, tracking_uri):
     swin = {"smp/upernet": {"encoder": "tu-swin_tiny_patch4_window7_224"}}
     with pytest.raises(TrainingError, match=r"^smp_upernet-dice: .*224") as caught:

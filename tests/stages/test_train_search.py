@@ -6,7 +6,7 @@ import sys
 from itertools import count
 
 import pytest
-from grids import ONE_AFTER_ANOTHER, board, runs, train
+from grids import board, runs, train
 
 from segline.artifacts.candidates import read_history
 from segline.config.spaces import Space
@@ -15,7 +15,7 @@ from segline.training import run_trial as trials
 from segline.training.search.optuna import propose
 
 
-@pytest.mark.usefixtures("joined_ray")
+@pytest.mark.usefixtures("trained_here")
 def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(dataset_dir, tracking_uri):
     search = {
         "spaces": {"learning_rate": [1e-5, 3e-3, 3e-2]},
@@ -24,7 +24,7 @@ def test_halving_ends_the_worse_trials_and_trains_finalists_with_more_seeds(data
         "reduction_factor": 3,
     }
     search |= {"finalists": 1, "seeds": 3}
-    out = train(dataset_dir, tracking_uri, epochs=2, search=search, **ONE_AFTER_ANOTHER)
+    out = train(dataset_dir, tracking_uri, epochs=2, search=search)
     found = board(out)
     epochs = {name: (row["status"], row["epochs"]) for name, row in found.items()}
     [best] = [name for name in found if name.endswith("-seed8")]

@@ -24,7 +24,7 @@ from segline.losses.semeda import Semeda
 from segline.losses.task import LabelBatches, Task
 from segline.models import MODELS
 from segline.training.broken_batch import BROKEN_BATCH
-from segline.training.engine import fit
+from segline.training.engine import estimate_epoch_seconds, fit
 from segline.training.run import Run
 from segline.training.schedules import learning_rate
 from segline.training.validation import ValidationScores
@@ -306,6 +306,40 @@ def test_stopped_after_any_step_it_saves_itself_and_ends_with_the_same_bits(spli
     assert runs == 1 + 6 // steps
     assert same_weights(run.model.state_dict(), whole.model.state_dict())
     assert same_weights(load_file(tmp_path / "cut" / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS))
+
+
+def rare_run(splits, folder):
+    """A run in which one crop of six holds the last class, so that it is repeated sqrt(6) times, and sees windows."""
+    images, labels = splits[0].take(range(6))
+    labels[1:][labels[1:] == 2] = IGNORED
+    write_split(folder / "train", images, labels, size=4)
+    augmentation = Augment(crop=[24, 16])
+    settings = replace(SETTINGS, epochs=3, batch_size=2, repeat_threshold=1.0, augment=augmentation)
+    return new_run((Crops(folder / "train"), splits[1]), settings=settings)
+
+
+def test_with_repeats_and_windows_a_stopped_run_ends_with_the_same_bits(splits, tmp_path):
+    whole = rare_run(splits, tmp_path)
+    assert whole.steps_per_epoch == 4  # 5 + sqrt(6) = 7.4 crops, 2 at a time
+    assert whole.steps == 12
+    seen = []
+    whole.model.register_forward_pre_hook(
+        lambda model, inputs: seen.append(inputs[0].shape) if model.training else None
+    )
+    expected = list(fit(whole, tmp_path / "whole"))
+    assert seen == 3 * [(2, 3, 24, 16), (2, 3, 24, 16), (2, 3, 24, 16), (1, 3, 24, 16)]
+    for _ in range(10):
+        run, asked = rare_run(splits, tmp_path), iter(range(1, 1000))
+        run.stop = lambda asked=asked: next(asked) == 3
+        with contextlib.suppress(StoppedError):
+            history = list(fit(run, tmp_path / "cut"))
+            break
+    assert history == expected
+    assert same_weights(run.model.state_dict(), whole.model.state_dict())
+
+
+def test_the_time_of_an_epoch_counts_repeated_crops(splits, tmp_path):
+    assert estimate_epoch_seconds(rare_run(splits, tmp_path), steps=5) > 0
 
 
 def test_a_checkpoint_is_written_amid_an_epoch_when_it_is_due(splits, tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
 """One pass of every kind of model and loss before the first trial: real faults of real libraries, each in one line."""
 
 import json
-import os
-import signal
 
 import pytest
 from grids import write_noise
@@ -10,11 +8,9 @@ from grids import write_noise
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.loader import load
 from segline.errors import TrainingError
-from segline.parallel import ray_session
 from segline.training import engine, preflight
 from segline.training.checkpoints import CheckpointStore
 from segline.training.preflight import check_components, try_passes
-from segline.training.ray_tune import run_apart
 from segline.training.search import check
 from segline.training.search.decisions import Decisions
 from segline.training.search.grid import grid_configs
@@ -119,32 +115,6 @@ def test_what_has_passed_in_this_folder_is_not_tried_again(inputs, tmp_path, mon
 
 def test_the_same_fault_of_several_trials_is_told_once():
     assert check._grouped({"a": "no gcc", "b": "size", "c": "no gcc"}) == ["a, c: no gcc", "b: size"]
-
-
-def killing(name):
-    """Stands for the passes of trials; that of one trial is killed by the kernel. Ray copies a local function."""
-
-    def run(trials):
-        if any(trial == name for trial in trials):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {trial: f"{trial} fails in {os.getpid()}" for trial in trials if trial == "odd"}
-
-    return run
-
-
-def test_a_process_of_its_own_tells_its_faults_or_that_it_was_killed(ray_cluster, joined_ray):
-    def raises(_):
-        raise TrainingError("told")
-
-    with ray_session():
-        faults = run_apart(killing("none"), ["even", "odd"], 1, 1, 0.0)
-        assert faults.keys() == {"odd"}
-        assert str(os.getpid()) not in faults["odd"]
-        assert run_apart(killing("odd"), ["even", "odd"], 1, 1, 0.0) is None
-        with pytest.raises(TrainingError, match=r"^told$"):
-            run_apart(raises, [], 1, 1, 0.0)
-        with pytest.raises(TrainingError, match=r"^train.cpus_per_worker: a trial wants 1000"):
-            run_apart(raises, [], 1, 1000, 0.0)
 
 
 def test_the_trial_that_kills_its_process_is_found(inputs, monkeypatch):

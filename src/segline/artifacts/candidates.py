@@ -111,6 +111,7 @@ CANDIDATES = Artifact(
         "segline.training.fine_tuning",
         "segline.training.init_weights",
         "segline.training.last_checkpoint",
+        "segline.training.order",
         "segline.training.prepare",
         "segline.training.ray_train",
         "segline.training.ray_tune",

@@ -28,6 +28,9 @@ class Decision:
         upper_bound: The upper end of the one-sided interval to the other side; None where there is no interval.
         units: The number of independent units.
         kind: The kind of these units, such as "groups".
+        frames: The number of test images with a labelled pixel.
+        groups: The number of groups of these images.
+        effective_frames: The number of independent images that would say as much about the version's mIoU.
         test_set: The hash of the keys, groups and labelled pixels of the test images.
         judged: The number of decisions by this test set, with this one.
         dataset: The content hash of the data set.
@@ -48,6 +51,9 @@ class Decision:
     upper_bound: float | None = None
     units: int | None = None
     kind: str | None = None
+    frames: int | None = None
+    groups: int | None = None
+    effective_frames: float | None = None
     test_set: str | None = None
     judged: int | None = None
     dataset: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from segline.config import tables
-from segline.config.fields import Pattern, Range
+from segline.config.fields import Pattern, Range, height_and_width
 from segline.config.sections import Ensemble, Evaluate, Ingest, Label, Promote, Train, Validate
 
 Name = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'")
@@ -29,6 +29,9 @@ class Params:
         """Yield what is wrong between fields that are each right by themselves."""
         for section in (self.validate, self.label, self.train):
             yield from section.errors()
+        window, size = height_and_width(self.train.augment.crop), self.label.crop_size
+        if any(side > most for side, most in zip(window, size, strict=True)):
+            yield f"train.augment.crop: got {self.train.augment.crop}, expected no more than label.crop"
         for i, terms in enumerate(self.train.losses):
             for term in terms:
                 known = term.name in tables.options("losses")

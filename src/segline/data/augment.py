@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from segline.classes import IGNORED
+from segline.config.fields import height_and_width
 from segline.config.sections import Augment
 
 # Channel statistics of ImageNet (RGB, images in 0 to 1), which pretrained encoders expect.
@@ -44,6 +45,9 @@ class AugmentParams:
     """The parameters of the augmentation of each image of a batch; None for a part that changes no image.
 
     Attributes:
+        crop: The height and width of the window that is cut from each image, in px; 0 or more than the image has is all
+            of a side.
+        position: The place of the window, from 0 at the top or left of the image to 1 at its bottom or right.
         zoom: The factor by which a side shows more of the source.
         transform: The matrix from offsets in px from the center of the result to those from the center of the source;
             its last column is the translation, in halves of a side.
@@ -57,6 +61,8 @@ class AugmentParams:
     control_points: Float[Tensor, "b 2 3 3"] | None = None
     color_matrix: Float[Tensor, "b 3 3"] | None = None
     brightness_contrast: Float[Tensor, "b 2"] | None = None
+    crop: tuple[int, int] | None = None
+    position: Float[Tensor, "b 2"] | None = None
 
     def take(self, rows: slice | Integer[Tensor, " _"]) -> "AugmentParams":
         """Return the parameters of these images alone."""
@@ -67,7 +73,9 @@ class AugmentParams:
         return self._each(lambda part: to_device(part, device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "AugmentParams":
-        parts: dict[str, Any] = {name: None if part is None else change(part) for name, part in vars(self).items()}
+        parts: dict[str, Any] = {
+            name: change(part) if isinstance(part, Tensor) else part for name, part in vars(self).items()
+        }
         return AugmentParams(**parts)
 
 
@@ -84,6 +92,7 @@ def generate_parameters(count: int, settings: Augment, generator: torch.Generato
     """
     uniform = torch.rand(10, count, generator=generator) * 2 - 1
     normal = torch.randn(count, 2, 3, 3, generator=generator)
+    position = torch.rand(count, 2, generator=generator)
     zoom = 1 + settings.scale * uniform[0]
     return AugmentParams(
         zoom=zoom,
@@ -91,6 +100,8 @@ def generate_parameters(count: int, settings: Augment, generator: torch.Generato
         control_points=settings.elastic * normal if settings.elastic else None,
         color_matrix=_color_matrix(uniform[6:8], settings),
         brightness_contrast=1 + settings.brightness_contrast * uniform[8:].mT if settings.brightness_contrast else None,
+        crop=height_and_width(settings.crop) if settings.crop else None,
+        position=position if settings.crop else None,
     )
 
 
@@ -133,10 +144,11 @@ def augment(
     labels: UInt8[Tensor, "b h w"],
     params: AugmentParams,
     distances: Mapping[str, Float[Tensor, "b _ h w"]] = MappingProxyType({}),
-) -> tuple[Float[Tensor, "b 3 h w"], UInt8[Tensor, "b h w"], dict[str, Float[Tensor, "b _ h w"]]]:
-    """Flip, zoom, translate, rotate, deform and recolor each image of a batch by its own parameters.
+) -> tuple[Float[Tensor, "b 3 y x"], UInt8[Tensor, "b y x"], dict[str, Float[Tensor, "b _ y x"]]]:
+    """Crop, flip, zoom, translate, rotate, deform and recolor each image of a batch by its own parameters.
 
-    The result of an image has the same bits whatever else is in the batch.
+    The crop comes first: what lies outside it is not seen, and the results have its size (y, x). The result of an image
+    has the same bits whatever else is in the batch.
 
     Args:
         images: The images, 0 to 1; beyond their borders they are reflected.
@@ -147,16 +159,42 @@ def augment(
             leaves their values.
     """
     moved = dict(distances)
+    if params.crop is not None and params.position is not None:
+        window = _random_window(params.crop, params.position, *labels.shape[1:])
+        images, labels = _cut(images, window), _cut(labels[:, None], window)[:, 0]
+        moved = {name: _cut(maps, window) for name, maps in distances.items()}
     if params.transform is not None:
         grid = _sampling_grid(params.transform, params.control_points, *labels.shape[1:])
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         labels = _move_labels(labels, grid)
-        moved = {name: _move_distances(maps, grid, params.zoom) for name, maps in distances.items()}
+        moved = {name: _move_distances(maps, grid, params.zoom) for name, maps in moved.items()}
     if params.color_matrix is not None:
         images = _apply_color_matrix(images, params.color_matrix)
     if params.brightness_contrast is not None:
         images = _adjust_brightness_contrast(images, params.brightness_contrast)
     return images, labels, moved
+
+
+def _random_window(
+    crop: tuple[int, int], position: Float[Tensor, "b 2"], height: int, width: int
+) -> tuple[Integer[Tensor, "b h"], Integer[Tensor, "b w"]]:
+    """Return the rows and the columns of each image's window; every place within the image is equally probable."""
+    spans = []
+    for length, side, share in zip((height, width), crop, position.unbind(1), strict=True):
+        shown = min(side or length, length)
+        start = (share * (length - shown + 1)).long().clamp_(max=length - shown)
+        spans.append(start[:, None] + torch.arange(shown, device=position.device))
+    return spans[0], spans[1]
+
+
+def _cut(
+    values: Shaped[Tensor, "b c y x"], window: tuple[Integer[Tensor, "b h"], Integer[Tensor, "b w"]]
+) -> Shaped[Tensor, "b c h w"]:
+    """Return these rows and columns of each image, channels last in memory; a GPU need not be waited for."""
+    rows, columns = window
+    images = torch.arange(len(values), device=values.device)[:, None, None]
+    cut: Tensor = values.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2)
 
 
 def _sampling_grid(

@@ -2,7 +2,7 @@
 
 A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-00000.npy`` (uint8, n x h x w;
 255 = ignored), if requested distance maps such as ``border-00000.npy`` (float16, n x c x h x w), further shards, and
-``index.csv`` with the key, group, corner and scale of every crop. Shards may differ in their number of crops.
+``index.csv`` with key, group, corner, scale and class ids of every crop. Shards may differ in their number of crops.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import IMAGES, INDEX, LABELS, part_file, shard_file, shard_files
+from segline.classes import IGNORED
 from segline.data.split import Images, Labels, Positions, Split
 from segline.errors import StageError
 from segline.files.atomic import naming, write_json
@@ -55,6 +56,8 @@ class Crop:
 
 
 INDEX_COLUMNS = ("key", "group", "top", "left", "scale")
+CLASSES = "classes"
+"""The column of the index with the ids of the classes that a crop holds."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,10 @@ def write_shard(
         for crop in crops:
             for name, values in {IMAGES: crop.image, LABELS: crop.label, **crop.distances}.items():
                 streams[name].write(np.ascontiguousarray(values).data)
-            index.append([getattr(crop, name) for name in INDEX_COLUMNS])
-            pixels += np.bincount(crop.label.ravel(), minlength=256)
+            counts = np.bincount(crop.label.ravel(), minlength=256)
+            classes = " ".join(map(str, np.flatnonzero(counts[:IGNORED])))
+            index.append([*(getattr(crop, name) for name in INDEX_COLUMNS), classes])
+            pixels += counts
         for name, (kind, item) in kinds.items():
             streams[name].seek(0)
             _write_head(streams[name], kind, (len(index), *item))
@@ -167,7 +172,7 @@ def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
         The pixels of each label value (256), and the SHA-256 over index and shards.
     """
     parts = [json.loads(part_file(folder, number).read_text(encoding="utf-8")) for number in range(count)]
-    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=list(INDEX_COLUMNS))
+    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=[*INDEX_COLUMNS, CLASSES])
     index.to_csv(folder / INDEX, index=False, lineterminator="\n")
     digest = hashlib.sha256((folder / INDEX).read_bytes())
     sums = {name: value for part in parts for name, value in part["sums"].items()}

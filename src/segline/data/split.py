@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from segline.artifacts.dataset import INDEX
+from segline.classes import IGNORED
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -33,7 +34,7 @@ class Split(ABC):
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row per item: key, group, top, left (px of the source image), scale (its px for one of the item)."""
-        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str}, keep_default_na=False)
+        return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str, "classes": str}, keep_default_na=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -53,6 +54,13 @@ class Split(ABC):
         Raises:
             StageError: The data set has no such maps.
         """
+
+    def class_presence(self) -> NDArray[np.bool_]:
+        """Return whether each item has a pixel of each class, (n, 255)."""
+        presence = np.zeros((len(self), IGNORED), bool)
+        for row, ids in zip(presence, self.index["classes"], strict=True):
+            row[[int(each) for each in ids.split()]] = True
+        return presence
 
     def keys(self, positions: Positions) -> list[str]:
         """Return the keys of the images that the items at these positions are from."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segline.metrics.confusion import Counts
-from segline.metrics.jackknife import ClassSums, Floats, adjacent_correlation, deviations, margin
-from segline.metrics.units import FEWEST, block_ids, block_length, frame_order, ids_in_order
+from segline.metrics.jackknife import ClassSums, Floats, adjacent_correlation, deviations, influences, margin
+from segline.metrics.units import FEWEST, block_ids, block_length, effective_frames, frame_order, ids_in_order
 
 Labels = Sequence[object] | NDArray[np.generic]
 
@@ -46,6 +46,34 @@ class Comparison:
     def better(self) -> bool:
         """Whether the challenger is better; False where there is no interval."""
         return self.lower > 0
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """How much a test set says: its images with a labelled pixel, their groups, and as many independent images."""
+
+    frames: int
+    groups: int
+    effective: float
+
+
+def sample_size(counts: Counts, *, keys: Labels, groups: Labels) -> SampleSize:
+    """Return how much a test set says about a model's mIoU (:func:`segline.metrics.units.effective_frames`).
+
+    Args:
+        counts: The model's confusion matrices of the crops (n, k, k).
+        keys: The key of each crop's image (n,).
+        groups: The group of each crop's image (n,), of which the first crop counts.
+    """
+    labelled = np.flatnonzero(counts.any((-2, -1)))
+    if not len(labelled):
+        return SampleSize(0, 0, 0.0)
+    keys, groups = np.asarray(keys)[labelled], np.asarray(groups)[labelled]
+    frame_ids, first = ids_in_order(keys)
+    group_ids, _ = ids_in_order(groups[first])
+    order = frame_order(group_ids, keys[first].astype(str).tolist())
+    values = influences(ClassSums.of(counts[labelled]).by(frame_ids).take(order))
+    return SampleSize(len(first), int(group_ids.max()) + 1, effective_frames(values, group_ids[order]))
 
 
 def compare(

@@ -69,7 +69,16 @@ def deviations(challenger: ClassSums, champion: ClassSums) -> Floats:
     Their sum is 0, and their squares' sum over n (n - 1) estimates the variance of the difference.
     """
     classes = challenger.classes
-    without = challenger.miou_without_each(classes) - champion.miou_without_each(classes)
+    return _centred(challenger.miou_without_each(classes) - champion.miou_without_each(classes))
+
+
+def influences(model: ClassSums) -> Floats:
+    """Return what each unit adds to a model's mIoU beyond the mean unit (n,), as :func:`deviations` does."""
+    return _centred(model.miou_without_each(model.classes))
+
+
+def _centred(without: Floats) -> Floats:
+    """Return the centred pseudo-values of a figure that was computed without each unit (n,)."""
     values: Floats = (len(without) - 1) * (without.mean() - without)
     return values
 

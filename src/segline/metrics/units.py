@@ -56,6 +56,40 @@ def correlation_length(differences: NDArray[np.float64], groups: Ids) -> int:
     return longest
 
 
+def effective_frames(values: NDArray[np.float64], groups: Ids) -> float:
+    """Return how many independent frames would say as much about a mean as these do: n over the design effect.
+
+    The design effect (Kish 1965, 8.2) is the variance of the sum with what the frames of a group have in common, over
+    the variance without it. Where there are at least five groups, all pairs of frames of a group count. With fewer, a
+    group's own mean cannot be told from chance, so pairs count up to the lag at which frames no longer resemble each
+    other; what such a group has in common with no other stays unseen.
+
+    Args:
+        values: What each frame adds to the figure beyond the mean frame (n,); their sum is 0.
+        groups: The group of each frame (n,); the frames of a group are neighbours and in order.
+    """
+    count = len(values)
+    alone = float((values**2).sum())
+    if alone == 0:
+        return float(count)
+    if int(groups.max()) + 1 >= FEWEST:
+        together = float((np.bincount(groups, values) ** 2).sum())
+    else:
+        together = alone + 2 * _shared(values, groups)
+    return max(count * alone / max(together, alone), 1.0)
+
+
+def _shared(values: NDArray[np.float64], groups: Ids) -> float:
+    """Return the sum of the products of two frames of a group, up to the first lag at which it is not positive."""
+    total = 0.0
+    for lag in range(1, int(np.bincount(groups).max())):
+        products = float((values[lag:] * values[:-lag])[groups[lag:] == groups[:-lag]].sum())
+        if products <= 0:
+            break
+        total += products
+    return total
+
+
 def block_length(differences: NDArray[np.float64], groups: Ids) -> int:
     """Return the frames of a block: one where frames are not correlated, else three times the correlation length."""
     length = correlation_length(differences, groups)

@@ -63,7 +63,7 @@ def print_summary(*, evaluation_dir: Path, ensemble_dir: Path, promotion_dir: Pa
     # A pipe has no width; 80 columns would cut long names.
     plain_console(width=None if sys.stdout.isatty() else 200).print(table)
     test = metrics["test"]
-    print(f"ensemble {' + '.join(metrics['members'])}: test mIoU {test['miou']:.3f}. {_test_note(metrics)}")
+    print(f"ensemble {' + '.join(metrics['members'])}: test mIoU {test['miou']:.3f}. {_test_note(metrics, decision)}")
     print(f"{sentence(decision)}\n")
     uri = decision["tracking_uri"]
     print(f"runs and registry:  {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
@@ -78,7 +78,7 @@ def write_report(path: Path, *, evaluation_dir: Path, ensemble_dir: Path, decisi
         version=decision["version"],
         sentence=html.escape(sentence(decision)),
         dataset=decision["dataset"][:12],
-        test_note=_test_note(metrics),
+        test_note=_test_note(metrics, decision),
         leaderboard=_table(HEADINGS, read_leaderboard(evaluation_dir).itertuples(index=False)),
         members=html.escape(" + ".join(metrics["members"])),
         test=_table(("class", "IoU", "Dice"), _by_class(metrics["test"])),
@@ -98,11 +98,24 @@ def sentence(decision: Record) -> str:
     return f"{name} stays challenger{rival}: {decision['reason']}"
 
 
-def _test_note(metrics: Record) -> str:
+def _test_note(metrics: Record, decision: Record) -> str:
     images = f"{metrics['test_images']} test images"
     if metrics["test_is_val"]:
-        return f"The {images} are the validation split, as there is no test split, so these scores are optimistic."
-    return f"The {images} were not used for anything else."
+        use = f"The {images} are the validation split, as there is no test split, so these scores are optimistic."
+    else:
+        use = f"The {images} were not used for anything else."
+    return " ".join(filter(None, [use, _sample_note(decision)]))
+
+
+def _sample_note(decision: Record) -> str:
+    """Return how much the test images say; nothing for images that are each a group of its own."""
+    frames, groups = decision.get("frames"), decision.get("groups")
+    if not frames or frames == groups:
+        return ""
+    worth = f"they say as much as about {decision['effective_frames']:.0f} independent ones"
+    if groups == 1:
+        return f"All {frames} are of one group: {worth} of it, and nothing of another group."
+    return f"The {frames} are of {groups} groups: {worth}."
 
 
 def _missing_labels(evaluation_dir: Path) -> str:

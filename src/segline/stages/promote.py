@@ -26,6 +26,7 @@ from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError, one_line
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, probabilities
+from segline.metrics.comparison import sample_size
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log
 from segline.reporting.report import sentence, write_report
@@ -152,11 +153,15 @@ def _decide(contest: Contest, version: Version) -> Decision:
     """Compare the version on the test split with the champion, or without one with the most frequent class."""
     tested = read_counts(contest.ensemble_dir / TEST_COUNTS, ENSEMBLE)
     champion = registry.get_by_alias(contest.experiment, CHAMPION)
+    size = sample_size(tested.counts, keys=tested.keys, groups=tested.groups)
     decision = Decision(
         promoted=True,
         reason=IS_CHAMPION,
         version=version.number,
         test_miou=float(scores(tested.counts.sum(0), contest.info.names)["miou"]),
+        frames=size.frames,
+        groups=size.groups,
+        effective_frames=size.effective,
         dataset=contest.info.content_hash,
         settings=contest.settings_hash,
     )

@@ -65,7 +65,7 @@ def fit(run: Run, folder: Path, *, until: int | None = None) -> Iterator[Epoch]:
 def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
     """Estimate how long an epoch takes, validation included, from a few steps after one that warms up."""
     train_mode(run.model, run.settings.fine_tuning)
-    order = np.arange(len(run.train))
+    order = run.order.epoch(1)
     took = []
     for step in range(1 + steps):
         began = time.monotonic()
@@ -130,7 +130,7 @@ class _LossSum:
 def _train_epoch(run: Run, number: int, folder: Path) -> float:
     """Train the rest of an epoch; return the mean loss of its images."""
     train_mode(run.model, run.settings.fine_tuning)
-    order = np.random.default_rng([run.seed, number]).permutation(len(run.train))
+    order = run.order.epoch(number)
     before = (number - 1) * run.steps_per_epoch
     end = min(run.steps_per_epoch, run.steps - before)
     losses, saved = _LossSum(run, folder), time.monotonic()

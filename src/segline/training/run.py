@@ -17,6 +17,7 @@ from segline.data.split import Split
 from segline.losses import WeightedSum
 from segline.training import ddp
 from segline.training.fine_tuning import freeze, parameter_groups
+from segline.training.order import EpochOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ class Run:
         self.model = ddp.convert_sync_batchnorm(self.model, self.device)
         self.loss.to(self.device)
         freeze(self.model, settings.fine_tuning)
+        self.order = EpochOrder(self.train, settings.repeat_threshold, self.seed)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, settings), eps=settings.epsilon, fused=True)
         self.ema_model = copy.deepcopy(self.model) if settings.ema_decay else self.model
         network = ddp.wrap_ddp(self.model, self.device)
@@ -81,7 +83,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """The number of steps in an epoch; the last batch may be smaller."""
-        return -(-len(self.train) // self.images_per_step)
+        return -(-len(self.order) // self.images_per_step)
 
     @property
     def steps(self) -> int:

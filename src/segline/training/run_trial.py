@@ -177,7 +177,7 @@ def _system_metrics(run: Run, seconds: float) -> dict[str, float]:
     """Return what an epoch took: seconds, images of both splits per second, and peak memory."""
     metrics = {
         "system/epoch_seconds": seconds,
-        "system/images_per_second": (len(run.train) + len(run.val)) / seconds,
+        "system/images_per_second": (len(run.order) + len(run.val)) / seconds,
         "system/memory_gb": _peak_memory() / 1e9,
     }
     if run.device.type == "cuda":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
 
 from segline.config.components import LOSS, MODEL, ComponentSpec
-from segline.config.fields import Fraction, Pattern, Range, Unit
+from segline.config.fields import Fraction, Pattern, Range, Size, Unit
 from segline.config.spaces import Space
 
 # The fields of Train that a search may draw, beside those of Augment and the options of models and losses.
@@ -48,6 +48,13 @@ class FineTuning:
 class Augment:
     """The random changes of a training batch."""
 
+    crop: Annotated[
+        Size,
+        Range(0, 4096),
+        Unit("px"),
+        "the side, or the height and width, of the random window of a stored crop that training sees, another one in "
+        "each step; 0: all of a side",
+    ] = 0
     flip: Annotated[float, Fraction, "the probability of a horizontal flip"] = 0.5
     flip_vertical: Annotated[float, Fraction, "the probability of a vertical flip, for medical and aerial images"] = 0.0
     scale: Annotated[float, Range(0, 0.9), "the largest relative zoom, in or out"] = 0.1
@@ -154,6 +161,12 @@ class Train:
         Literal["auto", "bf16", "fp32"],
         "the precision of the forward pass; auto: bf16 where the device computes in it, else fp32",
     ] = "auto"
+    repeat_threshold: Annotated[
+        float,
+        Fraction,
+        "the share of the training crops below which the crops of a class are repeated in an epoch, the more often the "
+        "rarer it is; 0: none",
+    ] = 0.0
     compile: Annotated[bool, "whether the network is compiled, which pays in long runs on a GPU"] = False
     augment: Augment = field(default_factory=Augment)
     fine_tuning: FineTuning = field(default_factory=FineTuning)

@@ -38,7 +38,7 @@ from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.data.shards import open_split
 from segline.files.atomic import write_json
-from segline.inference.predict import predict_split
+from segline.inference.predict import predict_labels
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.metrics.boundary import boundary_counts, boundary_f1, trimap_counts
@@ -161,8 +161,8 @@ def load(path: Path) -> dict[str, torch.Tensor]:
 def score(run: Run, dataset_dir: Path) -> dict[str, float]:
     regions, contours, bands = [], [], []
     run.model.eval()
-    for labels, probabilities in predict_split([run.model], open_split(dataset_dir, "test"), 16):
-        predicted = probabilities.argmax(1).cpu().numpy()
+    for images, labels in open_split(dataset_dir, "test").batches(16):
+        predicted, _ = predict_labels([run.model], images)
         regions.append(confusion_matrix(labels, predicted, run.classes).sum(0))
         contours.append(boundary_counts(labels, predicted, run.classes).sum(0))
         bands.append(trimap_counts(labels, predicted, run.classes, BANDS).sum(0))

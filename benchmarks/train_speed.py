@@ -1,15 +1,18 @@
-"""Training of unet_resnet34, Segline's loop beside the loop that one would write, on the same crops.
+"""Training of a U-Net, Segline's loop beside the loop that one would write, on the same crops.
 
     python benchmarks/train_speed.py [--side 128] [--epochs 8] [--crops 160] [--batch 8] [--seed 1] [--compile]
-        [--folder FOLDER] [--dataset DIR]
+        [--encoder resnet34] [--without-constant] [--folder FOLDER] [--dataset DIR]
 
-Both train the same architecture from random weights with cross-entropy, AdamW, the same rate schedule, batch size and
+Both train the same architecture from the same weights with cross-entropy, AdamW, the same rate schedule, batch size and
 augmentation (flip, zoom, shift, rotation, brightness, contrast), for equally many epochs, and take turns by epoch:
 
 - Segline: `segline.training.engine` on memory-mapped shards, as `segline train` runs it: `precision: auto`,
   deterministic algorithms;
 - plain: segmentation_models_pytorch's U-Net in single precision, a DataLoader with a worker for each core over JPEG
   and PNG files of the same crops, and torchvision's transforms of each image on the CPU.
+
+With `--encoder tf_efficientnet_lite0`, or another one whose weights a package ships, both train `smp/unet` on that
+encoder of timm, which starts from these weights; otherwise unet_resnet34 from random ones.
 
 The table has images a second of the training epochs (medians, data loading and augmentation included) and the
 validation mIoU. Below it, what Segline's data path costs: the same loop once more with a batch that is read once and
@@ -33,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import segmentation_models_pytorch as smp
+import timm
 import torch
 import torch.nn.functional as F
 from machine import matrix_peak, stamp
@@ -48,7 +52,6 @@ from torchvision.transforms import v2
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
-from segline.data.augment import MEAN, STD
 from segline.data.shards import Crops, open_split
 from segline.data.split import Split
 from segline.losses import LOSSES, WeightedSum
@@ -75,51 +78,80 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="Segline's network compiled")
+    parser.add_argument("--encoder", default="resnet34", help="resnet34, or one with shipped weights")
+    parser.add_argument("--without-constant", action="store_true", help="leave out the loops on a constant batch")
     arguments = parser.parse_args()
     side, folder = arguments.side, arguments.folder or Path(tempfile.mkdtemp(prefix="segline-speed-"))
     drives = max(10, arguments.crops * 5 // 12)
     scenes = {"drives": drives, "frames": 3, "height": 5 * side // 2, "width": 3 * side, "crop": side, "seed": 11}
-    dataset_dir = arguments.dataset_dir or make_shards(folder, **scenes, distances=())
+    dataset_dir = arguments.dataset or make_shards(folder, **scenes, distances=())
     settings = Train(epochs=arguments.epochs, batch_size=arguments.batch, learning_rate=1e-3, compile=arguments.compile)
-    sides = {"Segline": segline_epochs, "plain": plain_epochs}
-    show(in_turns(sides, dataset_dir, settings, arguments.seed), dataset_dir, settings)
-    sides = {"usual": segline_epochs, "constant": constant_epochs}
-    usual, constant = in_turns(sides, dataset_dir, replace(settings, epochs=5), arguments.seed).values()
-    ratio = statistics.median(seconds for seconds, _ in usual[1:]) / statistics.median(row[0] for row in constant[1:])
-    print(f"reading and augmenting costs {100 * (ratio - 1):.1f} % of an epoch (the same loop with a constant batch)")
+    plan = Plan(dataset_dir, settings, arguments.seed, arguments.encoder)
+    show(in_turns({"Segline": segline_epochs, "plain": plain_epochs}, plan), plan)
+    if not arguments.without_constant:
+        sides = {"usual": segline_epochs, "constant": constant_epochs}
+        usual, constant = in_turns(sides, replace(plan, settings=replace(settings, epochs=5))).values()
+        ratio = statistics.median(row[0] for row in usual[1:]) / statistics.median(row[0] for row in constant[1:])
+        print(
+            f"reading and augmenting costs {100 * (ratio - 1):.1f} % of an epoch (the same loop with a constant batch)"
+        )
     print(f"{stamp()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
 
 
-def in_turns(
-    sides: dict[str, Any], dataset_dir: Path, settings: Train, seed: int
-) -> dict[str, list[tuple[float, float]]]:
+@dataclass(frozen=True)
+class Plan:
+    """What both sides train on, and how."""
+
+    dataset_dir: Path
+    settings: Train
+    seed: int
+    encoder: str
+
+    @property
+    def classes(self) -> int:
+        return len(read_dataset_info(self.dataset_dir).names)
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """Segline's network."""
+        return network(self.encoder, self.classes)
+
+
+def network(encoder: str, classes: int) -> torch.nn.Module:
+    if encoder == "resnet34":
+        return MODELS["unet_resnet34"](classes)
+    return MODELS["smp/unet"](classes, encoder=f"tu-{encoder}", pretrained="shipped")
+
+
+def in_turns(sides: dict[str, Any], plan: Plan) -> dict[str, list[tuple[float, float]]]:
     """The epochs of each side, which has a process of its own: seconds of training, and validation mIoU."""
     context, pipes, took = multiprocessing.get_context("spawn"), {}, {name: [] for name in sides}
     for name, epochs in sides.items():
         pipes[name], other = context.Pipe()
-        context.Process(target=serve, args=(other, epochs, dataset_dir, settings, seed)).start()
-    for _ in range(settings.epochs):
+        context.Process(target=serve, args=(other, epochs, plan)).start()
+    for _ in range(plan.settings.epochs):
         for name, pipe in pipes.items():
             pipe.send(None)
             took[name].append(pipe.recv())
     return took
 
 
-def serve(pipe: Any, epochs: Any, dataset_dir: Path, settings: Train, seed: int) -> None:
+def serve(pipe: Any, epochs: Any, plan: Plan) -> None:
     """Train an epoch whenever asked."""
-    running = epochs(dataset_dir, settings, seed)
-    for _ in range(settings.epochs):
+    running = epochs(plan)
+    for _ in range(plan.settings.epochs):
         pipe.recv()
         pipe.send(next(running))
 
 
-def segline_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
-    return engine_epochs(dataset_dir, open_split(dataset_dir, "train"), settings, seed)
+def segline_epochs(plan: Plan) -> Iterator[tuple[float, float]]:
+    return engine_epochs(plan, open_split(plan.dataset_dir, "train"))
 
 
-def constant_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
-    still = Augment(flip=0.0, scale=0.0, shift=0.0, rotate=0.0, colour=0.0)
-    return engine_epochs(dataset_dir, Constant(dataset_dir / "train"), replace(settings, augment=still), seed)
+def constant_epochs(plan: Plan) -> Iterator[tuple[float, float]]:
+    still = Augment(flip=0.0, scale=0.0, translate=0.0, rotate=0.0, brightness_contrast=0.0)
+    settings = replace(plan.settings, augment=still)
+    return engine_epochs(replace(plan, settings=settings), Constant(plan.dataset_dir / "train"))
 
 
 @dataclass(frozen=True)
@@ -134,18 +166,18 @@ class Constant(Crops):
         return super().take(np.arange(64) % len(self))
 
 
-def engine_epochs(dataset_dir: Path, train: Split, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
-    set_deterministic(seed)
+def engine_epochs(plan: Plan, train: Split) -> Iterator[tuple[float, float]]:
+    set_deterministic(plan.seed)
     tune_malloc()
-    names = tuple(read_dataset_info(dataset_dir).names)
+    names = tuple(read_dataset_info(plan.dataset_dir).names)
     run = Run(
-        model=MODELS["unet_resnet34"](len(names)),
+        model=plan.model,
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
         train=train,
-        val=open_split(dataset_dir, "val"),
+        val=open_split(plan.dataset_dir, "val"),
         classes=len(names),
-        settings=settings,
-        seed=seed,
+        settings=plan.settings,
+        seed=plan.seed,
         device=DEVICE,
     )
     before = 0.0
@@ -158,7 +190,7 @@ def engine_epochs(dataset_dir: Path, train: Split, settings: Train, seed: int) -
 class Files(Dataset):
     """Crops as files, decoded and augmented one by one."""
 
-    def __init__(self, folder: Path, settings: Augment | None) -> None:
+    def __init__(self, folder: Path, settings: Augment | None, encoder: str) -> None:
         self.names = sorted(folder.glob("*.jpg"))
         moves = (
             []
@@ -167,15 +199,17 @@ class Files(Dataset):
                 v2.RandomHorizontalFlip(settings.flip),
                 v2.RandomAffine(
                     settings.rotate,
-                    translate=(settings.shift, settings.shift),
+                    translate=(settings.translate, settings.translate),
                     scale=(1 - settings.scale, 1 + settings.scale),
                     interpolation=v2.InterpolationMode.BILINEAR,
                     fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORED},
                 ),
-                v2.ColorJitter(brightness=settings.colour, contrast=settings.colour),
+                v2.ColorJitter(brightness=settings.brightness_contrast, contrast=settings.brightness_contrast),
             ]
         )
-        self.change = v2.Compose([*moves, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+        norm = timm.get_pretrained_cfg(encoder)
+        mean, std = norm.mean, norm.std
+        self.change = v2.Compose([*moves, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -188,24 +222,33 @@ class Files(Dataset):
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor).long()
 
 
-def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tuple[float, float]]:
+def plain_network(plan: Plan) -> torch.nn.Module:
+    if plan.encoder == "resnet34":
+        return smp.Unet("resnet34", encoder_weights=None, classes=plan.classes)
+    model = smp.Unet(f"tu-{plan.encoder}", encoder_weights=None, classes=plan.classes)
+    weights = {name.partition("encoder.")[2]: value for name, value in plan.model.state_dict().items()}
+    model.encoder.load_state_dict({name: weights[name] for name in model.encoder.state_dict()})
+    return model
+
+
+def plain_epochs(plan: Plan) -> Iterator[tuple[float, float]]:
     """A loop as one writes it."""
-    classes = len(read_dataset_info(dataset_dir).names)
+    dataset_dir, settings = plan.dataset_dir, plan.settings
     folders = {
         name: as_files(open_split(dataset_dir, name), dataset_dir / f"{name}-files") for name in ("train", "val")
     }
-    torch.manual_seed(seed)
-    model = smp.Unet("resnet34", encoder_weights=None, classes=classes).to(DEVICE)
+    torch.manual_seed(plan.seed)
+    model = plain_network(plan).to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
     workers = os.cpu_count()
     train = DataLoader(
-        Files(folders["train"], settings.augment),
+        Files(folders["train"], settings.augment, plan.encoder),
         settings.batch_size,
         shuffle=True,
         num_workers=workers,
         persistent_workers=True,
     )
-    val = DataLoader(Files(folders["val"], None), settings.batch_size)
+    val = DataLoader(Files(folders["val"], None, plan.encoder), settings.batch_size)
     step, steps = 0, settings.epochs * len(train)
     for _ in range(settings.epochs):
         model.train()
@@ -220,7 +263,7 @@ def plain_epochs(dataset_dir: Path, settings: Train, seed: int) -> Iterator[tupl
             loss.item()
             step += 1
         seconds = time.monotonic() - began
-        yield seconds, plain_score(model, val, classes)
+        yield seconds, plain_score(model, val, plan.classes)
 
 
 @torch.inference_mode()
@@ -244,7 +287,8 @@ def as_files(split: Split, folder: Path) -> Path:
     return folder
 
 
-def show(took: dict[str, list[tuple[float, float]]], dataset_dir: Path, settings: Train) -> None:
+def show(took: dict[str, list[tuple[float, float]]], plan: Plan) -> None:
+    dataset_dir, settings = plan.dataset_dir, plan.settings
     images, crop = len(open_split(dataset_dir, "train")), read_dataset_info(dataset_dir).crop_size[0]
     precision = "bf16" if runs_in_bf16(settings.precision, DEVICE) else "fp32"
     table = Table(title=f"{images} crops of {crop} px, batch {settings.batch_size}, {DEVICE}; Segline in {precision}")
@@ -256,14 +300,14 @@ def show(took: dict[str, list[tuple[float, float]]], dataset_dir: Path, settings
     Console().print(table)
     print(f"Segline trains {speeds['Segline'] / speeds['plain']:.2f} times as many images a second")
     if peak := matrix_peak():
-        used = 3 * flops(crop) * speeds["Segline"] / peak
+        used = 3 * flops(crop, plan.encoder) * speeds["Segline"] / peak
         print(f"and uses {100 * used:.1f} % of the {peak / 1e12:.0f} TFLOP/s that the GPU does in bf16 matrix products")
 
 
-def flops(side: int) -> int:
+def flops(side: int, encoder: str) -> int:
     """Of the forward pass of an image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        MODELS["unet_resnet34"](CLASSES).to(DEVICE).eval()(torch.zeros(1, 3, side, side, device=DEVICE))
+        network(encoder, CLASSES).to(DEVICE).eval()(torch.zeros(1, 3, side, side, device=DEVICE))
     return counter.get_total_flops()
 
 

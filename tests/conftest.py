@@ -1,5 +1,6 @@
 """What all tests share: one core each, shapes checked wherever a signature names them, and an MLflow of one's own."""
 
+import gc
 import inspect
 import os
 import secrets
@@ -28,6 +29,25 @@ CHECKED = (
 
 jaxtyping.install_import_hook([f"segline.{name}" for name in CHECKED], "beartype.beartype")
 
+LONG = ("tests/stages/", "tests/training/", "tests/test_")
+
+gc.disable()
+
+
+def pytest_collection_finish():
+    """What is loaded by now stays: the garbage collector need not go through millions of objects again and again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the modules that train and start processes: the short ones then end at the same time everywhere."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def stacks_without_source():
@@ -49,6 +69,15 @@ def fresh_compiler(monkeypatch):
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def not_drawn(monkeypatch):
+    """Weights that are overwritten are not drawn before, which takes longer than all the rest."""
+    from torch.nn import init
+
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_uniform_"):
+        monkeypatch.setattr(init, name, lambda tensor, *_, **__: tensor)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 A limit on the size of files, which bash sets, is the full disk that needs no root.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from segline.artifacts.manifest import read_manifest
+from segline.cli import main
 
 BLOCKS = 8
 """Of 1024 bytes: fewer than what any of the stages writes at least once."""
@@ -37,16 +39,19 @@ def wad(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(wad, tmp_path_factory):
-    """Runs a stage in a folder of its own, with a limit or without."""
+    """Runs a stage in a folder of its own, in a process with a limit, or in this one without."""
     home = tmp_path_factory.mktemp("run")
     severity = {"sharpness": "warn", "near_duplicate": "warn"}
     params = {"ingest": {"source": str(wad)}, "validate": {"severity": severity}, "label": {"crop": 32}}
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def call(stage, *, full):
-        command = f"segline {stage} --params {shlex.quote(json.dumps(params))}"
-        words = f"ulimit -f {BLOCKS}; {command}" if full else command
-        done = subprocess.run(["bash", "-c", words], cwd=home, env=environment, capture_output=True, text=True)
+        words = [stage, "--params", json.dumps(params)]
+        if not full:
+            with contextlib.chdir(home):
+                return main(words), ""
+        limited = f"ulimit -f {BLOCKS}; segline {shlex.join(words)}"
+        done = subprocess.run(["bash", "-c", limited], cwd=home, env=environment, capture_output=True, text=True)
         return done.returncode, done.stderr
 
     call.home = home

@@ -141,6 +141,7 @@ def closed_port():
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}", "no-such-host.invalid:6379"])
 def test_a_cluster_that_does_not_answer_is_told_within_seconds(monkeypatch, address):
+    monkeypatch.setattr(ray_start, "KNOCK_S", 1.0)
     monkeypatch.setenv("RAY_ADDRESS", address.format(closed_port()))
     began = time.monotonic()
     with (

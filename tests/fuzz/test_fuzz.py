@@ -11,7 +11,7 @@ FUZZ = Path(__file__).with_name("run.py")
 
 def test_every_broken_file_is_handled():
     """Handled is: a documented exit code, no traceback, little text, at most 1 GiB, and no hang."""
-    words = ["--cases", "10", "--seconds", "200", "--seed", "5"]
+    words = ["--cases", "6", "--seconds", "200", "--seed", "5"]
     done = subprocess.run([sys.executable, FUZZ, *words], capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.findall(r"^(\w+): (\d+) tried, (\d+) handled", done.stdout, re.MULTILINE)

@@ -27,6 +27,7 @@ def write(folder, **changed):
     (folder / "model.json").write_text(json.dumps(content | changed), encoding="utf-8")
 
 
+@pytest.mark.usefixtures("not_drawn")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_a_bundle_of_0_1_gives_the_logits_of_0_1(path, tmp_path):
     golden = json.loads(path.read_text(encoding="utf-8"))

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from mixed_split import random_split
 from shard_files import write_split
+from torch import nn
 
 from segline.classes import IGNORED
 from segline.data.augment import MEAN, STD
 from segline.data.shards import Crops
-from segline.inference.predict import count_split, predict_split, probabilities
+from segline.inference.predict import count_split, predict_labels, probabilities
+from segline.metrics.confusion import confusion_matrix
 from segline.models.unet import UNet
 
 CLASSES = 4
@@ -52,13 +55,12 @@ def test_probabilities_are_the_mean_of_the_single_ones(models, split):
     np.testing.assert_allclose(actual.sum(1).numpy(), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
-def test_a_split_is_predicted_in_order_whatever_the_batch(models, split, batch_size):
-    images, labels = split.take(range(7))
-    actual_labels, actual = zip(*predict_split(models, split, batch_size), strict=True)
-    assert np.array_equal(np.concatenate(actual_labels), labels)
-    expected = probabilities(models, images)
-    torch.testing.assert_close(torch.cat(actual), expected, rtol=1e-4, atol=1e-6)
+def test_the_label_maps_have_the_most_probable_class_and_its_probability(models, split):
+    images, _ = split.take(range(7))
+    expected = sum(one_by_one(model, images) for model in models) / 3
+    labels, confidence = predict_labels(models, images)
+    assert np.array_equal(labels, expected.argmax(1))
+    np.testing.assert_allclose(confidence, expected.max(1), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [2, 16])
@@ -73,3 +75,50 @@ def test_counts_are_those_of_each_crop(models, split, batch_size):
     counts = count_split(models, split, classes=CLASSES, batch_size=batch_size, progress=steps.append)
     assert np.array_equal(counts, expected)
     assert sum(steps) == 7
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_counts_of_items_of_several_shapes_are_those_of_each_alone(models, tmp_path, batch_size):
+    mixed = random_split(tmp_path, [(10, 12), (10, 12), (12, 10), (7, 30), (10, 12), (33, 18), (33, 18)], CLASSES)
+    expected = []
+    for image, labels in zip(mixed.images, mixed.labels, strict=True):
+        chosen = sum(one_by_one(model, image[None]) for model in models).argmax(1)[0]
+        valid = labels != IGNORED
+        cells = np.bincount(labels[valid] * CLASSES + chosen[valid].astype(int), minlength=CLASSES**2)
+        expected.append(cells.reshape(CLASSES, CLASSES))
+    steps = []
+    counts = count_split(models, mixed, classes=CLASSES, batch_size=batch_size, progress=steps.append)
+    assert np.array_equal(counts, expected)
+    assert sum(steps) == 7
+
+
+LIMIT = 128 * 128
+"""Tiles of 128 px, 64 of which two neighbours share."""
+
+
+@pytest.mark.parametrize("shape", [(300, 250), (129, 128), (40, 900), (321, 64)])
+def test_tiles_give_what_the_whole_image_gives_to_a_network_that_looks_no_further(tmp_path, shape):
+    """Its pixels depend on others up to 30 px away: 2 + 4 + 8 + 16, in steps of 8 px."""
+    torch.manual_seed(0)
+    model = UNet(CLASSES, width=2, depth=3).eval()
+    split = random_split(tmp_path, [shape], CLASSES)
+    images, truth = split.take([0])
+    whole = probabilities([model], images)
+    labels, confidence = predict_labels([model], images, max_pixels=LIMIT)
+    np.testing.assert_allclose(confidence, whole.max(1).values, rtol=1e-4)
+    assert np.mean(labels != whole.argmax(1).numpy()) < 1e-3
+    counts = count_split([model], split, classes=CLASSES, batch_size=1, max_pixels=LIMIT)
+    assert np.array_equal(counts, confusion_matrix(truth, labels, CLASSES))
+
+
+def test_no_forward_pass_has_more_pixels_than_allowed(tmp_path):
+    class Watching(nn.Conv2d):
+        def forward(self, images):
+            seen.append(images.shape[0] * images.shape[2] * images.shape[3])
+            return super().forward(images)
+
+    seen = []
+    split = random_split(tmp_path, [(64, 64)] * 9 + [(500, 700), (2000, 9)], CLASSES)
+    count_split([Watching(3, CLASSES, 1)], split, classes=CLASSES, batch_size=16, max_pixels=LIMIT)
+    assert max(seen) == LIMIT
+    assert seen[:3] == [4 * 64 * 64, 4 * 64 * 64, 64 * 64]

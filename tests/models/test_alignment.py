@@ -23,13 +23,6 @@ STRIDE = 32
 POOLED = ("aspp.image", "pool.units")
 
 
-@pytest.fixture
-def not_drawn(monkeypatch):
-    """Weights that are overwritten are not drawn before, which takes longer than all the rest."""
-    for name in ("kaiming_normal_", "kaiming_uniform_"):
-        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-
-
 @torch.no_grad()
 def reduce_to_centres(network):
     """Make the network linear and local: centres of kernels alone, no statistics, no pooled image."""

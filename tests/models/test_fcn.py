@@ -156,7 +156,7 @@ def test_dropout_follows_both_large_layers(fcn8s):
         assert float((dropped > 0).float().mean()) == pytest.approx(0.25, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["fcn16s", "fcn8s"])
+@pytest.mark.parametrize("name", [pytest.param("fcn16s", marks=pytest.mark.slow), "fcn8s"])
 def test_scaled_skips_are_those_of_the_released_networks(name):
     """Scoring pool4 times 0.01 and pool3 times 0.0001 is scoring the same features by kernels of that size."""
     torch.manual_seed(3)

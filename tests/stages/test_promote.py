@@ -122,7 +122,19 @@ def evaluation_dir(tmp_path):
 
 
 @pytest.fixture
-def promoting(tmp_path, dataset_dir, evaluation_dir, tracking_uri):
+def little_code(monkeypatch):
+    """One file for the code that a model carries, which test_model tries: to copy all of it is a third of the time."""
+
+    def copy_code(folder):
+        (folder / "segline").mkdir()
+        (folder / "segline" / "__init__.py").touch()
+        return folder / "segline"
+
+    monkeypatch.setattr("segline.tracking.model.copy_code", copy_code)
+
+
+@pytest.fixture
+def promoting(tmp_path, dataset_dir, evaluation_dir, tracking_uri, little_code):
     """Promote the model with this threshold; returns the text of the decision and its content."""
 
     def run(threshold, *, dataset_dir=dataset_dir, params=PARAMS):

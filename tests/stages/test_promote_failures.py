@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from test_promote import GOOD, PARAMS, POOR, dataset_dir, evaluation_dir, promoting  # noqa: F401 - fixtures
+from test_promote import GOOD, PARAMS, POOR, dataset_dir, evaluation_dir, little_code, promoting  # noqa: F401 - fixtures
 
 from segline.errors import TrackingError
 from segline.tracking import history, registry

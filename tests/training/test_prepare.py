@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from grids import runs, train, write_noise
+from mixed_split import random_split
 
 from segline.config.components import ComponentSpec
 from segline.files.s3 import Bucket
@@ -122,3 +123,13 @@ def test_a_grid_prepares_it_and_logs_its_scores_with_the_run_of_the_grid(tmp_pat
     )
     trial = json.loads((out / "unet-semeda+cross_entropy/trial.json").read_text())
     assert trial["loss.semeda.edge_steps"] == 20
+
+
+def test_label_maps_of_large_frames_come_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "MAX_PIXELS", 2**14)
+    split = random_split(tmp_path, [(20, 30), (20, 30), (300, 200)], 4)
+    parts = list(prepare._all_batches(split, torch.device("cpu"), 8))
+    assert max(part.numel() for part in parts) <= 2**14
+    values = torch.cat([part.ravel() for part in parts]).numpy()
+    expected = np.concatenate([labels.ravel() for labels in split.labels])
+    np.testing.assert_array_equal(np.bincount(values, minlength=256), np.bincount(expected, minlength=256))

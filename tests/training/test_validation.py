@@ -1,19 +1,25 @@
 """What is not finite in a validation ends the trial, and nothing of that epoch is kept."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from mixed_split import random_split
 from test_engine import CLASSES, SETTINGS, new_run, splits
 from torch import nn
+from torch.nn import functional as F
 
 from segline.artifacts.candidates import CHECKPOINT, WEIGHTS
+from segline.data.augment import normalize, to_unit
 from segline.errors import TrainingError
 from segline.losses import WeightedSum
+from segline.metrics.confusion import confusion_matrix, mean_iou
 from segline.metrics.finite import first_nonfinite
+from segline.training import validation
 from segline.training.broken_batch import BROKEN_BATCH
-from segline.training.engine import fit
+from segline.training.engine import estimate_epoch_seconds, fit, try_step
 from segline.training.search.schedulers import best
 from segline.training.trial import Trial, TrialConfig
 
@@ -111,3 +117,51 @@ def test_no_number_is_worse_than_any(tmp_path, scores):
     assert trial.best_score == 0.25
     assert trial.last_score == (-1.0 if scores[1] == "nan" else 0.25)
     assert best({"a": trial.last_score, "b": 0.0}, 2) == (["a", "b"] if trial.last_score > 0 else ["b", "a"])
+
+
+EXACT = replace(SETTINGS, precision="fp32")
+
+
+def logits_of(model, image):
+    with torch.inference_mode():
+        return model(normalize(to_unit(image[None], torch.device("cpu"))))
+
+
+def test_frames_of_several_shapes_are_judged_as_each_alone_would_be(splits, tmp_path):
+    """Every pixel is labelled: the loss of a batch is then the mean of its images'."""
+    val = random_split(tmp_path, [(16, 16)] * 3 + [(16, 24), (24, 16), (24, 16)], CLASSES, ignored=0.0)
+    run = new_run((splits[0], val), settings=EXACT)
+    scores = validation.validate(run, 1, tmp_path)
+    losses, counts = [], np.zeros((CLASSES, CLASSES), int)
+    for image, label in zip(val.images, val.labels, strict=True):
+        logits = logits_of(run.ema_model, image)
+        losses.append(float(F.cross_entropy(logits, torch.from_numpy(label[None]).long())))
+        counts += confusion_matrix(label[None], logits.argmax(1).numpy(), CLASSES)[0]
+    assert scores.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert scores.miou == pytest.approx(float(mean_iou(counts)), rel=1e-5)
+
+
+def test_a_frame_above_the_limit_is_judged_by_tiles(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "MAX_PIXELS", 2**14)
+    val = random_split(tmp_path, [(300, 250)], CLASSES, ignored=0.0)
+    run = new_run((splits[0], val), settings=EXACT, model=nn.Conv2d(3, CLASSES, 1))
+    step = validation.eval_step(run, range(1))
+    logits = logits_of(run.ema_model, val.images[0])
+    assert step.loss == pytest.approx(float(F.cross_entropy(logits, torch.from_numpy(val.labels[0][None]).long())))
+    assert np.array_equal(step.counts, confusion_matrix(val.labels[0][None], logits.argmax(1).numpy(), CLASSES)[0])
+    val.images[0][280:] = 0
+    run.ema_model.weight.data[:] = math.inf
+    assert validation.eval_step(run, range(1)).fault.images.shape == (1, 300, 250, 3)
+
+
+@pytest.mark.parametrize("attempt", [try_step, estimate_epoch_seconds])
+def test_the_largest_frame_is_tried_before_the_first_trial(splits, tmp_path, attempt):
+    class Watching(nn.Conv2d):
+        def forward(self, images):
+            seen.append(tuple(images.shape[2:]))
+            return super().forward(images)
+
+    seen = []
+    val = random_split(tmp_path, [(16, 16), (16, 16), (20, 40), (16, 24)], CLASSES)
+    attempt(new_run((splits[0], val), model=Watching(3, CLASSES, 1)))
+    assert seen[-1] == (20, 40)

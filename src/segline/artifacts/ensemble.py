@@ -57,6 +57,7 @@ ENSEMBLE = Artifact(
         "segline.data.augment",
         "segline.data.shards",
         "segline.data.split",
+        "segline.data.tiles",
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.inference.scratch",

@@ -139,6 +139,7 @@ EVALUATION = Artifact(
         "segline.data.boxes",
         "segline.data.shards",
         "segline.data.split",
+        "segline.data.tiles",
         "segline.inference.audit",
         "segline.inference.bundle",
         "segline.inference.predict",

@@ -106,6 +106,7 @@ PROMOTION = Artifact(
         "segline.data.augment",
         "segline.data.shards",
         "segline.data.split",
+        "segline.data.tiles",
         "segline.inference.bundle",
         "segline.inference.predict",
         "segline.metrics.comparison",

@@ -17,8 +17,8 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
 Positions = Sequence[int] | NDArray[np.integer]
 
-BATCH_PIXELS = 2**22
-"""The most pixels of a batch of several images, as many as 16 crops of 512 x 512 px have."""
+MAX_PIXELS = 2_000_000
+"""The most pixels of a forward pass where ``evaluate.max_pixels``, which has this default, is not known."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,20 @@ class Split(ABC):
         """Return the keys of the images that the items at these positions are from."""
         return [str(key) for key in self.index["key"].to_numpy()[np.asarray(positions)]]
 
-    def ranges(self, size: int) -> Iterator[range]:
-        """Yield the positions of all items in order, in batches that depend on nothing but the shapes and the size.
+    def pixels(self, positions: Positions) -> int:
+        """Return the number of pixels of the items at these positions."""
+        return sum(height * width for height, width in map(self.shape, map(int, positions)))
+
+    def ranges(self, size: int, max_pixels: int = MAX_PIXELS) -> Iterator[range]:
+        """Yield the positions of all items in order, in batches that depend on nothing but the shapes and the limits.
 
         The items of a batch follow one another and have one shape. There are at most ``size`` of them, and no more than
-        one if two have more than ``BATCH_PIXELS`` pixels.
+        one if two have more than ``max_pixels`` pixels.
         """
         start = 0
         while start < len(self):
             height, width = shape = self.shape(start)
-            most = min(len(self), start + max(1, min(size, BATCH_PIXELS // (height * width))))
+            most = min(len(self), start + max(1, min(size, max_pixels // (height * width))))
             stop = start + 1
             while stop < most and self.shape(stop) == shape:
                 stop += 1

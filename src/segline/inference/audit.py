@@ -22,7 +22,7 @@ EIGHT_NEIGHBORS = np.ones((3, 3), np.int8)
 
 @dataclass(frozen=True)
 class Suspect:
-    """An object that probably lacks a label: its class, box in the crop, area in px and mean probability."""
+    """An object that probably lacks a label: its class, box in the image, area in px and mean probability."""
 
     class_id: int
     box: Box
@@ -31,7 +31,8 @@ class Suspect:
 
 
 def find_missing_labels(
-    probabilities: Float[np.ndarray, "k h w"],
+    predicted: UInt8[np.ndarray, "h w"],
+    confidence: Float[np.ndarray, "h w"],
     labels: UInt8[np.ndarray, "h w"],
     background: int | None,
     *,
@@ -40,10 +41,11 @@ def find_missing_labels(
     border: int,
     max_labelled_share: float,
 ) -> list[Suspect]:
-    """Return the objects in a crop that probably lack a label, by class and then in reading order.
+    """Return the objects in an image that probably lack a label, by class and then in reading order.
 
     Args:
-        probabilities: The probability of each class.
+        predicted: The most probable class of every pixel.
+        confidence: The probability of that class.
         labels: The class ids of the label.
         background: The id of unlabelled objects. With None every class is an object, and a region is suspected of a
             wrong label if the label gives it any other class.
@@ -53,7 +55,6 @@ def find_missing_labels(
         max_labelled_share: The largest labelled share of the whole region that the model sees as one object. The rest
             of a large labelled object is a prediction beyond its border rather than a missing label.
     """
-    predicted = probabilities.argmax(0)
     suspects: list[Suspect] = []
     for class_id in np.unique(predicted).tolist():
         if class_id == background:
@@ -64,20 +65,20 @@ def find_missing_labels(
         labelled_share = _sums(objects, ~unlabelled, count) / _sums(objects, objects > 0, count)
         eligible = np.append(False, labelled_share <= max_labelled_share)[objects]
         regions = eligible & unlabelled & ~_dilate(settled, border)
-        suspects += _find_suspects(class_id, regions, probabilities[class_id], min_pixels, min_confidence)
+        suspects += _find_suspects(class_id, regions, confidence, min_pixels, min_confidence)
     return suspects
 
 
 def _find_suspects(
     class_id: int,
     mask: NDArray[np.bool_],
-    probabilities: Float[np.ndarray, "h w"],
+    confidence: Float[np.ndarray, "h w"],
     min_pixels: int,
     min_confidence: float,
 ) -> Iterator[Suspect]:
     """Yield the connected regions of a mask (h, w) that are large and confident enough, in reading order."""
     regions, count = ndimage.label(mask, EIGHT_NEIGHBORS)
-    areas, masses = _sums(regions, mask, count), _sums(regions, probabilities, count)
+    areas, masses = _sums(regions, mask, count), _sums(regions, confidence, count)
     boxes = ndimage.find_objects(regions)
     for index in np.flatnonzero((areas >= min_pixels) & (masses >= min_confidence * areas)):
         rows, columns = boxes[index]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segline.artifacts.bundle import read_bundle
 from segline.inference.bundle import load_models
-from segline.inference.predict import probabilities
+from segline.inference.predict import predict_labels
 
 
 class Segmenter:
@@ -19,7 +19,7 @@ class Segmenter:
 
     def predict(self, images: NDArray[np.uint8], params: dict[str, Any] | None = None) -> NDArray[np.uint8]:
         """Return the most probable class of every pixel."""
-        return probabilities(self.models, images).argmax(1).to("cpu").numpy().astype(np.uint8)
+        return predict_labels(self.models, images)[0]
 
 
 def _load_pyfunc(path: str) -> Segmenter:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segline.artifacts.bundle import join_bundles, read_bundle
 from segline.artifacts.candidates import CANDIDATES
@@ -15,9 +16,10 @@ from segline.artifacts.dataset import DATASET, read_dataset_info
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, write_metrics
 from segline.artifacts.evaluation import EVALUATION, read_leaderboard, write_counts
 from segline.config.params import Params
-from segline.config.sections import Ensemble
+from segline.config.sections import Ensemble, Evaluate
 from segline.data.shards import open_split
 from segline.data.split import Split
+from segline.data.tiles import tiles
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model
 from segline.inference.scratch import Planes, Predictions
@@ -37,18 +39,24 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
     DATASET.check(dataset_dir, folders=("val", "test"))
     CANDIDATES.check(candidates_dir)
     EVALUATION.check(evaluation_dir)
-    info, batch_size = read_dataset_info(dataset_dir), params.evaluate.batch_size
+    info, limits = read_dataset_info(dataset_dir), params.evaluate
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with ENSEMBLE.writing(out) as work:
         val = open_split(dataset_dir, "val")
-        members, gains = _choose(pool, val, params.ensemble, batch_size, work / SCRATCH)
+        members, gains = _choose(pool, val, params.ensemble, limits, work / SCRATCH)
         bundle = join_bundles(
             work / MODEL, [(folder, read_bundle(folder)) for folder in map(candidates_dir.joinpath, members)]
         )
         test = open_split(dataset_dir, "test")
         models = load_models(work / MODEL, bundle)
         with naming_model(" + ".join(members), TRAIN_AGAIN):
-            counts = count_split(models, test, classes=len(info.classes), batch_size=batch_size)
+            counts = count_split(
+                models,
+                test,
+                classes=len(info.classes),
+                batch_size=limits.batch_size,
+                max_pixels=limits.max_pixels,
+            )
         write_counts(work / TEST_COUNTS, counts, test.index)
         test_metrics = scores(counts.sum(0), info.names)
         write_metrics(
@@ -66,13 +74,13 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_d
 
 
 def _choose(
-    pool: list[Path], split: Split, settings: Ensemble, batch_size: int, scratch: Path
+    pool: list[Path], split: Split, settings: Ensemble, limits: Evaluate, scratch: Path
 ) -> tuple[list[str], list[float]]:
     """Return what :func:`select` does, with a scratch that is gone afterwards, also when the disk was full."""
     scratch.mkdir()
     try:
         max_bytes = int(settings.scratch_gb * 1e9)
-        predictions = Predictions(pool, split, batch_size=batch_size, scratch=scratch, max_bytes=max_bytes)
+        predictions = Predictions(pool, split, limits, scratch=scratch, max_bytes=max_bytes)
         return select(predictions, settings)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -95,19 +103,20 @@ def select(predictions: Predictions, settings: Ensemble) -> tuple[list[str], lis
 def _count_with_each(predictions: Predictions, members: list[str]) -> dict[str, Counts]:
     """Return the confusion matrix of the mean of the members and one further candidate, for each candidate."""
     totals: dict[str, Counts] = {}
-    for positions, planes in predictions.windows():
+    for positions, planes in predictions.batches():
+        _, labels = predictions.split.take(positions)
         for name in [name for name in predictions.names if name not in members]:
-            counts = _count_mean([planes[member] for member in [*members, name]], positions, predictions)
+            chosen = [planes[member] for member in [*members, name]]
+            counts = _count_mean(chosen, labels, predictions.limits.max_pixels)
             totals[name] = totals[name] + counts if name in totals else counts
     return totals
 
 
-def _count_mean(planes: list[Planes], positions: range, predictions: Predictions) -> Counts:
-    """Return the confusion matrix of the mean of several candidates' probabilities over a window."""
-    classes, size = planes[0].shape[1], predictions.batch_size
+def _count_mean(planes: list[Planes], labels: NDArray[np.uint8], max_pixels: int) -> Counts:
+    """Return the confusion matrix of the mean of several candidates' probabilities for the labels (n, h, w)."""
+    classes, (height, width) = planes[0].shape[1], labels.shape[1:]
     total = np.zeros((classes, classes), np.int64)
-    for start in range(0, len(positions), size):
-        _, labels = predictions.split.take(positions[start : start + size])
-        mean = np.add.reduce([plane[start : start + size].astype(np.float32) for plane in planes])
-        total += confusion_matrix(labels, mean.argmax(1), classes).sum(0)
+    for region in (tile.kept for tile in tiles((height, width), max_pixels)):
+        mean = np.add.reduce([plane[..., *region].astype(np.float32) for plane in planes])
+        total += confusion_matrix(labels[:, *region], mean.argmax(1), classes).sum(0)
     return total

@@ -42,7 +42,7 @@ from segline.errors import StageError
 from segline.files.names import bounded
 from segline.inference.audit import Suspect, find_missing_labels
 from segline.inference.bundle import load_models
-from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, predict_split, probabilities
+from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, predict_labels
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log, progress_bar
 from segline.reporting.figures import draw_comparison, draw_curves, draw_suspect
@@ -66,7 +66,7 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class Finding:
-    """An object that probably lacks a label, with the split and the position of its crop."""
+    """An object that probably lacks a label, with the split and the position of its item there."""
 
     suspect: Suspect
     split: Split
@@ -106,10 +106,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     folders = candidate_folders(candidates_dir)
     with EVALUATION.writing(out) as work:
         with progress_bar("evaluating", len(folders) * len(split)) as advance:
-            results = {
-                folder.name: _evaluate(folder, split, info, pictured, settings.batch_size, advance)
-                for folder in folders
-            }
+            results = {folder.name: _evaluate(folder, split, info, pictured, settings, advance) for folder in folders}
         board = _write_scores(results, split, info, work)
         _write_curves(folders, work)
         _write_pictures(results, split, pictured, info, work / PICTURES)
@@ -137,7 +134,7 @@ def _evaluate(
     split: Split,
     info: DatasetInfo,
     pictured: NDArray[np.integer],
-    batch_size: int,
+    settings: Evaluate,
     advance: Callable[[int], None],
 ) -> CandidateResult:
     """Return the result of one candidate; its models are in memory only for this time."""
@@ -146,9 +143,17 @@ def _evaluate(
         raise StageError(f"{folder} was trained on other classes than the data have; run `segline train` again")
     models = load_models(folder, bundle)
     with naming_model(str(folder), TRAIN_AGAIN):
-        counts = count_split(models, split, classes=len(bundle.classes), batch_size=batch_size, progress=advance)
+        counts = count_split(
+            models,
+            split,
+            classes=len(bundle.classes),
+            batch_size=settings.batch_size,
+            max_pixels=settings.max_pixels,
+            progress=advance,
+        )
     images = (split.take([position])[0] for position in pictured)
-    return CandidateResult(counts, [probabilities(models, image).argmax(1)[0].cpu().numpy() for image in images])
+    maps = [predict_labels(models, image, max_pixels=settings.max_pixels)[0][0] for image in images]
+    return CandidateResult(counts, maps)
 
 
 def _write_scores(results: Mapping[str, CandidateResult], split: Split, info: DatasetInfo, work: Path) -> pd.DataFrame:
@@ -204,19 +209,22 @@ def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluat
     (work / MISSING_LABELS_PICTURES).mkdir()
     for rank, number in enumerate(table.index[: settings.audit.pictures], start=1):
         path = work / MISSING_LABELS_PICTURES / f"{rank:03d}-{bounded(rows[number]['key'])}.png"
-        _draw_finding(findings[number], models, info, path)
+        _draw_finding(findings[number], models, info, settings.max_pixels, path)
     return len(table)
 
 
 def _suspects(
     models: list[nn.Module], split: Split, info: DatasetInfo, settings: Evaluate, advance: Callable[[int], None]
 ) -> Iterator[list[Suspect]]:
-    """Yield the objects that probably lack a label in every crop of a split, in order."""
+    """Yield the objects that probably lack a label in every item of a split, in order."""
     limits = settings.audit
-    for labels, predicted in predict_split(models, split, settings.batch_size):
-        for crop, label in zip(predicted.cpu().numpy(), labels, strict=True):
+    for positions in split.ranges(settings.batch_size, settings.max_pixels):
+        images, labels = split.take(positions)
+        maps = predict_labels(models, images, split.keys(positions), max_pixels=settings.max_pixels)
+        for predicted, confidence, label in zip(*maps, labels, strict=True):
             yield find_missing_labels(
-                crop,
+                predicted,
+                confidence,
                 label,
                 info.background,
                 min_confidence=limits.min_confidence,
@@ -227,9 +235,9 @@ def _suspects(
         advance(len(labels))
 
 
-def _draw_finding(finding: Finding, models: list[nn.Module], info: DatasetInfo, path: Path) -> None:
+def _draw_finding(finding: Finding, models: list[nn.Module], info: DatasetInfo, max_pixels: int, path: Path) -> None:
     images, labels = finding.split.take([finding.position])
-    predicted = probabilities(models, images).argmax(1)[0].cpu().numpy()
+    predicted = predict_labels(models, images, max_pixels=max_pixels)[0][0]
     row, suspect = finding.row, finding.suspect
     title = f"{info.names[suspect.class_id]}, {suspect.confidence:.3f}: {row['key']} ({row['split']})"
     maps = {"label": labels[0], "prediction": predicted}

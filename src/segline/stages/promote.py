@@ -25,7 +25,7 @@ from segline.config.serialization import as_json
 from segline.data.shards import open_split
 from segline.errors import StageError, TrackingError, one_line
 from segline.inference.bundle import load_models
-from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, probabilities
+from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, predict_labels
 from segline.metrics.comparison import sample_size
 from segline.metrics.confusion import Counts, scores
 from segline.progress import log
@@ -59,7 +59,8 @@ class Contest:
     @property
     def settings_hash(self) -> str:
         """The hash of what a decision depends on beside the data and the models."""
-        return provenance.key(as_json(self.params.promote), self.params.seed, code_hash(PROMOTION.code))
+        settings = as_json(self.params.promote), self.params.evaluate.max_pixels
+        return provenance.key(*settings, self.params.seed, code_hash(PROMOTION.code))
 
 
 def run(
@@ -99,9 +100,10 @@ def _refuse_nonfinite(contest: Contest) -> None:
     """Let the models that would be registered predict a few test images, whose logits have to be finite."""
     folder = contest.ensemble_dir / MODEL
     split, models = open_split(contest.dataset_dir, "test"), load_models(folder, read_bundle(folder))
-    positions = range(min(len(split), contest.params.evaluate.batch_size))
+    settings = contest.params.evaluate
+    positions = next(split.ranges(settings.batch_size, settings.max_pixels))
     with naming_model(str(folder), TRAIN_AGAIN):
-        probabilities(models, split.take(positions)[0], split.keys(positions))
+        predict_labels(models, split.take(positions)[0], split.keys(positions), max_pixels=settings.max_pixels)
 
 
 def _register(contest: Contest, test_metrics: Record) -> Version:
@@ -226,6 +228,7 @@ def _count_champion(contest: Contest, champion: Version, tested: CountedCrops) -
             open_split(contest.dataset_dir, "test"),
             classes=len(info.classes),
             batch_size=contest.params.evaluate.batch_size,
+            max_pixels=contest.params.evaluate.max_pixels,
         )
     if not np.array_equal(counts.sum(-1), tested.counts.sum(-1)):
         file = contest.ensemble_dir / TEST_COUNTS

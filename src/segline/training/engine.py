@@ -63,7 +63,10 @@ def fit(run: Run, folder: Path, *, until: int | None = None) -> Iterator[Epoch]:
 
 
 def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
-    """Estimate how long an epoch takes, validation included, from a few steps after one that warms up."""
+    """Estimate how long an epoch takes, validation included, from a few steps after one that warms up.
+
+    The validation is tried with the batch that has the most pixels, on which the peak of the memory depends.
+    """
     train_mode(run.model, run.settings.fine_tuning)
     order = run.order.epoch(1)
     took = []
@@ -73,18 +76,19 @@ def estimate_epoch_seconds(run: Run, *, steps: int = 3) -> float:
         float(losses[-1])
         took.append(time.monotonic() - began)
     began = time.monotonic()
-    positions = range(min(len(run.val), run.settings.batch_size))
+    positions = max(run.val.ranges(run.settings.batch_size), key=run.val.pixels)
     eval_step(run, positions)
-    validation = (time.monotonic() - began) * len(run.val) / len(positions)
+    validation = (time.monotonic() - began) * run.val.pixels(range(len(run.val))) / run.val.pixels(positions)
     return run.steps_per_epoch * sum(took[1:]) / steps + validation
 
 
 def try_step(run: Run) -> None:
-    """Make one step of training and one of validation, whose results are of no use, to see whether they work."""
+    """Make one step of training, and one of validation with its largest item, to see whether they work."""
     train_mode(run.model, run.settings.fine_tuning)
     losses = train_step(run, load(run, np.arange(len(run.train)), 0), 0)
     float(losses[-1])
-    eval_step(run, range(1))
+    largest = max(range(len(run.val)), key=lambda position: run.val.pixels([position]))
+    eval_step(run, range(largest, largest + 1))
 
 
 def is_finished(run: Run) -> bool:

@@ -104,8 +104,8 @@ def describe(error: BaseException) -> str:
     if any(type(cause).__module__.startswith(COMPILERS) for cause in _causes(error)):
         return f"it cannot be compiled here ({shown}); install a C++ compiler such as g++, or set train.compile: false"
     return (
-        f"one forward and backward pass at the size of the crops fails ({shown}); change the model, the loss or "
-        "label.crop, as some encoders take images of one size only"
+        f"one pass at the size of the crops, or of the largest validation image, fails ({shown}); change the model, "
+        "the loss or label.crop, as some encoders take images of one size only"
     )
 
 

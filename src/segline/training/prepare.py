@@ -18,7 +18,8 @@ from torch import Tensor
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.data.shards import open_split
-from segline.data.split import Split
+from segline.data.split import MAX_PIXELS, Split
+from segline.data.tiles import tiles
 from segline.files.atomic import write_json
 from segline.losses import LOSSES
 from segline.losses.task import LabelBatches, Preparation
@@ -97,4 +98,6 @@ def _random_batches(
 
 def _all_batches(split: Split, device: torch.device, size: int) -> Iterator[Tensor]:
     for _, labels in split.batches(size):
-        yield torch.from_numpy(labels).to(device)
+        height, width = labels.shape[1:]
+        for tile in tiles((height, width), MAX_PIXELS):
+            yield torch.from_numpy(labels[:, *tile.kept]).to(device)

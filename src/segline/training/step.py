@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from segline.data.augment import augment, generate_parameters, normalize, to_device, to_unit
 from segline.losses import Part
 from segline.training import ddp
+from segline.training.depthwise import FastDepthwiseGradients
 from segline.training.run import Run, derive_seed, forward, take_distances
 from segline.training.schedules import learning_rate
 
@@ -102,7 +104,9 @@ def _augment(run: Run, batch: Batch, generator: torch.Generator) -> Batch:
 def _forward_backward(run: Run, batch: Batch, part: Part, *, is_last: bool) -> Tensor:
     """Run forward and backward; the gradients are averaged over the processes in the last pass of a step."""
     with ddp.no_sync(run.network, enabled=not is_last):
-        logits = forward(run, run.network, normalize(batch.images))
+        is_plain = run.settings.compile or run.device.type != "cpu"
+        with nullcontext() if is_plain else FastDepthwiseGradients():
+            logits = forward(run, run.network, normalize(batch.images))
         loss: Tensor = run.loss(logits, batch.labels, batch.distances, part)
         torch.autograd.backward(loss * ddp.world_size())
     return loss.detach()

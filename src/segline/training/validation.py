@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segline.data.augment import normalize, to_device, to_unit
+from segline.data.split import MAX_PIXELS
+from segline.data.tiles import tiles
 from segline.errors import TrainingError
 from segline.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from segline.metrics.finite import first_nonfinite
@@ -78,17 +80,41 @@ def validate(run: Run, epoch: int, folder: Path) -> ValidationScores:
 
 @torch.inference_mode()
 def eval_step(run: Run, positions: range) -> ValidationStep:
-    """Return the mean loss of some crops of the validation split, and their confusion matrix."""
+    """Return the mean loss of some items of the validation split, and their confusion matrix.
+
+    An item that is too large for one forward pass is predicted by tiles, as evaluate does it; its loss is the mean of
+    the tiles' losses by their pixels.
+    """
     images, labels = run.val.take(positions)
-    logits = forward(run, run.ema_model, normalize(to_unit(images, run.device)))
-    target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(labels), run.device)
     distances = take_distances(run, run.val, positions)
-    loss, row = float(run.loss(logits, target, distances)), first_nonfinite(logits)
-    what = "a logit"
-    if row is None and not math.isfinite(loss):
-        row, what = _first_loss(run, logits, target, distances), f"the loss ({loss})"
-    fault = None if row is None else Fault(row, what, images, labels)
-    return ValidationStep(loss, confusion_matrix(labels, logits.argmax(1).cpu().numpy(), run.classes).sum(0), fault)
+    loss, counts = 0.0, np.zeros((run.classes, run.classes), np.int64)
+    height, width = labels.shape[1:]
+    for tile in tiles((height, width), MAX_PIXELS):
+        inputs = normalize(to_unit(images[:, *tile.seen], run.device))
+        logits = forward(run, run.ema_model, inputs)[..., *tile.inner]
+        part = labels[:, *tile.kept]
+        target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(part), run.device)
+        maps = {name: values[..., *tile.kept] for name, values in distances.items()}
+        own = float(run.loss(logits, target, maps))
+        if broken := _first_broken(run, logits, target, maps, own):
+            return ValidationStep(own, counts, Fault(*broken, images, labels))
+        loss += own * part.size / labels.size
+        counts += confusion_matrix(part, logits.argmax(1).cpu().numpy(), run.classes).sum(0)
+    return ValidationStep(loss, counts, None)
+
+
+def _first_broken(
+    run: Run,
+    logits: Float[Tensor, "b k h w"],
+    target: Integer[Tensor, "b h w"],
+    distances: Mapping[str, Tensor],
+    loss: float,
+) -> tuple[int, str] | None:
+    """Return the first image with a number that is not finite, and what it is."""
+    row = first_nonfinite(logits)
+    if row is not None:
+        return row, "a logit"
+    return None if math.isfinite(loss) else (_first_loss(run, logits, target, distances), f"the loss ({loss})")
 
 
 def _first_loss(

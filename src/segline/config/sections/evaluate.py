@@ -22,5 +22,8 @@ class Evaluate:
     """The predictions on validation and test images, and what is drawn of them."""
 
     batch_size: Annotated[int, Range(1, 4096), "the number of images in a forward pass"] = 16
+    max_pixels: Annotated[
+        int, Range(2**14), Unit("px"), "the most pixels of a forward pass; a larger image is predicted by tiles"
+    ] = 2_000_000
     pictures: Annotated[int, Range(0, 1000), "the number of overlay pictures for each candidate"] = 4
     audit: Audit = field(default_factory=Audit)

@@ -36,7 +36,7 @@ from segline.artifacts.candidates import WEIGHTS
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.files.atomic import write_json
 from segline.inference.predict import predict_labels
 from segline.losses import LOSSES, WeightedSum
@@ -138,7 +138,7 @@ def train(cell: Cell) -> Cell:
         model=MODELS[cell.model](len(task.names), **OPTIONS.get(cell.model, {})),
         loss=WeightedSum([(1.0, LOSSES[name](task, **options))]),
         train=open_split(cell.dataset_dir, "train"),
-        val=open_split(cell.dataset_dir, "val"),
+        val=open_split(cell.dataset_dir, "val_crops"),
         classes=len(task.names),
         settings=Train(epochs=cell.epochs, batch_size=cell.batch, precision="fp32"),
         seed=cell.seed,
@@ -161,7 +161,7 @@ def load(path: Path) -> dict[str, torch.Tensor]:
 def score(run: Run, dataset_dir: Path) -> dict[str, float]:
     regions, contours, bands = [], [], []
     run.model.eval()
-    for images, labels in open_split(dataset_dir, "test").batches(16):
+    for images, labels in open_split(dataset_dir, "test_crops").batches(16):
         predicted, _ = predict_labels([run.model], images)
         regions.append(confusion_matrix(labels, predicted, run.classes).sum(0))
         contours.append(boundary_counts(labels, predicted, run.classes).sum(0))
@@ -174,7 +174,7 @@ def score(run: Run, dataset_dir: Path) -> dict[str, float]:
 def show(cells: list[Cell], dataset_dir: Path) -> None:
     found = {(cell.what, cell.seed): json.loads(cell.file.read_text(encoding="utf-8")) for cell in cells}
     seeds = sorted({cell.seed for cell in cells})
-    sizes = {name: len(open_split(dataset_dir, name)) for name in ("train", "val", "test")}
+    sizes = {name: len(open_split(dataset_dir, name)) for name in ("train", "val_crops", "test_crops")}
     first = cells[0]
     table = Table(title=f"{first.model}, {first.epochs} epochs, {len(seeds)} seeds, crops {sizes}")
     for heading in ("", *SCORES):

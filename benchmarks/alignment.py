@@ -22,7 +22,7 @@ from street_shards import make_shards
 from segline.artifacts.candidates import WEIGHTS
 from segline.artifacts.dataset import read_dataset_info
 from segline.config.sections import Train
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
@@ -70,7 +70,7 @@ def train(arguments: argparse.Namespace, dataset_dir: Path, seed: int, *, align_
         model=MODELS[arguments.model](len(task.names), align_corners=align_corners),
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](task))]),
         train=open_split(dataset_dir, "train"),
-        val=open_split(dataset_dir, "val"),
+        val=open_split(dataset_dir, "val_crops"),
         classes=len(task.names),
         settings=Train(epochs=arguments.epochs, batch_size=arguments.batch, precision="fp32"),
         seed=seed,

@@ -66,7 +66,7 @@ HEADINGS = ("confidence", "rows", "right", "found", "whole", "found whole", "ima
 
 @dataclass(frozen=True)
 class Missing:
-    """An object without a label: its image's key and split, its visible box and pixels, and its pixels in the crop."""
+    """An object without a label: its image's key and split, its visible box and pixels, and its pixels in the item."""
 
     key: str
     split: str
@@ -123,7 +123,8 @@ def find_missing(seed: int) -> list[Missing]:
         mask = labels[0] != labels[1]
         assert np.count_nonzero(mask) == entry.pixels
         split, crop = crops[key]
-        in_crop = np.count_nonzero(mask[crop.top : crop.top + height, crop.left : crop.left + width])
+        rows, columns = (getattr(crop, name, size) for name, size in (("height", height), ("width", width)))
+        in_crop = np.count_nonzero(mask[crop.top : crop.top + rows, crop.left : crop.left + columns])
         missing.append(Missing(key, split, bounding_box(mask), entry.pixels, in_crop))
     return missing
 
@@ -166,7 +167,7 @@ def show(listed: pd.DataFrame, missing: list[Missing]) -> None:
         expected = sum(entry.split == name for entry in missing)
         print(f"{name}: {expected} missing, {len(part)} rows, {part['right'].sum()} right")
     inside = [entry.in_crop for entry in missing if entry.in_crop]
-    print(f"{len(inside)} of {len(missing)} missing objects lie in the crop, with {min(inside)} px and more")
+    print(f"{len(inside)} of {len(missing)} missing objects lie in a crop or a frame, with {min(inside)} px and more")
 
 
 def measure(listed: pd.DataFrame, missing: list[Missing], images: int) -> list[str]:

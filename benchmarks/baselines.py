@@ -20,7 +20,7 @@ from rich.table import Table
 from segline.artifacts.bundle import read_bundle
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.inference.bundle import load_models
 from segline.inference.predict import count_split
@@ -67,9 +67,9 @@ def count(split: Split, table: np.ndarray, classes: int) -> Counts:
     return sum(confusion_matrix(labels, table[bins(images)], classes).sum(0) for images, labels in split.batches(64))
 
 
-def show(counts: dict[str, Counts], names: list[str], crops: int) -> None:
+def show(counts: dict[str, Counts], names: list[str], images: int) -> None:
     found = {guess: scores(matrix, names) for guess, matrix in counts.items()}
-    table = Table(title=f"test split, {crops} crops: IoU")
+    table = Table(title=f"test split, {images} images: IoU")
     table.add_column("")
     for guess in found:
         table.add_column(guess, justify="right")

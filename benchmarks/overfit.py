@@ -35,7 +35,7 @@ from segline.classes import IGNORED
 from segline.config.components import ComponentSpec
 from segline.data.augment import normalize, to_unit
 from segline.data.distances import DISTANCES
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.edge_network import edge_map

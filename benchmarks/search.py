@@ -25,7 +25,7 @@ from rich.table import Table
 from street_shards import make_shards
 
 from segline.cli import main as segline
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 
 SPACES = {
     "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},
@@ -64,6 +64,7 @@ def train(scheduler: str, dataset_dir: Path, folder: Path, arguments: argparse.N
         "losses": ["cross_entropy", "dice", "lovasz_softmax"],
         "epochs": arguments.epochs,
         "batch_size": BATCH,
+        "validate_on": "crops",
         "search": search | {"max_failed": 24},
     }
     params = json.dumps({"name": "search", "seed": arguments.seed, "train": train})

@@ -21,12 +21,13 @@ def make_shards(
     split: dict[str, float] | None = None,
     distances: Sequence[str] = tuple(DISTANCES),
 ) -> Path:
-    """Draw scenes, check them and cut crops into ``folder/label``, unless they are there; returns that folder."""
+    """Draw scenes, check them and cut crops of every split into ``folder/label``, unless it is there; returns it."""
     dataset_dir = folder / "label"
     params = {
         "seed": seed,
         "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
         "label": {"crop": crop, "distances": list(distances), "split": split or {}},
+        "evaluate": {"on": "crops"},
     }
     words = ["--params", json.dumps(params), "--out"]
     manifest_dir, validation_dir = folder / "ingest", folder / "validate"

@@ -52,7 +52,8 @@ from torchvision.transforms import v2
 from segline.artifacts.dataset import read_dataset_info
 from segline.classes import IGNORED
 from segline.config.sections import Augment, Train
-from segline.data.shards import Crops, open_split
+from segline.data.reading import open_split
+from segline.data.shards import Crops
 from segline.data.split import Split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
@@ -174,7 +175,7 @@ def engine_epochs(plan: Plan, train: Split) -> Iterator[tuple[float, float]]:
         model=plan.model,
         loss=WeightedSum([(1.0, LOSSES["cross_entropy"](Task(names=names, background=0)))]),
         train=train,
-        val=open_split(plan.dataset_dir, "val"),
+        val=open_split(plan.dataset_dir, "val_crops"),
         classes=len(names),
         settings=plan.settings,
         seed=plan.seed,
@@ -235,7 +236,7 @@ def plain_epochs(plan: Plan) -> Iterator[tuple[float, float]]:
     """A loop as one writes it."""
     dataset_dir, settings = plan.dataset_dir, plan.settings
     folders = {
-        name: as_files(open_split(dataset_dir, name), dataset_dir / f"{name}-files") for name in ("train", "val")
+        name: as_files(open_split(dataset_dir, name), dataset_dir / f"{name}-files") for name in ("train", "val_crops")
     }
     torch.manual_seed(plan.seed)
     model = plain_network(plan).to(DEVICE)
@@ -248,7 +249,7 @@ def plain_epochs(plan: Plan) -> Iterator[tuple[float, float]]:
         num_workers=workers,
         persistent_workers=True,
     )
-    val = DataLoader(Files(folders["val"], None, plan.encoder), settings.batch_size)
+    val = DataLoader(Files(folders["val_crops"], None, plan.encoder), settings.batch_size)
     step, steps = 0, settings.epochs * len(train)
     for _ in range(settings.epochs):
         model.train()

@@ -161,7 +161,13 @@ def make_pipeline(config: DeploymentConfig) -> Callable[..., Any]:
             given = {"name": name, "seed": seed, "exclusions": exclusions, "promotion": promotion, **settings}
             with _if_changed(config, validation=validation, **given):
                 labeling = run["label"](
-                    seed=seed, label=label, exclusions=exclusions, manifest=manifest, validation=validation
+                    seed=seed,
+                    label=label,
+                    train=train,
+                    evaluate=evaluate,
+                    exclusions=exclusions,
+                    manifest=manifest,
+                    validation=validation,
                 )
                 dataset = _hashed_output(labeling, "dataset")
                 training = run["train"](name=name, seed=seed, train=train, **dataset)

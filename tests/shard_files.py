@@ -1,6 +1,7 @@
 """Splits for tests, written through Segline's own shard writer from plain arrays."""
 
-from segline.data.shards import Crop, join_shards, write_shard
+from segline.data.parts import join_parts
+from segline.data.shards import Crop, write_shard
 
 
 def write_split(folder, images, labels, *, size=1_000_000, keys=None, group="g", distances=None):
@@ -25,4 +26,4 @@ def write_split(folder, images, labels, *, size=1_000_000, keys=None, group="g",
     for number, start in enumerate(starts):
         write_shard(folder, number, crops[start : start + size], shape=labels.shape[1:], distances=channels)
     folder.mkdir(parents=True, exist_ok=True)
-    return join_shards(folder, len(starts))
+    return join_parts(folder, len(starts))

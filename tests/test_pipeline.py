@@ -10,11 +10,12 @@ import yaml
 from segline import cli
 from segline.artifacts.code import dvc_dependencies
 from segline.artifacts.table import ARTIFACTS
+from segline.config.yaml_reader import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
 STAGE = pytest.mark.parametrize("stage", PIPELINE)
 
 

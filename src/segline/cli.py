@@ -61,7 +61,7 @@ STAGES = {
         tracked=True,
     ),
     "label": Stage(
-        help="write class ids, crops and splits as memory-mapped shards",
+        help="write class ids and splits: crops to learn from, frames to judge on",
         artifact="dataset",
         inputs=("manifest", "validation"),
         excludes=True,

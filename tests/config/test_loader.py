@@ -6,7 +6,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 from wrong_params import BEYOND_SCHEMA, SHAPE
 
 from segline.cli import main
@@ -14,10 +13,11 @@ from segline.config.components import ComponentSpec
 from segline.config.loader import load
 from segline.config.params import Params
 from segline.config.spaces import Space
+from segline.config.yaml_reader import parse_yaml
 from segline.errors import ParamsError
 
 FILE = Path(__file__).parents[2] / "params.yaml"
-DOCUMENT = yaml.safe_load(FILE.read_text())
+DOCUMENT = parse_yaml(FILE.read_text())
 
 
 def errors_of(origin):

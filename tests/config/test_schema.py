@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 from wrong_params import BEYOND_SCHEMA, SHAPE
 
 from segline.cli import main
 from segline.config.loader import load, read
 from segline.config.schema import schema
+from segline.config.yaml_reader import parse_yaml
 from segline.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "params.yaml"
 COMMITTED = ROOT / "docs" / "params.schema.json"
-DOCUMENT = yaml.safe_load(FILE.read_text())
+DOCUMENT = parse_yaml(FILE.read_text())
 VALIDATOR = Draft202012Validator(json.loads(COMMITTED.read_text()))
 # Errors between several values that are each right by themselves.
 BETWEEN = re.compile(

@@ -49,6 +49,12 @@ def test_the_distance_maps_of_a_loss_are_those_of_its_class():
     assert {name for name in LOSSES if tables.distances(name)} == {"boundary", "distance_map", "touching_border"}
 
 
+def test_a_loss_that_needs_more_than_single_pixels_says_so():
+    for name, loss in LOSSES.items():
+        own = bool(getattr(loss, "distances", ())) or getattr(loss, "needs_neighbors", False)
+        assert tables.needs_neighbors(name) == own, name
+
+
 def test_the_classes_of_a_layout_are_those_of_its_label_spec():
     for name, layout in LAYOUTS.items():
         known = tables.class_names(name)

@@ -224,3 +224,10 @@ def test_a_template_that_is_none_is_refused(text, tmp_path):
 
 def test_a_template_has_the_numbers_of_kubernetes():
     assert parse_yaml("defaultMode: 0644", strict=False) == {"defaultMode": 0o644}
+
+
+def test_the_key_on_is_text_as_it_is_to_dvc():
+    assert parse_yaml("evaluate: {on: crops}\nlist: [{on: on}]") == {
+        "evaluate": {"on": "crops"},
+        "list": [{"on": True}],
+    }

@@ -147,6 +147,16 @@ BEYOND_SCHEMA = [
         "expected weights, or modified: true",
     ),
     (
+        {"train": {"models": ["pixel_mlp"], "losses": ["dice"]}},
+        "train.models[0].pixel_mlp.pretrained: got false, which freezes the encoder at random weights; expected "
+        "shipped, true or a file",
+    ),
+    (
+        {"train": {"models": [{"pixel_mlp": {"pretrained": "shipped"}}], "losses": ["dice", "sobel"]}},
+        "train.losses[1].sobel: needs whole images, but pixel_mlp keeps the features of single pixels; train it "
+        "without pixel_mlp, or set pixel_mlp.max_gb: 0, which is slow",
+    ),
+    (
         {"train": {"search": {"spaces": {"learning_rate": {"low": 1, "high": 1}}}}},
         re.compile(r"train\.search\.spaces\.learning_rate: got .*, expected low below high"),
     ),

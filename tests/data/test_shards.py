@@ -15,7 +15,9 @@ from segline.artifacts.dataset import (
     write_dataset_info,
 )
 from segline.classes import LabelClass
-from segline.data.shards import Crop, Crops, join_shards, open_split, write_shard
+from segline.data.parts import join_parts
+from segline.data.reading import open_split
+from segline.data.shards import Crop, Crops, write_shard
 from segline.errors import StageError
 from segline.files.atomic import write_json
 
@@ -169,7 +171,7 @@ def join(folder, *shards):
     """Write lists of crops as shards and join them."""
     for number, crops in enumerate(shards):
         write_shard(folder, number, crops, shape=(SIDE, SIDE))
-    return join_shards(folder, len(shards))
+    return join_parts(folder, len(shards))
 
 
 def test_shards_of_different_length_make_one_split(tmp_path):

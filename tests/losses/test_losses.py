@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from loss_cases import random_target, truth_logits
+from loss_cases import case_of, random_target, truth_logits
 from loss_formulas import LOOPS
 
 from segline import losses
 from segline.classes import IGNORED
 from segline.losses import LOSSES, required_distances
+from segline.losses.task import Task
 
 OPTIONS = {
     "boundary": [{"foreground_only": True}],
@@ -52,6 +53,21 @@ HAS_DIRECTIONS = {"semeda"}
 
 def test_every_loss_has_its_formula_and_its_options_here():
     assert set(LOOPS) == set(LOSSES) == set(OPTIONS)
+
+
+@every_loss
+def test_a_loss_of_single_pixels_does_not_see_where_they_lie(name, options):
+    """The pixels of each image in another order, in a single column."""
+    if getattr(LOSSES[name], "needs_neighbors", False):
+        pytest.skip("it says that it needs more than single pixels")
+    torch.manual_seed(0)
+    target = torch.zeros(2, 6, 6, dtype=torch.uint8)
+    target[:, 1:3, 2:5] = 1
+    case = case_of(target, Task(names=("class 0", "class 1", "class 2"), background=0))
+    order = torch.randperm(36)
+    turned = case.changed(lambda values: values.flatten(-2)[..., order].unsqueeze(-1))
+    loss = case.loss(name, **options)
+    torch.testing.assert_close(turned.value(loss), case.value(loss), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(losses.__path__)])

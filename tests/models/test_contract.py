@@ -17,7 +17,7 @@ OPTIONS = {
     "unet_valid": {"width": 4, "depth": 3},
     "smp/dpt": {"encoder": "tu-vit_tiny_patch16_224"},
 } | {name: {"encoder": "resnet18"} for name in MODELS if name.startswith("smp/") and name != "smp/dpt"}
-SMALL = ("downup", "drn_a_18", "unet", "unet_resnet34", "unet_valid")
+SMALL = ("downup", "drn_a_18", "pixel_mlp", "unet", "unet_resnet34", "unet_valid")
 # The library's architectures that the wrapper treats in their own way (an encoder of timm, sides of 64) stand for all.
 FAST = tuple(name for name in MODELS if not name.startswith("smp/") or name in ("smp/dpt", "smp/pan"))
 # FCN-8s has all layers of the other two, and each holds 134 million parameters.

@@ -17,6 +17,7 @@ KEYS = {
     "fcn16s": "f145f19a370d32b7",
     "fcn32s": "3b32136301413cb6",
     "fcn8s": "ad7fccce67bc1dc8",
+    "pixel_mlp": "b77759bb226e2564",
     "segnet": "4602710148f44484",
     "smp/deeplabv3": "d9a12c3005c0c58c",
     "smp/deeplabv3plus": "196156ece65de031",

@@ -31,7 +31,12 @@ ITS_OWN = ("--set", "--executor-input")
 # Several workers need it, which `pipelines` refuses.
 REFUSED = {"label": {"ray"}}
 # Kubeflow gives a section whole where dvc.yaml names a part of it.
-WHOLE = {"train.losses": "train", "train.cpus_per_worker": "train", "evaluate.batch_size": "evaluate"}
+WHOLE = {
+    "train.validate_on": "train",
+    "evaluate.batch_size": "evaluate",
+    "evaluate.max_pixels": "evaluate",
+    "evaluate.on": "evaluate",
+}
 
 
 @cache

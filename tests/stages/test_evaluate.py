@@ -10,12 +10,13 @@ from test_promote import CLASSES, cutting
 
 from segline.artifacts.bundle import Bundle, Member, join_bundles
 from segline.artifacts.candidates import CANDIDATES, HISTORY
-from segline.artifacts.dataset import DatasetInfo, write_dataset_info
+from segline.artifacts.dataset import DatasetInfo, split_folder, write_dataset_info
 from segline.config.params import Params
 from segline.config.sections import Audit, Evaluate
 from segline.data.augment import STD
 from segline.data.exclusions import read_exclusions
-from segline.data.shards import Crop, join_shards, write_shard
+from segline.data.parts import join_parts
+from segline.data.shards import Crop, write_shard
 from segline.errors import StageError
 from segline.stages import evaluate
 
@@ -47,12 +48,13 @@ def confidence(red):
 
 @pytest.fixture
 def run(tmp_path):
-    def evaluate_and_read(*, test_is_val=False, settings=SETTINGS, broken=None):
+    def evaluate_and_read(*, test_is_val=False, settings=SETTINGS, broken=None, on="frames"):
         dataset_dir, candidates_dir, out = (tmp_path / name for name in ("label", "train", "evaluate"))
         for split in ("train", "val", "test"):
             crops = [draw(*crop) for crop in CROPS if crop[0] == split]
-            write_shard(dataset_dir / split, 0, crops, shape=(16, 16))
-            join_shards(dataset_dir / split, 1)
+            folder = dataset_dir / (split if split == "train" else split_folder(split, on))
+            write_shard(folder, 0, crops, shape=(16, 16))
+            join_parts(folder, 1)
         pixels = {split: [1, 1] for split in ("train", "val", "test")}
         facts = {"content_hash": "", "source": "", "source_hash": "", "source_revision": "", "pixels": pixels}
         description = DatasetInfo(classes=CLASSES, background=0, crop_size=(16, 16), test_is_val=test_is_val, **facts)
@@ -70,15 +72,16 @@ def run(tmp_path):
             history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_miou": [0.5]})
             history.to_csv(candidates_dir / name / HISTORY, index=False)
         CANDIDATES.write_mark(candidates_dir)
-        params = Params(evaluate=Evaluate(batch_size=2, pictures=1, audit=settings))
+        params = Params(evaluate=Evaluate(on=on, batch_size=2, pictures=1, audit=settings))
         evaluate.run(params, dataset_dir=dataset_dir, candidates_dir=candidates_dir, out=out)
         return out
 
     return evaluate_and_read
 
 
-def test_the_list_has_the_unlabelled_places_in_the_source_image_the_surest_first(run):
-    listed = pd.read_csv(run() / "missing_labels.csv")
+@pytest.mark.parametrize("on", ["frames", "crops"])
+def test_the_list_has_the_unlabelled_places_in_the_source_image_the_surest_first(run, on):
+    listed = pd.read_csv(run(on=on) / "missing_labels.csv")
     sure = listed.pop("confidence")
     assert listed.to_dict("split")["columns"] == ["key", "top", "left", "height", "width", "class", "pixels", "split"]
     assert listed.to_numpy().tolist() == [

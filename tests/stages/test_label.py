@@ -15,12 +15,14 @@ from segline.artifacts.validation import VALIDATION, read_statistics, write_stat
 from segline.cli import main
 from segline.config.sections import STREET_CLASSES
 from segline.data.pairs import open_tree
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.statistics import measure
 from segline.errors import StageError
 from segline.stages import label as stage
 
 SPLITS = ("train", "val", "test")
+CROPPED = ("train", "val_crops", "test_crops")
+"""The folders with crops, if models are judged on crops."""
 SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
 CLASSES = ["background", "car", "motorbicycle", "bicycle", "person", "truck", "bus", "tricycle"]
 CLASS_OF = {33: "car", 36: "person", 38: "truck", 161: "car"}
@@ -49,10 +51,12 @@ def write_validated(folder, manifest):
     VALIDATION.write_mark(folder)
 
 
-def label(manifest_dir, out="label", seed=7, exclusions=None, **settings):
+def label(manifest_dir, out="label", seed=7, exclusions=None, on="crops", validate_on="frames", **settings):
     """Run ``segline label``; returns its exit code and the folder that it wrote."""
     split = {"method": "balanced", **SHARES}
-    params = json.dumps({"seed": seed, "label": {"crop": 16, "shard_size": 2, "split": split, **settings}})
+    sections = {"label": {"crop": 16, "shard_size": 2, "split": split, **settings}}
+    sections |= {"evaluate": {"on": on}, "train": {"validate_on": validate_on}}
+    params = json.dumps({"seed": seed, **sections})
     folder = manifest_dir.with_name(out)
     words = [
         "--manifest",
@@ -123,7 +127,7 @@ REST = ({"human": ["person"], "rest": ["background", "truck"]}, {"person": 0, "b
 def test_every_crop_equals_a_slow_computation(wad, manifest_dir, side, class_map, ids, background):
     code, folder = label(manifest_dir, crop=side, class_maps={"wad": class_map})
     assert code == 0
-    found = {key: crop for split in SPLITS for key, crop in crops_in(folder / split).items()}
+    found = {key: crop for split in CROPPED for key, crop in crops_in(folder / split).items()}
     assert sorted(found) == sorted(path.stem for path in (wad / "train_color").iterdir())
     for key, (image, ids_found, corner) in found.items():
         expected = expected_crop(
@@ -151,7 +155,8 @@ def test_the_description_says_what_the_shards_hold(manifest_dir, class_map, name
     assert found["source_hash"] == read_manifest(manifest_dir).content_hash
     assert found["test_is_val"] is False
     for split in SPLITS:
-        labels = [crop[1] for crop in crops_in(folder / split).values()]
+        opened = open_split(folder, split)
+        labels = [opened.take([number])[1] for number in range(len(opened))]
         assert found["pixels"][split] == [
             sum(int((ids == number).sum()) for ids in labels) for number in range(len(names))
         ]
@@ -159,11 +164,11 @@ def test_the_description_says_what_the_shards_hold(manifest_dir, class_map, name
 
 def test_splits_share_no_drive_and_shards_hold_as_many_as_asked(manifest_dir):
     _, folder = label(manifest_dir)
-    sides = [{key[:6] for key in crops_in(folder / split)} for split in SPLITS]
+    sides = [{key[:6] for key in crops_in(folder / split)} for split in CROPPED]
     assert [len(side) for side in sides] == [2, 1, 1]
     assert len(set.union(*sides)) == 4
     assert [len(np.load(path)) for path in sorted((folder / "train").glob("labels-*.npy"))] == [2, 2, 2]
-    assert [len(np.load(path)) for path in sorted((folder / "val").glob("images-*.npy"))] == [2, 1]
+    assert [len(np.load(path)) for path in sorted((folder / "val_crops").glob("images-*.npy"))] == [2, 1]
     index = pd.read_csv(folder / "train" / "index.csv")
     assert (index["group"] == index["key"].str[:6] + "_5").all()
 
@@ -185,14 +190,14 @@ def test_any_number_of_workers_writes_the_same_bytes(manifest_dir):
     assert files(together) == files(alone)
 
 
-@pytest.mark.parametrize("shards", [0, 1, 4])
+@pytest.mark.parametrize("shards", [0, 1, 4, 9])
 def test_a_killed_run_keeps_the_shards_that_are_whole(manifest_dir, monkeypatch, capsys, shards):
     _, undisturbed = label(manifest_dir, out="undisturbed")
     made = []
 
     def make_shard(shard):
         if len(made) == shards:
-            # In the middle of a shard: its images are there, and what says that it is whole is not.
+            # In the middle of a shard or pack: its images are there, and what says that it is whole is not.
             real(shard)
             part_file(shard.folder, shard.number).unlink()
             raise KeyboardInterrupt
@@ -208,7 +213,7 @@ def test_a_killed_run_keeps_the_shards_that_are_whole(manifest_dir, monkeypatch,
     capsys.readouterr()
     code, folder = label(manifest_dir)
     assert code == 0
-    assert len(made) == 7
+    assert len(made) == 11
     assert ("from a run before" in capsys.readouterr().out) == (shards > 0)
     assert files(folder) == files(undisturbed)
 
@@ -255,7 +260,7 @@ def test_distances_are_written_on_demand(manifest_dir):
     code, folder = label(manifest_dir, distances=["signed", "border"])
     assert code == 0
     _, plain = label(manifest_dir, out="other")
-    for split in SPLITS:
+    for split in CROPPED:
         found, expected = open_split(folder, split), open_split(plain, split)
         positions = range(len(expected))
         maps = found.take_distances(["border", "signed"], positions)
@@ -289,14 +294,14 @@ def test_exclusions_leave_out_images_and_ignore_boxes(manifest_dir, tmp_path, ca
     path.write_text(f"key,top,left,height,width,reason\n{keys[2]},,,,,bad\n{keys[3]},0,0,40,48,\ngone,,,,,\n")
     code, folder = label(manifest_dir, exclusions=path)
     assert code == 0
-    crops = {key: crop for split in SPLITS for key, crop in crops_in(folder / split).items()}
+    crops = {key: crop for split in CROPPED for key, crop in crops_in(folder / split).items()}
     assert sorted(crops) == sorted(set(keys) - {keys[2]})
     assert (crops[keys[3]][1] == 255).all()
     assert "1 images not in the data, the first is 'gone'" in capsys.readouterr().out
 
 
 def test_exclusions_in_the_test_split_are_told(manifest_dir, tmp_path, capsys):
-    key = next(iter(crops_in(label(manifest_dir)[1] / "test")))
+    key = next(iter(crops_in(label(manifest_dir)[1] / "test_crops")))
     path = tmp_path / "exclusions.csv"
     path.write_text(f"key,top,left,height,width\n{key},0,0,4,4\n")
     capsys.readouterr()
@@ -326,13 +331,21 @@ def test_folds_validate_on_every_pair_once(manifest_dir):
     seen = [
         key
         for fold in range(4)
-        for key in crops_in(label(manifest_dir, split={"folds": 4, "fold": fold}, out=f"fold{fold}")[1] / "val")
+        for key in crops_in(label(manifest_dir, split={"folds": 4, "fold": fold}, out=f"fold{fold}")[1] / "val_crops")
     ]
     assert sorted(seen) == read_manifest(manifest_dir).rows["key"].tolist()
 
 
 @pytest.mark.parametrize(
-    "settings", [{"sampling": "random"}, {"crop": 17}, {"class_maps": {"wad": MERGED[0]}}, {"shard_size": 3}]
+    "settings",
+    [
+        {"sampling": "random"},
+        {"crop": 17},
+        {"class_maps": {"wad": MERGED[0]}},
+        {"shard_size": 3},
+        {"on": "frames"},
+        {"frames": {"max_side": 40}},
+    ],
 )
 def test_another_parameter_is_another_content_hash(manifest_dir, settings):
     hashes = [
@@ -347,7 +360,7 @@ def test_quarantined_pairs_are_left_out(manifest_dir):
     kept = manifest.rows.drop(index=[0, 7]).reset_index(drop=True)
     write_validated(manifest_dir.with_name("validate"), type(manifest)(rows=kept, origin=manifest.origin))
     _, folder = label(manifest_dir)
-    assert sorted(key for split in SPLITS for key in crops_in(folder / split)) == kept["key"].tolist()
+    assert sorted(key for split in CROPPED for key in crops_in(folder / split)) == kept["key"].tolist()
 
 
 def test_a_layouts_own_split_is_kept_and_validation_stands_for_a_missing_test(manifest_dir, capsys):
@@ -355,7 +368,7 @@ def test_a_layouts_own_split_is_kept_and_validation_stands_for_a_missing_test(ma
     rows = manifest.rows.assign(split=["train"] * 8 + ["val"] * 4)
     write_validated(manifest_dir.with_name("validate"), type(manifest)(rows=rows, origin=manifest.origin))
     _, folder = label(manifest_dir)
-    assert [list(crops_in(folder / split)) for split in SPLITS] == [
+    assert [list(crops_in(folder / split)) for split in CROPPED] == [
         rows["key"][:8].tolist(),
         rows["key"][8:].tolist(),
         rows["key"][8:].tolist(),
@@ -405,3 +418,48 @@ def test_a_source_that_is_gone_is_one_line(wad, manifest_dir, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert "wad" in line
     assert not folder.exists()
+
+
+def test_validation_and_test_hold_the_frames_as_they_are(wad, manifest_dir):
+    code, folder = label(manifest_dir, on="frames")
+    assert code == 0
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["test", "train", "val"]
+    merged = {name: number for number, old in enumerate(STREET_CLASSES.values()) for name in old}
+    keys = []
+    for name in ("val", "test"):
+        split = open_split(folder, name)
+        packed = b"".join(path.read_bytes() for path in sorted((folder / name).glob("*.pack")))
+        assert len(list((folder / name).glob("*.pack"))) == 2
+        for number, key in enumerate(split.keys(range(len(split)))):
+            (image,), (ids,) = split.take([number])
+            path = wad / "train_color" / f"{key}.jpg"
+            np.testing.assert_allclose(image, np.asarray(Image.open(path).convert("RGB")), atol=2)
+            names = names_of(wad / "train_label" / f"{key}_instanceIds.png")
+            np.testing.assert_array_equal(ids, np.vectorize(merged.get)(names))
+            assert path.read_bytes() in packed
+            keys.append(key)
+    assert not set(keys) & set(crops_in(folder / "train"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "folders"),
+    [
+        ({"on": "frames"}, {"train", "val", "test"}),
+        ({"on": "frames", "validate_on": "crops"}, {"train", "val", "test", "val_crops"}),
+        ({"on": "crops"}, {"train", "val", "test", "val_crops", "test_crops"}),
+    ],
+    ids=str,
+)
+def test_crops_to_judge_on_are_written_if_they_are_asked_for(manifest_dir, asked, folders):
+    _, folder = label(manifest_dir, **asked)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == folders
+    _, cropped = label(manifest_dir, out="cropped")
+    assert files(folder / "val") == files(cropped / "val")
+    if "val_crops" in folders:
+        assert files(folder / "val_crops") == files(cropped / "val_crops")
+
+
+def test_a_pack_has_a_bounded_number_of_pixels(manifest_dir, monkeypatch):
+    monkeypatch.setattr(stage, "PACK_PIXELS", 40 * 48 + 1)
+    _, folder = label(manifest_dir, shard_size=100)
+    assert len(list((folder / "val").glob("*.pack"))) == len(open_split(folder, "val")) == 3

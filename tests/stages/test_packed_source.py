@@ -25,8 +25,9 @@ def run_line(source, folder):
     assert run("validate", source, folder, manifest="ingest") == 0
     assert run("label", source, folder, manifest="ingest", validation="validate") == 0
     names = ["validate/statistics.parquet", "validate/quarantine.csv", "validate/quarantine.jpg"]
-    labelled = [path.relative_to(folder).as_posix() for path in (folder / "label").rglob("*.npy")]
-    assert labelled
+    made = [path for kind in ("*.npy", "*.pack") for path in (folder / "label").rglob(kind)]
+    labelled = [path.relative_to(folder).as_posix() for path in made]
+    assert {path.suffix for path in made} == {".npy", ".pack"}
     return {name: (folder / name).read_bytes() for name in [*names, *labelled]}
 
 

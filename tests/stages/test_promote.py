@@ -23,10 +23,11 @@ from segline.artifacts.validation import STATISTICS
 from segline.classes import LabelClass
 from segline.cli import main
 from segline.config.params import Params
+from segline.config.sections import Evaluate
 from segline.config.sections import Promote as Settings
 from segline.config.sections.promote import ErrorBudget
 from segline.data.augment import MEAN, STD
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.errors import StageError, TrackingError
 from segline.files.atomic import write_json
 from segline.inference.bundle import load_models
@@ -569,3 +570,8 @@ def test_a_champion_whose_logits_are_not_finite_is_named_with_the_command_that_h
     with pytest.raises(TrackingError, match=said):
         promoting(BEST)
     assert numbers(experiment)[0] == 1
+
+
+def test_the_test_set_is_what_evaluate_says(promoting):
+    with pytest.raises(StageError, match=r"test_crops is missing: .* run `segline label` again"):
+        promoting(GOOD, params=replace(PARAMS, evaluate=Evaluate(on="crops")))

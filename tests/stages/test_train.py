@@ -18,7 +18,7 @@ from shard_files import write_split
 from segline.artifacts.dataset import DatasetInfo, write_dataset_info
 from segline.classes import LabelClass
 from segline.config.loader import load
-from segline.errors import SourceError, TrainingError
+from segline.errors import SourceError, StageError, TrainingError
 from segline.stages.train import run
 from segline.training import checkpoints, run_trial
 
@@ -141,6 +141,12 @@ def test_what_cannot_be_made_is_told_before_anything_runs(dataset_dir, tmp_path)
 def test_a_map_that_label_did_not_make_is_told_before_anything_runs(dataset_dir, tmp_path):
     params = load(json.dumps({"label": {"distances": ["border"]}, "train": {"losses": ["distance_map"]}}))
     with pytest.raises(TrainingError, match=r"label\.distances lacks 'border'; add it and run `segline label` again"):
+        run(params, dataset_dir=dataset_dir, tracking_uri="none", out=tmp_path / "out")
+
+
+def test_crops_that_label_did_not_write_are_told_before_anything_runs(dataset_dir, tmp_path):
+    params = load(json.dumps({"train": {"validate_on": "crops"}}))
+    with pytest.raises(StageError, match=r"val_crops is missing: .* run `segline label` again"):
         run(params, dataset_dir=dataset_dir, tracking_uri="none", out=tmp_path / "out")
 
 

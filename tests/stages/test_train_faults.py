@@ -153,7 +153,7 @@ import resource, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS

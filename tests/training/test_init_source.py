@@ -169,3 +169,11 @@ def test_an_address_of_no_form_is_refused_by_the_parameters(address):
 def test_what_cannot_be_resumed_is_refused_by_the_parameters(train, said):
     with pytest.raises(ParamsError, match=said):
         load(json.dumps({"train": {"resume": True, **train}}))
+
+
+def test_kept_features_are_those_of_their_own_encoder():
+    """What a start would put into the encoder is not what the features were computed with."""
+    train = {"losses": ["cross_entropy"], "init": "kept"}
+    with pytest.raises(ParamsError, match=r"train\.init: got 'kept', expected none with pixel_mlp"):
+        load(json.dumps({"train": {"models": ["pixel_mlp"], **train}}))
+    assert load(json.dumps({"train": {"models": [{"pixel_mlp": {"max_gb": 0}}], **train}})).train.init == "kept"

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from grids import runs, train, write_noise
 from mixed_split import random_split
+from shard_files import write_split
 
 from segline.config.components import ComponentSpec
 from segline.files.s3 import Bucket
@@ -52,7 +54,7 @@ def test_it_is_not_repeated_and_the_same_seed_gives_the_same_bits(inputs, monkey
     scores = run(inputs)
     first = content(inputs.prepared_dir / preparation_name(SEMEDA))
     with monkeypatch.context() as changed:
-        changed.setattr(prepare, "_prepare", None)
+        changed.setattr(prepare, "_run_step", None)
         assert run(inputs) == scores
     assert capsys.readouterr().out.count(f"train: {preparation_name(SEMEDA)}: the edge network has an accuracy of") == 2
     shutil.rmtree(inputs.prepared_dir)
@@ -82,7 +84,7 @@ def test_a_step_that_was_killed_is_repeated_and_leaves_nothing_half(inputs, monk
 
 
 def test_the_batches_are_those_of_the_seed_and_on_the_gpu_where_there_is_one(inputs, monkeypatch):
-    batches = prepare._label_batches(inputs.dataset_dir, 5, "preparing")
+    batches = prepare._label_batches(inputs, 5, "preparing")
     given = [batch.numpy() for batch in batches.train(3, 4)]
     labels = np.concatenate([np.load(path) for path in sorted((inputs.dataset_dir / "train").glob("labels-*.npy"))])
     generator = np.random.default_rng(5)
@@ -91,7 +93,14 @@ def test_the_batches_are_those_of_the_seed_and_on_the_gpu_where_there_is_one(inp
     assert [len(batch) for batch in batches.val(3)] == [3, 3, 2]
     assert len(next(batches.train(100, 1))) == 8
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert prepare._label_batches(inputs.dataset_dir, 5, "preparing").device == torch.device("cuda")
+    assert prepare._label_batches(inputs, 5, "preparing").device == torch.device("cuda")
+
+
+def test_it_validates_on_what_the_trials_validate_on(inputs):
+    images = np.zeros((5, 32, 32, 3), np.uint8)
+    write_split(inputs.dataset_dir / "val_crops", images, images[..., 0])
+    batches = prepare._label_batches(replace(inputs, validation="val_crops"), 5, "preparing")
+    assert [len(batch) for batch in batches.val(3)] == [3, 2]
 
 
 def test_another_node_finds_it_in_the_bucket(inputs, tmp_path, bucket):

@@ -17,6 +17,7 @@ LEFT_OUT = {
     "segline.artifacts.artifact": "It marks formats and words errors.",
     "segline.artifacts.mark": "Its sums tell whether files are whole.",
     "segline.artifacts.code": "It hashes code; the hashes are compared, not stored.",
+    "segline.artifacts.preparation": "It holds what the code of a preparation step decides.",
     "segline.cli": "It only passes on paths and parameters.",
     "segline.config": "Its values reach a stage as parameters, which DVC and the fingerprints compare themselves.",
     "segline.errors": "An error leaves no artifact.",

@@ -1,4 +1,8 @@
-"""The data set, which label writes: classes, and for each split shards of crops."""
+"""The data set, which label writes: classes, shards of training crops, and packs of whole frames to judge models on.
+
+``train`` holds crops, ``val`` and ``test`` hold frames. ``val_crops`` and ``test_crops`` are there if the parameters
+ask to judge on crops.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +15,9 @@ from segline.files.atomic import write_json
 
 INFO = "dataset.json"
 INDEX = "index.csv"
-"""The file of a split with the key, group, corner and scale of every crop."""
+"""The file of a split with the key, group, corner, scale and class ids of every item."""
+CROPS = "_crops"
+"""The ending of the folders with crops of validation and test."""
 IMAGES, LABELS = "images", "labels"
 """The kinds of shard files of every split; distance maps are further kinds."""
 
@@ -24,11 +30,11 @@ class DatasetInfo:
         classes: The classes, in the order of their ids.
         background: The id that is not foreground, or None.
         crop_size: The height and width of the crops, in px.
-        content_hash: The SHA-256 over all shards; equal data and parameters give equal hashes.
+        content_hash: The SHA-256 over all shards and packs; equal data and parameters give equal hashes.
         source: The source of the images, as the user gave it.
         source_hash: The content hash of the manifest that the data set was made from.
         source_revision: The source's revision in version control; empty when it is in none.
-        pixels: The labelled pixels of each class, by split.
+        pixels: The labelled pixels of each class, by split: of training in its crops, of the others in whole frames.
         test_is_val: Whether the layout has no test split, so that the validation split is tested on.
     """
 
@@ -91,8 +97,23 @@ def shard_files(split: Path, kind: str = "*") -> list[Path]:
     return sorted(split.glob(f"{kind}-*.npy"))
 
 
+def pack_file(split: Path, number: int) -> Path:
+    """Return the path of a pack of a split, such as ``frames-00000.pack``."""
+    return split / f"frames-{number:05d}.pack"
+
+
+def pack_files(split: Path) -> list[Path]:
+    """Return the paths of the packs of a split, in order."""
+    return sorted(split.glob("frames-*.pack"))
+
+
+def split_folder(split: str, on: str) -> str:
+    """Return the folder of the validation or test split in the data set: its ``frames`` or its ``crops``."""
+    return f"{split}{CROPS}" if on == "crops" else split
+
+
 def part_file(split: Path, number: int) -> Path:
-    """Return the path of the file that marks a complete shard until all shards of the split are complete."""
+    """Return the path of the file that marks a complete shard or pack until all of the split are complete."""
     return split / f"part-{number:05d}.json"
 
 
@@ -107,7 +128,7 @@ def _metadata(folder: Path) -> Record:
 DATASET = Artifact(
     name="dataset",
     stage="label",
-    format=3,
+    format=4,
     code=(
         "segline.artifacts.dataset",
         "segline.artifacts.manifest",
@@ -118,9 +139,13 @@ DATASET = Artifact(
         "segline.data.crops",
         "segline.data.decoding",
         "segline.data.distances",
+        "segline.data.encoding",
         "segline.data.exclusions",
+        "segline.data.frames",
         "segline.data.layouts",
         "segline.data.pairs",
+        "segline.data.parts",
+        "segline.data.reading",
         "segline.data.sampling",
         "segline.data.shards",
         "segline.data.split",

@@ -26,7 +26,7 @@ MISSING_LABELS_PICTURES = "missing_labels"
 
 @dataclass(frozen=True)
 class CountedCrops:
-    """The confusion matrices (n, k, k) of crops, with each crop's key and group (n,)."""
+    """The confusion matrices (n, k, k) of frames or crops, with the key and group of each (n,)."""
 
     counts: "NDArray[np.int64]"
     keys: "NDArray[np.str_]"
@@ -67,7 +67,7 @@ def curve_file(folder: Path, candidate: str) -> Path:
 
 
 def write_counts(path: Path, counts: "NDArray[np.int64]", index: "pd.DataFrame") -> None:
-    """Write the confusion matrix of every crop (n, k, k) with the crop's key and group."""
+    """Write the confusion matrix of every frame or crop (n, k, k) with its key and group."""
     import numpy as np
 
     def save(temporary: Path) -> None:
@@ -80,7 +80,7 @@ def write_counts(path: Path, counts: "NDArray[np.int64]", index: "pd.DataFrame")
 
 
 def read_counts(path: Path, artifact: Artifact) -> CountedCrops:
-    """Read the confusion matrices of an artifact's crops.
+    """Read the confusion matrices of an artifact's frames or crops.
 
     Raises:
         StageError: The file is missing or broken.
@@ -137,6 +137,11 @@ EVALUATION = Artifact(
         "segline.classes",
         "segline.data.augment",
         "segline.data.boxes",
+        "segline.data.decoding",
+        "segline.data.encoding",
+        "segline.data.frames",
+        "segline.data.parts",
+        "segline.data.reading",
         "segline.data.shards",
         "segline.data.split",
         "segline.data.tiles",

@@ -61,12 +61,13 @@ def defaults(package: str) -> dict[str, dict[str, Any]]:
 @cache
 def distances(loss: str) -> tuple[str, ...]:
     """Return the distance maps that a loss needs, which its class lists in ``distances``."""
-    values = (
-        statement.value
-        for statement in _entries("losses")[loss].definition.body
-        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "distances" and statement.value
-    )
-    return tuple(ast.literal_eval(next(values, ast.Tuple([]))))
+    return tuple(_class_value("losses", loss, "distances", ()))
+
+
+@cache
+def needs_neighbors(loss: str) -> bool:
+    """Return whether a loss needs more than single pixels: distance maps, or by its class ``needs_neighbors``."""
+    return bool(distances(loss)) or _class_value("losses", loss, "needs_neighbors", False)
 
 
 @cache
@@ -103,6 +104,16 @@ def _entries(package: str) -> dict[str, _Entry]:
         )
         entries[ast.literal_eval(key)] = _Entry(definition, module)  # type: ignore[arg-type]
     return entries
+
+
+def _class_value(package: str, name: str, attribute: str, default: Any) -> Any:
+    """Return the value of an annotated attribute of the class of an entry."""
+    values = (
+        ast.literal_eval(statement.value)
+        for statement in _entries(package)[name].definition.body
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == attribute and statement.value
+    )
+    return next(values, default)
 
 
 def _annotation(argument: ast.arg) -> Any:

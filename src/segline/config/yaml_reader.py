@@ -16,6 +16,7 @@ MAX_EXPANDED = 1_000_000
 LARGEST_INTEGER = 2**63 - 1
 SHOWN_CHARACTERS = 60
 """How much of a text a message shows."""
+BOOL, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")
@@ -99,7 +100,13 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 class _StrictLoader(_BoundedLoader):
-    """Refuses what YAML 1.1 and 1.2 read differently."""
+    """Refuses what YAML 1.1 and 1.2 read differently; the key ``on`` is text, as in YAML 1.2, which DVC reads."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.value == "on" and key.tag == BOOL:
+                key.tag = TEXT
+        return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Refuse 010 and 1:30, which are 8 and 90 in YAML 1.1, and something else in YAML 1.2, which DVC reads."""

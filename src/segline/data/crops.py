@@ -3,6 +3,8 @@
 The size of a crop is its height and width in px.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -172,12 +174,28 @@ def resize_pair(
     """
     height, width = label.shape
     length, side = filled_side((height, width), size)
-    scaled = max(1, round(width * side / length)), max(1, round(height * side / length))
-    smooth = Image.Resampling.BOX if side < length else Image.Resampling.BILINEAR
-    return _pad(
-        np.asarray(Image.fromarray(image).resize(scaled, smooth)),
-        np.asarray(Image.fromarray(label).resize(scaled, Image.Resampling.NEAREST)),
-        size,
+    return _pad(*scale_pair(image, label, scaled_shape((height, width), length, side)), size)
+
+
+def scaled_shape(shape: tuple[int, int], length: int, target: int) -> tuple[int, int]:
+    """Return the height and width of an image, each at least 1 px, when ``length`` px of it become ``target`` px."""
+    height, width = (max(1, round(side * target / length)) for side in shape)
+    return height, width
+
+
+def scale_pair(
+    image: NDArray[np.uint8], label: NDArray[Any], shape: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Scale image (h, w, 3) and label (h, w) to a height and width.
+
+    Images are averaged over areas when they shrink and interpolated when they grow; a label is that of the nearest
+    pixel.
+    """
+    (height, width), shrinks = shape, min(shape[0] - label.shape[0], shape[1] - label.shape[1]) < 0
+    smooth = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+    return (
+        np.asarray(Image.fromarray(image).resize((width, height), smooth)),
+        np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)),
     )
 
 

@@ -108,6 +108,20 @@ def decode_image(data: bytes, *, box: Box | None = None, reduce: int = 1) -> NDA
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width].copy()
 
 
+def checked_shape(data: bytes) -> tuple[int, int]:
+    """Return the height and width of :func:`decode_image`'s result, without decoding a JPEG or a PNG.
+
+    Raises:
+        OSError: The file is no image, or has damage that its structure shows: a JPEG's end that is missing, a PNG's
+            checksums. Other files are decoded.
+    """
+    if data.startswith(JPEG_START):
+        jpeg = _read_jpeg(data)
+        return jpeg.height, jpeg.width
+    png = _read_png(data)
+    return (png.height, png.width) if png else decode_image(data).shape[:2]
+
+
 def decode_label(data: bytes) -> NDArray[np.integer]:
     """Decode a label map of one channel, or of palette indices, as uint8 or uint16 (h, w).
 

@@ -1,7 +1,8 @@
-"""Sampling of crops from images: the fullest crops, tiles, random crops, the middle, or the whole frame."""
+"""Sampling of images: the fullest crops, tiles, random crops, the middle, or the whole frame, scaled or as it is."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -21,12 +22,18 @@ from segline.data.crops import (
     max_foreground_corner,
     random_corners,
     resize_pair,
+    scale_pair,
+    scaled_shape,
     several_corners,
     tiles,
 )
+from segline.data.decoding import checked_shape
 from segline.data.distances import DISTANCES, Maps, Truth
+from segline.data.encoding import encode_png
 from segline.data.exclusions import Exclusions
+from segline.data.frames import Frame
 from segline.data.layouts import UNKNOWN, LabelSpec, Layout
+from segline.data.layouts.layout import read_image
 from segline.data.shards import Crop
 from segline.errors import DataError
 from segline.files.trees import Tree
@@ -37,7 +44,7 @@ Corner = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """The source of the crops of pairs.
+    """The source of the crops and of the frames of pairs.
 
     Attributes:
         tree: The tree with the files.
@@ -62,12 +69,28 @@ class Sampler:
         Raises:
             DataError: A file cannot be read any more, or image and label no longer match in size.
         """
+        with self._explaining(row["key"]):
+            return self._cut(row, self.layout.read_label(self.tree, row["label"], row["slice_index"]))
+
+    def frame(self, row: Row) -> Frame:
+        """Return the whole frame of a pair, given its row of the manifest.
+
+        Its image keeps the bytes of the source's file where these stand for its very pixels, which an image that is
+        scaled, or that the layout converts, has no more.
+
+        Raises:
+            DataError: A file cannot be read any more, or image and label no longer match in size.
+        """
+        with self._explaining(row["key"]):
+            return self._whole(row, self.layout.read_label(self.tree, row["label"], row["slice_index"]))
+
+    @contextmanager
+    def _explaining(self, key: str) -> Iterator[None]:
         try:
-            raw = self.layout.read_label(self.tree, row["label"], row["slice_index"])
-            return self._cut(row, raw)
+            yield
         except OSError as error:
             raise DataError(
-                f"{self.tree.where}: pair {row['key']} cannot be read any more ({error.strerror or error}); run "
+                f"{self.tree.where}: pair {key} cannot be read any more ({error.strerror or error}); run "
                 "`segline ingest` and `segline validate` again"
             ) from None
 
@@ -124,8 +147,41 @@ class Sampler:
         distances = self._distances(ids, lambda: resize_pair(image[:1, :1], raw, size)[1])
         return Crop(row["key"], row["group"], 0, 0, length / side, image=small, label=ids, distances=distances)
 
+    def _whole(self, row: Row, raw: NDArray[np.integer]) -> Frame:
+        side, longer = self.settings.frames.max_side, max(raw.shape)
+        if 0 < side < longer:
+            return self._scaled_frame(row, raw, scaled_shape(raw.shape, longer, side), longer / side)
+        data, shape = self._file(row)
+        if shape != raw.shape:
+            raise OSError("the image and its label map differ in size")
+        return self._frame(row, self._ids(raw, row["key"], (0, 0)), raw, data, 1.0)
+
+    def _scaled_frame(self, row: Row, raw: NDArray[np.integer], shape: tuple[int, int], scale: float) -> Frame:
+        image = self.layout.read_image(self.tree, row["image"], row["slice_index"])
+        if image.shape[:2] != raw.shape:
+            raise OSError("the image and its label map differ in size")
+        image, ids = scale_pair(image, self._ids(raw, row["key"], (0, 0)), shape)
+        # Only the label of this second pair is used, so one pixel is enough for its image.
+        return self._frame(row, ids, scale_pair(image[:1, :1], raw, shape)[1], encode_png(image), scale)
+
+    def _frame(self, row: Row, ids: NDArray[np.uint8], raw: NDArray[np.integer], image: bytes, scale: float) -> Frame:
+        return Frame(
+            row["key"], row["group"], scale, image=image, label=ids, distances=self._distances(ids, lambda: raw)
+        )
+
+    def _file(self, row: Row) -> tuple[bytes, tuple[int, int]]:
+        """Return a file of the pixels of an image, the source's own unless the layout converts it, and their shape.
+
+        Validate has decoded the source's file, and its checksum is that of the same bytes.
+        """
+        if self.layout.read_image is read_image:
+            data = self.tree.read(row["image"])
+            return data, checked_shape(data)
+        image = self.layout.read_image(self.tree, row["image"], row["slice_index"])
+        return encode_png(image), image.shape[:2]
+
     def _distances(self, ids: NDArray[np.uint8], values: Callable[[], NDArray[np.integer]]) -> dict[str, Maps]:
-        """Return the distance maps of a finished crop, given a function that returns its raw values."""
+        """Return the distance maps of a finished crop or frame, given a function that returns its raw values."""
         if not self.settings.distances:
             return {}
         truth = Truth(ids, values(), len(self.label_spec.classes), self.label_spec.background)
@@ -133,7 +189,7 @@ class Sampler:
 
     def _ids(self, raw: NDArray[np.integer], key: str, corner: Corner) -> NDArray[np.uint8]:
         """Return the class ids of a part of an image, given its raw values and its corner."""
-        ids = self._lut[raw]
+        ids = self._lut.take(raw)
         masked = self.exclusions.mask(ids, key, corner)
         return ids if masked is None else masked
 

@@ -5,8 +5,6 @@ A split's folder holds ``images-00000.npy`` (uint8, n x h x w x 3), ``labels-000
 ``index.csv`` with key, group, corner, scale and class ids of every crop. Shards may differ in their number of crops.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
@@ -19,11 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import IMAGES, INDEX, LABELS, part_file, shard_file, shard_files
-from segline.classes import IGNORED
-from segline.data.split import Images, Labels, Positions, Split
+from segline.artifacts.dataset import IMAGES, LABELS, shard_file, shard_files
+from segline.data.parts import CLASSES, INDEX_COLUMNS, list_classes, write_part
+from segline.data.split import Images, Labels, Positions, Split, refuse_missing
 from segline.errors import StageError
-from segline.files.atomic import naming, write_json
+from segline.files.atomic import naming
 from segline.files.hashing import file_hash
 
 Distances = NDArray[np.float16]
@@ -53,11 +51,6 @@ class Crop:
     image: Images
     label: Labels
     distances: Mapping[str, Distances] = field(default_factory=dict)
-
-
-INDEX_COLUMNS = ("key", "group", "top", "left", "scale")
-CLASSES = "classes"
-"""The column of the index with the ids of the classes that a crop holds."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +100,7 @@ class Crops(Split):
         Raises:
             StageError: The data set has no such maps.
         """
-        missing = [name for name in names if name not in self._distances]
-        if missing:
-            raise StageError(f"label.distances lacks {missing[0]!r}; add it and run `segline label` again")
+        refuse_missing(names, self._distances)
         rows = self._rows(positions)
         return {
             name: np.stack([self._distances[name][shard][row] for shard, row in rows]).astype(np.float32)
@@ -155,32 +146,14 @@ def write_shard(
             for name, values in {IMAGES: crop.image, LABELS: crop.label, **crop.distances}.items():
                 streams[name].write(np.ascontiguousarray(values).data)
             counts = np.bincount(crop.label.ravel(), minlength=256)
-            classes = " ".join(map(str, np.flatnonzero(counts[:IGNORED])))
-            index.append([*(getattr(crop, name) for name in INDEX_COLUMNS), classes])
+            index.append([*(getattr(crop, name) for name in INDEX_COLUMNS), list_classes(counts)])
             pixels += counts
         for name, (kind, item) in kinds.items():
             streams[name].seek(0)
             _write_head(streams[name], kind, (len(index), *item))
     sums = {path.name: file_hash(path) for path in paths.values()}
-    write_json(part_file(folder, number), {"index": index, "pixels": pixels.tolist(), "sums": sums})
-
-
-def join_shards(folder: Path, count: int) -> tuple[NDArray[np.int64], str]:
-    """Turn the complete shards of a folder into a split.
-
-    Returns:
-        The pixels of each label value (256), and the SHA-256 over index and shards.
-    """
-    parts = [json.loads(part_file(folder, number).read_text(encoding="utf-8")) for number in range(count)]
-    index = pd.DataFrame([row for part in parts for row in part["index"]], columns=[*INDEX_COLUMNS, CLASSES])
-    index.to_csv(folder / INDEX, index=False, lineterminator="\n")
-    digest = hashlib.sha256((folder / INDEX).read_bytes())
-    sums = {name: value for part in parts for name, value in part["sums"].items()}
-    for name in sorted(sums):
-        digest.update(f"{name} {sums[name]}\n".encode())
-    for number in range(count):
-        part_file(folder, number).unlink()
-    return np.sum([np.zeros(256), *(part["pixels"] for part in parts)], axis=0, dtype=np.int64), digest.hexdigest()
+    columns = [*INDEX_COLUMNS, CLASSES]
+    write_part(folder, number, index=pd.DataFrame(index, columns=columns), pixels=pixels, sums=sums)
 
 
 def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:
@@ -189,13 +162,13 @@ def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...
     np.lib.format.write_array_header_1_0(stream, head)
 
 
-def open_split(dataset_dir: Path, name: str) -> Split:
-    """Open a split of the folder that label wrote.
+def open_crops(folder: Path) -> Crops:
+    """Open a split of crops.
 
     Raises:
         StageError: It is missing or incomplete.
     """
-    split = Crops(dataset_dir / name)
+    split = Crops(folder)
     try:
         sizes = [[len(labels) for _, labels in split._maps]]
         sizes += [list(map(len, maps)) for maps in split._distances.values()]
@@ -203,5 +176,5 @@ def open_split(dataset_dir: Path, name: str) -> Split:
     except (OSError, ValueError, EOFError):
         whole = False
     if not whole:
-        raise StageError(f"{split.folder} lacks shards or has a broken one; run `segline label` again")
+        raise StageError(f"{folder} lacks shards or has a broken one; run `segline label` again")
     return split

@@ -1,7 +1,7 @@
 """The items of one split as their readers see them, whatever the files: crops of one shape or frames of many."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import INDEX
+from segline.artifacts.dataset import CROPS, INDEX
 from segline.classes import IGNORED
+from segline.errors import StageError
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -26,7 +27,7 @@ class Split(ABC):
     """The items of one split in a fixed order, read as they are asked for; their shapes may differ.
 
     Attributes:
-        folder: The folder of the split, whose name is the split's.
+        folder: The folder of the split.
     """
 
     folder: Path
@@ -35,6 +36,11 @@ class Split(ABC):
     def index(self) -> pd.DataFrame:
         """One row per item: key, group, top, left (px of the source image), scale (its px for one of the item)."""
         return pd.read_csv(self.folder / INDEX, dtype={"key": str, "group": str, "classes": str}, keep_default_na=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the split: train, val or test."""
+        return self.folder.name.removesuffix(CROPS)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -90,3 +96,14 @@ class Split(ABC):
         """Yield the images and labels of :meth:`ranges`."""
         for positions in self.ranges(size):
             yield self.take(positions)
+
+
+def refuse_missing(names: Sequence[str], present: Collection[str]) -> None:
+    """Refuse kinds of distance maps that a data set does not have.
+
+    Raises:
+        StageError: One of them is not there.
+    """
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise StageError(f"label.distances lacks {missing[0]!r}; add it and run `segline label` again")

@@ -9,6 +9,9 @@ loss that needs distance maps of the label stage names them in ``distances`` and
 - ``touching`` (b, 1, h, w): sum of the px to the nearest and second nearest foreground instance; 1000 if fewer.
 - ``signed`` (b, k, h, w): px to the contour of class k, negative inside; 0 for a class that the image lacks.
 
+A loss that compares a pixel with its neighbours, or looks at the whole image, says so as ``needs_neighbors``: it
+cannot be trained on the features of single pixels.
+
 A step of the optimizer may consist of several passes, in several processes. Its loss is the mean of theirs, weighted by
 what each divides by: the labelled pixels, or what a loss returns as ``denominator(target)``. For a loss that is a mean
 this is the loss of one large batch. A loss whose weights follow the classes of the batch has ``counts_classes``, and

@@ -1,6 +1,6 @@
 """Cross-entropy with bounding-box weighting (Seed S0, section 4.2.2)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -23,6 +23,8 @@ class BoundingBox(nn.Module):
     >>> inside_box(torch.tensor([[[0, 1, 0, 1, 0]]]).bool()).int()
     tensor([[[0, 1, 1, 1, 0]]], dtype=torch.int32)
     """
+
+    needs_neighbors: ClassVar[bool] = True
 
     def __init__(
         self,

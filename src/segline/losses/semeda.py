@@ -7,18 +7,19 @@ learns easily is not learnt.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Integer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from segline.artifacts.preparation import Preparation
 from segline.config.fields import Range
 from segline.errors import TrainingError
 from segline.losses.edge_network import read_edge_network, train_edge_network
 from segline.losses.masking import count_valid, gather_true_class, log_probabilities, one_hot, valid
-from segline.losses.task import LabelBatches, Preparation, Task
+from segline.losses.task import LabelBatches, Task
 
 EDGE_NETWORK = "edge_network.safetensors"
 """The file that the preparation step writes."""
@@ -34,6 +35,8 @@ class Semeda(nn.Module):
     which :meth:`prepare` trains on the masks of the training split. A layer whose lambda is zero costs nothing. Ignored
     pixels are zero in p and g, so they add nothing; if all are ignored the loss is zero.
     """
+
+    needs_neighbors: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ change per px and both terms have the same order of magnitude, and positions out
 pixels, as zero in prediction and truth.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ class Sobel(nn.Module):
     >>> Sobel(Task(names=("sky", "road")), lambda_1=0.0)(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1).long())
     tensor(0.6931)
     """
+
+    needs_neighbors: ClassVar[bool] = True
 
     def __init__(
         self,

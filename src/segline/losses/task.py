@@ -1,4 +1,4 @@
-"""The facts about the data that a loss is built with, and the preparation step that a loss may have."""
+"""The facts about the data that a loss is built with, and the label maps that its preparation step may need."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,18 +40,3 @@ class LabelBatches:
     device: torch.device
     train: Callable[[int, int], Iterator[Tensor]]
     val: Callable[[int], Iterator[Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """The result of a preparation step.
-
-    Attributes:
-        files: The names of the files that it wrote into its folder.
-        scores: Its metrics by name.
-        message: The result in words.
-    """
-
-    files: tuple[str, ...]
-    scores: dict[str, float]
-    message: str

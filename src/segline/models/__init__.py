@@ -16,6 +16,7 @@ from segline.models.deeplab_v3plus import DeepLabV3Plus
 from segline.models.downup import DownUp
 from segline.models.drn_a_18 import DrnA18
 from segline.models.fcn import FCN8s, FCN16s, FCN32s
+from segline.models.pixel_mlp import PixelMLP
 from segline.models.segnet import SegNet
 from segline.models.smp import Smp
 from segline.models.spp import Spp
@@ -35,6 +36,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "fcn16s": FCN16s,
     "fcn32s": FCN32s,
     "fcn8s": FCN8s,
+    "pixel_mlp": PixelMLP,
     "segnet": SegNet,
     "smp/deeplabv3": partial(Smp, "deeplabv3"),
     "smp/deeplabv3plus": partial(Smp, "deeplabv3plus"),

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from segline.artifacts.bundle import join_bundles, read_bundle
 from segline.artifacts.candidates import CANDIDATES
-from segline.artifacts.dataset import DATASET, read_dataset_info
+from segline.artifacts.dataset import DATASET, read_dataset_info, split_folder
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, write_metrics
 from segline.artifacts.evaluation import EVALUATION, read_leaderboard, write_counts
 from segline.config.params import Params
 from segline.config.sections import Ensemble, Evaluate
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.data.tiles import tiles
 from segline.inference.bundle import load_models
@@ -31,31 +31,32 @@ SCRATCH = "probabilities"
 
 
 def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, evaluation_dir: Path, out: Path) -> None:
-    """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test crop.
+    """Write the bundle ``out/model``, ``metrics.json`` and the counts of every test image.
 
     Raises:
         StageError: A file of an input is missing or damaged, or a candidate's predictions are not finite.
     """
-    DATASET.check(dataset_dir, folders=("val", "test"))
+    val_folder, test_folder = (split_folder(split, params.evaluate.on) for split in ("val", "test"))
+    DATASET.check(dataset_dir, folders=(val_folder, test_folder))
     CANDIDATES.check(candidates_dir)
     EVALUATION.check(evaluation_dir)
-    info, limits = read_dataset_info(dataset_dir), params.evaluate
+    info = read_dataset_info(dataset_dir)
     pool = [candidates_dir / name for name in read_leaderboard(evaluation_dir)["candidate"].head(params.ensemble.pool)]
     with ENSEMBLE.writing(out) as work:
-        val = open_split(dataset_dir, "val")
-        members, gains = _choose(pool, val, params.ensemble, limits, work / SCRATCH)
+        val = open_split(dataset_dir, val_folder)
+        members, gains = _choose(pool, val, params.ensemble, params.evaluate, work / SCRATCH)
         bundle = join_bundles(
             work / MODEL, [(folder, read_bundle(folder)) for folder in map(candidates_dir.joinpath, members)]
         )
-        test = open_split(dataset_dir, "test")
+        test = open_split(dataset_dir, test_folder)
         models = load_models(work / MODEL, bundle)
         with naming_model(" + ".join(members), TRAIN_AGAIN):
             counts = count_split(
                 models,
                 test,
                 classes=len(info.classes),
-                batch_size=limits.batch_size,
-                max_pixels=limits.max_pixels,
+                batch_size=params.evaluate.batch_size,
+                max_pixels=params.evaluate.max_pixels,
             )
         write_counts(work / TEST_COUNTS, counts, test.index)
         test_metrics = scores(counts.sum(0), info.names)

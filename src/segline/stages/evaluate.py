@@ -18,7 +18,7 @@ from torch import nn
 from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import read_bundle
 from segline.artifacts.candidates import CANDIDATES, HISTORY, candidate_folders
-from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info, split_folder
 from segline.artifacts.evaluation import (
     CURVES,
     CURVES_PLOT,
@@ -36,7 +36,7 @@ from segline.artifacts.evaluation import (
 from segline.config.params import Params
 from segline.config.sections import Evaluate
 from segline.data.boxes import Box
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.errors import StageError
 from segline.files.names import bounded
@@ -56,8 +56,8 @@ class CandidateResult:
     """The result of a candidate on a split.
 
     Attributes:
-        counts: The confusion matrix of every crop (n, k, k).
-        maps: The predicted label maps of the pictured crops.
+        counts: The confusion matrix of every image (n, k, k).
+        maps: The predicted label maps of the pictured images.
     """
 
     counts: Counts
@@ -75,16 +75,16 @@ class Finding:
     @property
     def row(self) -> Record:
         """The row of the list without the class's name; the box is in px of the source image, rounded outwards."""
-        crop, box = self.split.index.iloc[self.position], self.suspect.box
-        top, left = (math.floor(start * crop["scale"]) for start in (box.top, box.left))
-        below, right = (math.ceil(end * crop["scale"]) for end in (box.top + box.height, box.left + box.width))
-        source_box = Box(crop["top"] + top, crop["left"] + left, below - top, right - left)
+        item, box = self.split.index.iloc[self.position], self.suspect.box
+        top, left = (math.floor(start * item["scale"]) for start in (box.top, box.left))
+        below, right = (math.ceil(end * item["scale"]) for end in (box.top + box.height, box.left + box.width))
+        source_box = Box(item["top"] + top, item["left"] + left, below - top, right - left)
         return {
-            "key": crop["key"],
+            "key": item["key"],
             **source_box._asdict(),
             "pixels": self.suspect.pixels,
             "confidence": self.suspect.confidence,
-            "split": self.split.folder.name,
+            "split": self.split.name,
         }
 
 
@@ -101,7 +101,7 @@ def run(params: Params, *, dataset_dir: Path, candidates_dir: Path, out: Path) -
     DATASET.check(dataset_dir)
     CANDIDATES.check(candidates_dir)
     info, settings = read_dataset_info(dataset_dir), params.evaluate
-    split = open_split(dataset_dir, "val")
+    split = open_split(dataset_dir, split_folder("val", settings.on))
     pictured = np.unique(np.linspace(0, len(split) - 1, settings.pictures).round().astype(int))
     folders = candidate_folders(candidates_dir)
     with EVALUATION.writing(out) as work:
@@ -181,7 +181,7 @@ def _write_pictures(
     info: DatasetInfo,
     folder: Path,
 ) -> None:
-    """Write image, label and every prediction side by side, for crops spread evenly over the split."""
+    """Write image, label and every prediction side by side, for images spread evenly over the split."""
     folder.mkdir()
     for number, position in enumerate(pictured):
         images, labels = split.take([position])
@@ -194,7 +194,7 @@ def _audit(folder: Path, dataset_dir: Path, info: DatasetInfo, settings: Evaluat
     """Write the list of missing labels and pictures of the most confident ones; return the length of the list."""
     models = load_models(folder, read_bundle(folder))
     names = [name for name in info.pixels if not (name == "test" and info.test_is_val)]
-    splits = [open_split(dataset_dir, name) for name in names]
+    splits = [open_split(dataset_dir, name if name == "train" else split_folder(name, settings.on)) for name in names]
     with progress_bar("looking for missing labels", sum(map(len, splits))) as advance:
         findings = [
             Finding(suspect, split, position)

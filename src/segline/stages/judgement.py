@@ -57,7 +57,7 @@ def judge_first(decision: Decision, tested: CountedCrops, info: DatasetInfo) -> 
 
 
 def judge(decision: Decision, tested: CountedCrops, champion: Counts, settings: Promote) -> Decision:
-    """Return the decision about a version against the champion, whose counts (n, k, k) are of the same crops."""
+    """Return the decision about a version against the champion, whose counts (n, k, k) are of the same images."""
     comparison = compare(
         tested.counts,
         champion,

@@ -1,7 +1,7 @@
-"""Label: write class ids, crops and splits as memory-mapped shards.
+"""Label: write class ids and splits: memory-mapped shards of training crops, packs of whole frames to judge models on.
 
-Each shard is a task that runs in this process or anywhere on Ray, and writes the same bytes wherever it runs. A shard
-that a killed run completed is not made again.
+Each shard or pack is a task that runs in this process or anywhere on Ray, and writes the same bytes wherever it runs.
+One that a killed run completed is not made again.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import DATASET, DatasetInfo, describe_size, part_file, write_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, describe_size, part_file, split_folder, write_dataset_info
 from segline.artifacts.manifest import Manifest, read_manifest
 from segline.artifacts.validation import VALIDATION, read_statistics, write_statistics
 from segline.config.params import Params
@@ -24,25 +24,34 @@ from segline.data.class_map import merge, merge_counts
 from segline.data.crops import tiles
 from segline.data.distances import channels
 from segline.data.exclusions import Exclusions, read_exclusions
+from segline.data.frames import write_pack
 from segline.data.layouts import LabelSpec
 from segline.data.pairs import checked, label_spec_of, layout_of, open_tree
+from segline.data.parts import join_parts
+from segline.data.reading import open_split
 from segline.data.sampling import Sampler
-from segline.data.shards import join_shards, open_split, write_shard
+from segline.data.shards import write_shard
 from segline.data.splits import SPLITS, assign
 from segline.errors import DataError, StageError
 from segline.files.trees import Tree, prefetch
 from segline.parallel import for_each, tune_malloc
 from segline.progress import log, progress_bar
 
+JUDGED = ("val", "test")
+"""The splits that models are judged on, which hold whole frames."""
+PACK_PIXELS = 2**28
+"""The most pixels of a pack of several frames, which make about 256 MB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A shard to make.
+    """A shard of crops or a pack of frames to make.
 
     Attributes:
-        folder: The folder of the shard's split.
-        number: The number of the shard in its split.
-        manifest: The pairs of the shard.
+        folder: The folder of its split.
+        number: Its number in the split.
+        of_frames: Whether it is a pack of frames.
+        manifest: The pairs in it.
         tree: The files of the pairs.
         label_spec: The classes to learn.
         settings: The section ``label``.
@@ -52,6 +61,7 @@ class Shard:
 
     folder: Path
     number: int
+    of_frames: bool
     manifest: Manifest
     tree: Tree
     label_spec: LabelSpec
@@ -61,7 +71,10 @@ class Shard:
 
 
 def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions: Path | None = None, out: Path) -> None:
-    """Write ``out/<split>/`` shards, ``out/dataset.json`` and the training pairs' ``out/statistics.parquet``.
+    """Write the shards and packs of ``out/<split>/``, ``out/dataset.json`` and ``out/statistics.parquet``.
+
+    The statistics are those of the training pairs. Crops of validation and test are written if train or evaluate asks
+    for them, to ``out/val_crops/`` and ``out/test_crops/``.
 
     Args:
         params: The parameters.
@@ -84,6 +97,7 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
     template = Shard(
         folder=out,
         number=0,
+        of_frames=False,
         manifest=manifest,
         tree=open_tree(manifest.origin.root, manifest_dir),
         label_spec=label_spec,
@@ -91,10 +105,11 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
         exclusions=excluded,
         seed=params.seed,
     )
-    with DATASET.writing(out, depends_on=_content_key(template)) as work:
-        shards = _plan(template, splits, statistics, work)
+    cropped = _cropped(params)
+    with DATASET.writing(out, depends_on=f"{_content_key(template)} crops of {' '.join(cropped)}") as work:
+        shards = _plan(template, splits, cropped, statistics, work)
         _make([shard for part in shards.values() for shard in part], settings.workers)
-        joined = {split: join_shards(work / split, len(part)) for split, part in shards.items()}
+        joined = {folder: join_parts(work / folder, len(part)) for folder, part in shards.items()}
         write_statistics(work, statistics.iloc[splits["train"]])
         info = _dataset_info(template, splits, joined)
         write_dataset_info(work, info)
@@ -102,13 +117,16 @@ def run(params: Params, *, manifest_dir: Path, validation_dir: Path, exclusions:
 
 
 def make_shard(shard: Shard) -> int:
-    """Write one shard, and return the number of pairs in it."""
+    """Write one shard or pack, and return the number of pairs in it."""
     tune_malloc()
     rows: list[Any] = shard.manifest.rows.to_dict("records")
     paths = [row[part] for row in rows for part in ("label", "image")]
     with prefetch(checked(shard.tree, shard.manifest), paths) as tree:
         layout = layout_of(shard.manifest.origin)
         sampler = Sampler(tree, layout, shard.label_spec, shard.settings, shard.exclusions, seed=shard.seed)
+        if shard.of_frames:
+            write_pack(shard.folder, shard.number, map(sampler.frame, rows))
+            return len(rows)
         crops = (crop for row in rows for crop in sampler.crops(row))
         distances: dict[str, int] = {
             name: channels(name, len(shard.label_spec.classes)) for name in shard.settings.distances
@@ -163,20 +181,51 @@ def _content_key(template: Shard) -> str:
     return f"{template.manifest.content_hash} {classes} {template.exclusions.hash} {settings} seed {template.seed}"
 
 
-def _plan(
-    template: Shard, splits: dict[str, list[int]], statistics: pd.DataFrame, work: Path
-) -> dict[str, list[Shard]]:
-    """Return the shards of each split."""
-    size = _images_in_shard(template.settings, int(statistics["height"].max()), int(statistics["width"].max()))
+def _cropped(params: Params) -> list[str]:
+    """Return the splits to judge on of which crops are written as well as frames."""
+    asked = {"val": {params.train.validate_on, params.evaluate.on}, "test": {params.evaluate.on}}
+    return [split for split in JUDGED if "crops" in asked[split]]
 
-    def cut_up(split: str, rows: pd.DataFrame) -> list[Shard]:
-        blocks = [rows.iloc[start : start + size] for start in range(0, len(rows), size)]
+
+def _plan(
+    template: Shard, splits: dict[str, list[int]], cropped: list[str], statistics: pd.DataFrame, work: Path
+) -> dict[str, list[Shard]]:
+    """Return the shards or packs of each folder of the data set."""
+    size = _images_in_shard(template.settings, int(statistics["height"].max()), int(statistics["width"].max()))
+    pixels = (statistics["height"] * statistics["width"]).to_numpy(np.int64)
+
+    def plan(folder: str, blocks: list[list[int]], *, of_frames: bool) -> list[Shard]:
+        made = replace(template, folder=work / folder, of_frames=of_frames)
+        rows = template.manifest.rows
         return [
-            replace(template, folder=work / split, number=number, manifest=replace(template.manifest, rows=block))
+            replace(made, number=number, manifest=replace(template.manifest, rows=rows.iloc[block]))
             for number, block in enumerate(blocks)
         ]
 
-    return {split: cut_up(split, template.manifest.rows.iloc[positions]) for split, positions in splits.items()}
+    def in_shards(positions: list[int]) -> list[list[int]]:
+        return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+    shards = {"train": plan("train", in_shards(splits["train"]), of_frames=False)}
+    for split in JUDGED:
+        packs = _packs(splits[split], pixels, template.settings.shard_size)
+        shards[split] = plan(split, packs, of_frames=True)
+    for split in cropped:
+        folder = split_folder(split, "crops")
+        shards[folder] = plan(folder, in_shards(splits[split]), of_frames=False)
+    return shards
+
+
+def _packs(positions: list[int], pixels: NDArray[np.int64], most: int) -> list[list[int]]:
+    """Return the positions of the frames of each pack: at most this many, and at most ``PACK_PIXELS`` of several."""
+    packs: list[list[int]] = []
+    held = 0
+    for position in positions:
+        held += int(pixels[position])
+        if not packs or len(packs[-1]) == most or held > PACK_PIXELS:
+            packs.append([])
+            held = int(pixels[position])
+        packs[-1].append(position)
+    return packs
 
 
 def _images_in_shard(settings: Label, height: int, width: int) -> int:
@@ -188,10 +237,10 @@ def _images_in_shard(settings: Label, height: int, width: int) -> int:
 
 
 def _make(shards: list[Shard], workers: int) -> None:
-    """Make the shards that are not complete yet."""
+    """Make the shards and packs that are not complete yet."""
     missing = [shard for shard in shards if not part_file(shard.folder, shard.number).is_file()]
     if len(missing) < len(shards):
-        log(f"label: {len(shards) - len(missing)} of {len(shards)} shards are there from a run before")
+        log(f"label: {len(shards) - len(missing)} of {len(shards)} shards and packs are there from a run before")
     with progress_bar("labelling", sum(len(shard.manifest.rows) for shard in missing)) as advance:
         for_each(missing, make_shard, advance, workers=workers)
 
@@ -199,7 +248,7 @@ def _make(shards: list[Shard], workers: int) -> None:
 def _dataset_info(
     template: Shard, splits: dict[str, list[int]], joined: dict[str, tuple[NDArray[np.int64], str]]
 ) -> DatasetInfo:
-    digests = "".join(f"{split} {joined[split][1]}\n" for split in SPLITS)
+    digests = "".join(f"{folder} {digest}\n" for folder, (_, digest) in joined.items())
     origin = template.manifest.origin
     return DatasetInfo(
         classes=template.label_spec.classes,
@@ -219,9 +268,11 @@ def _dataset_info(
 def _log_summary(
     info: DatasetInfo, manifest: Manifest, splits: dict[str, list[int]], excluded: Exclusions, out: Path
 ) -> None:
-    sizes = ", ".join(f"{len(open_split(out, split))} {split}" for split in SPLITS)
-    note = " (test is the validation split: the layout has no other)" if info.test_is_val else ""
-    log(f"label: {sizes} crops of {describe_size(info.crop_size)} px, {len(info.classes)} classes{note}")
+    train, val, test = (len(open_split(out, split)) for split in SPLITS)
+    crops, note = f"{train} training crops of {describe_size(info.crop_size)} px", ""
+    if info.test_is_val:
+        note = " (test is the validation split: the layout has no other)"
+    log(f"label: {crops}, {val} validation and {test} test frames, {len(info.classes)} classes{note}")
     tested = [key for key in manifest.rows["key"].iloc[splits["test"]] if excluded.boxes(key)]
     if tested:
         log(

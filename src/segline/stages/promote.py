@@ -15,14 +15,15 @@ from torch import nn
 from segline.artifacts.artifact import Record
 from segline.artifacts.bundle import Bundle, bundle_hash, read_bundle
 from segline.artifacts.code import code_hash
-from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info, split_folder
 from segline.artifacts.ensemble import ENSEMBLE, MODEL, TEST_COUNTS, read_metrics
 from segline.artifacts.evaluation import EVALUATION, CountedCrops, read_counts
 from segline.artifacts.promotion import PROMOTION, REPORT, Decision, write_decision
 from segline.artifacts.validation import STATISTICS
 from segline.config.params import Params
 from segline.config.serialization import as_json
-from segline.data.shards import open_split
+from segline.data.reading import open_split
+from segline.data.split import Split
 from segline.errors import StageError, TrackingError, one_line
 from segline.inference.bundle import load_models
 from segline.inference.predict import TRAIN_AGAIN, count_split, naming_model, predict_labels
@@ -56,10 +57,15 @@ class Contest:
     dataset_dir: Path
     ensemble_dir: Path
 
+    def open_test(self) -> Split:
+        """Open the test split."""
+        return open_split(self.dataset_dir, split_folder("test", self.params.evaluate.on))
+
     @property
     def settings_hash(self) -> str:
         """The hash of what a decision depends on beside the data and the models."""
-        settings = as_json(self.params.promote), self.params.evaluate.max_pixels
+        judged = self.params.evaluate
+        settings = as_json(self.params.promote), judged.on, judged.max_pixels
         return provenance.key(*settings, self.params.seed, code_hash(PROMOTION.code))
 
 
@@ -74,7 +80,7 @@ def run(
         TrackingError: The registry cannot be reached, or its champion has other classes or predictions that are not
             finite.
     """
-    DATASET.check(dataset_dir, folders=("test",))
+    DATASET.check(dataset_dir, folders=(split_folder("test", params.evaluate.on),))
     EVALUATION.check(evaluation_dir)
     ENSEMBLE.check(ensemble_dir)
     info, metrics = read_dataset_info(dataset_dir), read_metrics(ensemble_dir)
@@ -99,7 +105,7 @@ def run(
 def _refuse_nonfinite(contest: Contest) -> None:
     """Let the models that would be registered predict a few test images, whose logits have to be finite."""
     folder = contest.ensemble_dir / MODEL
-    split, models = open_split(contest.dataset_dir, "test"), load_models(folder, read_bundle(folder))
+    split, models = contest.open_test(), load_models(folder, read_bundle(folder))
     settings = contest.params.evaluate
     positions = next(split.ranges(settings.batch_size, settings.max_pixels))
     with naming_model(str(folder), TRAIN_AGAIN):
@@ -179,11 +185,11 @@ def _decide(contest: Contest, version: Version) -> Decision:
 
 
 def _count_trained_on(contest: Contest, champion: Version) -> int:
-    """Return how many test crops show images that the champion was trained on, if its run has the statistics."""
+    """Return how many test items show images that the champion was trained on, if its run has the statistics."""
     with TemporaryDirectory() as folder:
         file = registry.download_artifact(contest.experiment, champion, STATISTICS, Path(folder))
         trained = set() if file is None else set(pd.read_parquet(file, columns=["key"])["key"])
-    return int(open_split(contest.dataset_dir, "test").index["key"].isin(trained).sum())
+    return int(contest.open_test().index["key"].isin(trained).sum())
 
 
 def _load_champion(contest: Contest, champion: Version) -> tuple[list[nn.Module], Bundle]:
@@ -225,7 +231,7 @@ def _count_champion(contest: Contest, champion: Version, tested: CountedCrops) -
     with naming_model(name, _rollback_advice(contest), TrackingError):
         counts = count_split(
             models,
-            open_split(contest.dataset_dir, "test"),
+            contest.open_test(),
             classes=len(info.classes),
             batch_size=contest.params.evaluate.batch_size,
             max_pixels=contest.params.evaluate.max_pixels,

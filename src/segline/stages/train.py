@@ -16,11 +16,12 @@ from tempfile import TemporaryDirectory
 
 from segline.artifacts.candidates import CANDIDATES
 from segline.artifacts.code import code_hash
-from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info
+from segline.artifacts.dataset import DATASET, DatasetInfo, read_dataset_info, split_folder
 from segline.config.fields import SHIPPED_WORD
 from segline.config.params import Params
 from segline.config.sections import Train
 from segline.config.serialization import as_json
+from segline.data.reading import open_split
 from segline.errors import TrainingError
 from segline.files.atomic import unfinished_fingerprint, writing
 from segline.files.hashing import file_hash
@@ -43,9 +44,8 @@ from segline.training.search.run import run_search
 from segline.training.search.state import SearchState, TrialRuns
 from segline.training.trial import Cost, Init, Trial, TrialConfig, TrialInputs
 
-SPLITS = ("train", "val")
 PREPARED = "prepared"
-"""The folder of what the losses prepared, beside the folders of the trials."""
+"""The folder of what losses and models prepared, beside the folders of the trials."""
 STORE = "SEGLINE_STORE"
 """The environment variable with the bucket's prefix for checkpoints, to continue on another node or later."""
 
@@ -69,7 +69,9 @@ def run(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, plan
     """
     if params.train.search.searcher == "optuna":
         proposals.check_installed()
-    DATASET.check(dataset_dir, folders=SPLITS)
+    validation = split_folder("val", params.train.validate_on)
+    DATASET.check(dataset_dir, folders=("train", validation))
+    open_split(dataset_dir, validation)
     info = read_dataset_info(dataset_dir)
     experiment = Experiment(tracking_uri, params.name)
     with TemporaryDirectory(prefix="segline-init-") as folder:
@@ -144,6 +146,8 @@ def _conclude(state: SearchState) -> None:
         if not trial.is_finished:
             trial.delete_checkpoints()
     shutil.rmtree(state.inputs.prepared_dir / INIT_FOLDER, ignore_errors=True)
+    for path in (state.work / PREPARED).glob("*/*/*.npy"):
+        path.unlink()
 
 
 def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
@@ -157,6 +161,7 @@ def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
     return TrialInputs(
         dataset_dir=dataset_dir.resolve(),
         prepared_dir=out.resolve() / PREPARED,
+        validation=split_folder("val", settings.validate_on),
         encoders=encoders,
         origins=Origins.of((dataset_dir,), encoders),
     )
@@ -172,14 +177,13 @@ def _preflight(params: Params, info: DatasetInfo, inputs: TrialInputs) -> None:
 
 
 def _show_plan(params: Params, inputs: TrialInputs) -> None:
-    """Prepare the losses, measure a few steps of each kind of trial, and print the cost of the grid."""
-    from segline.training.prepare import prepare_losses
+    """Prepare losses and models, measure a few steps of each kind of trial, and print the cost of the grid."""
+    from segline.training.prepare import prepare_trials
 
     settings, configs = params.train, grid.grid_configs(params.train, params.seed)
-    terms = [term for config in configs for term in config.loss]
     with TemporaryDirectory(prefix="segline-plan-") as folder:
         inputs = replace(inputs, prepared_dir=Path(folder))
-        prepare_losses(terms, inputs, CheckpointStore(""), seed=params.seed, threads=settings.cpus_per_worker)
+        prepare_trials(configs, inputs, CheckpointStore(""), seed=params.seed, threads=settings.cpus_per_worker)
         kinds = len({plan.kind(config) for config in configs})
         with ray_session() as resources, progress_bar("measuring", kinds) as advance:
             costs = plan.measure(configs, partial(_measure, inputs), advance)

@@ -30,7 +30,7 @@ STOP = "stop"
 No trial's name begins like that.
 """
 PREPARATION = "preparation.json"
-"""The file that makes the folder of a loss's preparation complete."""
+"""The file that makes the folder of a preparation complete."""
 POLL_S = 3.0
 """The seconds between two looks for the request to stop in the bucket."""
 
@@ -103,11 +103,12 @@ class CheckpointStore:
         if not self.url:
             return
         bucket = Bucket(f"{self.url}/{trial}" if trial else self.url)
-        trials: dict[str, list[str]] = {trial: []} if trial else {}
+        trials: dict[str, dict[str, str]] = {trial: {}} if trial else {}
         for name in bucket.files:
             if not name.startswith(STOP):
                 safe_path(work / trial, name, bucket.url)
-                trials.setdefault(trial or name.rpartition("/")[0], []).append(name)
+                folder, _, file = ("", "", name) if trial else name.rpartition("/")
+                trials.setdefault(trial or folder, {})[file] = name
         for folder, names in trials.items():
             with machine_lock(work / folder):
                 self._fetch(bucket, work / folder, names, whole=whole, exactly=exactly)
@@ -207,8 +208,7 @@ class CheckpointStore:
             work.mkdir(parents=True, exist_ok=True)
             write_text(mark, key)
 
-    def _fetch(self, bucket: Bucket, folder: Path, names: list[str], *, whole: bool, exactly: bool) -> None:
-        by_file = {name.rpartition("/")[2]: name for name in names}
+    def _fetch(self, bucket: Bucket, folder: Path, by_file: dict[str, str], *, whole: bool, exactly: bool) -> None:
         done = count_epochs(bucket.read(by_file[HISTORY]).decode()) if HISTORY in by_file else 0
         is_newer = done > len(read_history(folder))
         unneeded = {PREVIOUS} if self.keeps_last else {CHECKPOINT, PREVIOUS}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from segline.artifacts.dataset import DatasetInfo
 from segline.config.components import ComponentSpec
+from segline.config.sections import Train
 from segline.losses import LOSSES, WeightedSum
 from segline.losses.task import Task
 from segline.models import MODELS
@@ -18,8 +20,13 @@ from segline.models import MODELS
 
 def make_model(spec: ComponentSpec, info: DatasetInfo, encoders: dict[str, Path]) -> nn.Module:
     """Make a model; encoder weights are read from the file on this machine."""
-    file = encoders.get(str(spec.options.get("pretrained")))
-    return MODELS[spec.name](len(info.classes), **(spec.options | ({"pretrained": str(file)} if file else {})))
+    return MODELS[spec.name](len(info.classes), **with_local_weights(spec.options, encoders))
+
+
+def with_local_weights(options: dict[str, Any], encoders: dict[str, Path]) -> dict[str, Any]:
+    """Return options in which the address of encoder weights is that of the file on this machine."""
+    file = encoders.get(str(options.get("pretrained")))
+    return options | ({"pretrained": str(file)} if file else {})
 
 
 def make_loss(terms: Sequence[ComponentSpec], info: DatasetInfo, prepared_dir: Path) -> WeightedSum:
@@ -33,21 +40,31 @@ def all_options(component: Callable[..., Any], spec: ComponentSpec) -> dict[str,
     return {option.name: option.default for option in known if option.kind is option.KEYWORD_ONLY} | spec.options
 
 
-def preparation_options(term: ComponentSpec) -> dict[str, Any] | None:
-    """Return the options of a loss that its preparation step takes, or None if the loss has no such step."""
-    step = getattr(LOSSES[term.name], "prepare", None)
+def preparation_options(component: Callable[..., Any], spec: ComponentSpec) -> dict[str, Any] | None:
+    """Return the options of a model or loss that its preparation step takes, or None if it has no such step."""
+    step = getattr(component, "prepare", None)
     if step is None:
         return None
-    options, taken = all_options(LOSSES[term.name], term), signature(step).parameters.values()
+    options, taken = all_options(component, spec), signature(step).parameters.values()
     return {option.name: options[option.name] for option in taken if option.kind is option.KEYWORD_ONLY}
 
 
 def preparation_name(term: ComponentSpec) -> str:
     """Return the name of a loss's preparation, the same for equal options; empty if the loss has no such step."""
-    options = preparation_options(term)
-    if options is None:
+    return _named(term.name, preparation_options(LOSSES[term.name], term))
+
+
+def features_name(model: ComponentSpec, settings: Train) -> str:
+    """Return the name of a model's kept features, the same for equal options and augmentation; empty if it has none."""
+    options = preparation_options(MODELS[model.name], model)
+    kept = options is not None and options["max_gb"] > 0
+    return _named(model.name, {**options, "augment": asdict(settings.augment)} if options and kept else None)
+
+
+def _named(component: str, content: dict[str, Any] | None) -> str:
+    if content is None:
         return ""
-    return f"{term.name}-{hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]}"
+    return f"{component}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def _make_term(term: ComponentSpec, info: DatasetInfo, prepared_dir: Path) -> nn.Module:

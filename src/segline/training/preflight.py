@@ -11,7 +11,7 @@ import torch
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.errors import SeglineError, TrainingError, clip, one_line
 from segline.progress import log
@@ -121,7 +121,8 @@ def _try_pass(trial: Trial) -> None:
     terms = tuple(term for term in trial.config.loss if not preparation_name(term)) or (INSTEAD_OF_PREPARED,)
     try:
         with explaining_memory(settings):
-            run = make_run(replace(trial, config=replace(trial.config, settings=settings, loss=terms)), info)
+            tried = replace(trial, config=replace(trial.config, settings=settings, loss=terms))
+            run = make_run(tried, info, may_use_features=False)
             engine.try_step(run)
     finally:
         if settings.compile:

@@ -1,13 +1,13 @@
-"""The preparation steps of losses: each runs once, before the trials that need its files.
+"""The preparation steps of losses and models: each runs once, before the trials that need its files.
 
-A step gets label maps as tensors, so that losses import no data. Its files appear whole or not at all, in
-``prepared/<loss>-<hash of its options>``, and a step that was killed is repeated with the same bits.
+A step gets label maps or images as tensors, so that losses and models import no data. Its files appear whole or not at
+all, in ``prepared/<name>-<hash of its options>``, and a step that was killed is repeated with the same bits.
 """
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +16,38 @@ import torch
 from torch import Tensor
 
 from segline.artifacts.dataset import read_dataset_info
+from segline.artifacts.preparation import Preparation
 from segline.config.components import ComponentSpec
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.data.split import MAX_PIXELS, Split
 from segline.data.tiles import tiles
 from segline.files.atomic import write_json
 from segline.losses import LOSSES
-from segline.losses.task import LabelBatches, Preparation
+from segline.losses.task import LabelBatches
+from segline.models import MODELS
 from segline.progress import log, progress_bar
 from segline.training.checkpoints import PREPARATION, CheckpointStore
-from segline.training.components import preparation_name, preparation_options
+from segline.training.components import features_name, preparation_name, preparation_options, with_local_weights
 from segline.training.determinism import set_deterministic
-from segline.training.trial import TrialInputs
+from segline.training.feature_views import image_batches, write_indices
+from segline.training.trial import TrialConfig, TrialInputs
+
+Step = Callable[[Path], Preparation]
+
+
+def prepare_trials(
+    configs: Iterable[TrialConfig], inputs: TrialInputs, store: CheckpointStore, *, seed: int, threads: int
+) -> dict[str, dict[str, float]]:
+    """Run the preparation steps of models and losses that have not been run yet; see :func:`prepare_losses`."""
+    listed = list(configs)
+    steps: dict[str, Step] = {
+        name: partial(_keep_features, config, inputs, seed)
+        for config in listed
+        if (name := features_name(config.model, config.settings))
+    }
+    features = _run_steps(steps, inputs, store, seed=seed, threads=threads)
+    terms = [term for config in listed for term in config.loss]
+    return features | prepare_losses(terms, inputs, store, seed=seed, threads=threads)
 
 
 def prepare_losses(
@@ -45,12 +65,22 @@ def prepare_losses(
     Returns:
         The scores of each preparation, by its name.
     """
-    named = {name: term for term in terms if (name := preparation_name(term))}
+    steps: dict[str, Step] = {
+        name: partial(_prepare_loss, term, inputs, seed) for term in terms if (name := preparation_name(term))
+    }
+    return _run_steps(steps, inputs, store, seed=seed, threads=threads)
+
+
+def _run_steps(
+    steps: dict[str, Step], inputs: TrialInputs, store: CheckpointStore, *, seed: int, threads: int
+) -> dict[str, dict[str, float]]:
     scores = {}
-    for name, term in named.items():
+    for name, step in steps.items():
         result = inputs.prepared_dir / name / PREPARATION
         if not result.is_file():
-            _prepare(term, result.parent, inputs, seed=seed, threads=threads)
+            torch.set_num_threads(threads)
+            set_deterministic(seed)
+            _run_step(step, result.parent)
         preparation = json.loads(result.read_text(encoding="utf-8"))
         files = [f"{name}/{file}" for file in (*preparation["files"], PREPARATION)]
         store.upload(inputs.prepared_dir, files)
@@ -59,25 +89,49 @@ def prepare_losses(
     return scores
 
 
-def _prepare(term: ComponentSpec, folder: Path, inputs: TrialInputs, *, seed: int, threads: int) -> None:
-    """Run the preparation step of a loss in a temporary folder, then give the folder its name."""
-    torch.set_num_threads(threads)
-    set_deterministic(seed)
+def _run_step(step: Step, folder: Path) -> None:
+    """Run a preparation step in a temporary folder, then give the folder its name."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    batches = _label_batches(inputs.dataset_dir, seed, f"preparing {folder.name}")
-    step = getattr(LOSSES[term.name], "prepare")  # noqa: B009  (the table's type does not know of it)
-    preparation: Preparation = step(batches, unfinished, **(preparation_options(term) or {}))
+    preparation = step(unfinished)
     write_json(unfinished / PREPARATION, asdict(preparation))
     unfinished.rename(folder)
 
 
-def _label_batches(dataset_dir: Path, seed: int, description: str) -> LabelBatches:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train, val = open_split(dataset_dir, "train"), open_split(dataset_dir, "val")
+def _prepare_loss(term: ComponentSpec, inputs: TrialInputs, seed: int, folder: Path) -> Preparation:
+    loss = LOSSES[term.name]
+    batches = _label_batches(inputs, seed, f"preparing {preparation_name(term)}")
+    step = getattr(loss, "prepare")  # noqa: B009  (the table's type does not know of it)
+    preparation: Preparation = step(batches, folder, **(preparation_options(loss, term) or {}))
+    return preparation
+
+
+def _keep_features(config: TrialConfig, inputs: TrialInputs, seed: int, folder: Path) -> Preparation:
+    """Compute features once; a trial with another seed, such as a finalist's, takes those of the search's seed."""
+    model = MODELS[config.model.name]
+    batches = image_batches(
+        inputs,
+        config.settings.augment,
+        seed=seed,
+        device=_device(),
+        description=f"computing features of {config.model.name}",
+    )
+    options = with_local_weights(preparation_options(model, config.model) or {}, inputs.encoders)
+    step = getattr(model, "prepare")  # noqa: B009  (the table's type does not know of it)
+    preparation: Preparation = step(batches, folder, **options)
+    return replace(preparation, files=(*preparation.files, *write_indices(inputs, folder, options["views"])))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _label_batches(inputs: TrialInputs, seed: int, description: str) -> LabelBatches:
+    device = _device()
+    train, val = (open_split(inputs.dataset_dir, folder) for folder in ("train", inputs.validation))
     return LabelBatches(
-        classes=len(read_dataset_info(dataset_dir).classes),
+        classes=len(read_dataset_info(inputs.dataset_dir).classes),
         device=device,
         train=partial(_random_batches, train, seed, device, description),
         val=partial(_all_batches, val, device),

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segline.config.sections import Train
-from segline.data.augment import to_device
+from segline.data.augment import normalize, to_device, to_unit
 from segline.data.split import Split
 from segline.losses import WeightedSum
 from segline.training import ddp
 from segline.training.fine_tuning import freeze, parameter_groups
 from segline.training.order import EpochOrder
+
+Items = NDArray[np.uint8] | NDArray[np.float16]
+"""Images (b, h, w, 3) of 0 to 255, or features (b, h, w, channels)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class Run:
     """A function that is called after every step; when it returns true, the run saves itself and ends."""
     needs_checkpoint: bool = False
     """Whether the run cannot start anew, as it goes on with another training."""
+    on_features: bool = False
+    """Whether the splits hold the features of a frozen encoder, on which the ``head`` of the model alone is trained."""
     note: str = ""
     """What was done about a damaged checkpoint, in a line."""
 
@@ -69,11 +74,21 @@ class Run:
         self.order = EpochOrder(self.train, settings.repeat_threshold, self.seed)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, settings), eps=settings.epsilon, fused=True)
         self.ema_model = copy.deepcopy(self.model) if settings.ema_decay else self.model
-        network = ddp.wrap_ddp(self.model, self.device)
+        network = ddp.wrap_ddp(self.reached(self.model), self.device)
         self.network = cast(nn.Module, torch.compile(network)) if settings.compile else network
         self.history: list[Epoch] = []
         self.epoch_state = EpochState()
         self.bf16 = runs_in_bf16(settings.precision, self.device)
+
+    def reached(self, model: nn.Module) -> nn.Module:
+        """Return the part of a model that the splits' items go through: the whole, or its head."""
+        return model.get_submodule("head") if self.on_features else model
+
+    def to_input(self, images: Items, device: torch.device) -> Float[Tensor, "b c h w"]:
+        """Return images of a split (b, h, w, 3) as floats of 0 to 1, or features (b, h, w, c) as they are."""
+        if self.on_features:
+            return to_device(torch.from_numpy(images), device).permute(0, 3, 1, 2).float()
+        return to_unit(images.astype(np.uint8, copy=False), device)
 
     @property
     def images_per_step(self) -> int:
@@ -111,9 +126,10 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def forward(
-    run: Run, network: Callable[[Tensor], Tensor], inputs: Float[Tensor, "b 3 h w"]
-) -> Float[Tensor, "b k h w"]:
-    """Return the logits of a network for normalized images, in single precision."""
+    run: Run, network: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "n k h w"]:
+    """Return the logits of a network for images of 0 to 1, or for features, in single precision."""
+    inputs = images if run.on_features else normalize(images)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
         logits = network(inputs.contiguous(memory_format=torch.channels_last))
     return logits.float()

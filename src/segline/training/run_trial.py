@@ -22,9 +22,10 @@ from segline.artifacts.candidates import (
     write_trial_params,
 )
 from segline.artifacts.dataset import DatasetInfo, read_dataset_info
+from segline.config import model_options
 from segline.config.fields import SHIPPED_WORD
 from segline.config.sections import Train
-from segline.data.shards import open_split
+from segline.data.reading import open_split
 from segline.errors import StoppedError, TrainingError
 from segline.files.atomic import write_text
 from segline.files.hashing import file_hash
@@ -34,7 +35,7 @@ from segline.models.shipped import shipped_licence
 from segline.parallel import tune_malloc
 from segline.training import ddp, engine
 from segline.training.checkpoints import STOP
-from segline.training.components import all_options, make_loss, make_model, preparation_name
+from segline.training.components import all_options, features_name, make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
 from segline.training.init_weights import begin_resumed, init_record, make_started_model
 from segline.training.run import Run, runs_in_bf16
@@ -54,7 +55,8 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     """
     trial.inputs.origins.fetch()
     trial.store.sync_on_start(trial.folder, rank=ddp.rank(), barrier=ddp.barrier if ddp.world_size() > 1 else None)
-    for name in filter(None, map(preparation_name, trial.config.loss)):
+    config = trial.config
+    for name in filter(None, (features_name(config.model, config.settings), *map(preparation_name, config.loss))):
         trial.store.fetch(trial.folder.parent, f"{trial.inputs.prepared_dir.name}/{name}")
     if trial.inputs.init:
         trial.inputs.init.fetch(trial.store)
@@ -92,15 +94,18 @@ def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[st
             raise
 
 
-def make_run(trial: Trial, info: DatasetInfo) -> Run:
-    """Return the engine's run of a trial, with a new model."""
-    config, init = trial.config, trial.inputs.init
-    started = make_started_model(config, info, init) if init else None
+def make_run(trial: Trial, info: DatasetInfo, *, may_use_features: bool = True) -> Run:
+    """Return the engine's run of a trial, with a new model, on its kept features if it has some."""
+    config, inputs = trial.config, trial.inputs
+    features = features_name(config.model, config.settings) if may_use_features else ""
+    data_dir = inputs.prepared_dir / features if features else inputs.dataset_dir
+    started = make_started_model(config, info, inputs.init) if inputs.init else None
     return Run(
-        model=started or make_model(config.model, info, trial.inputs.encoders),
-        loss=make_loss(config.loss, info, trial.inputs.prepared_dir),
-        train=open_split(trial.inputs.dataset_dir, "train"),
-        val=open_split(trial.inputs.dataset_dir, "val"),
+        model=started or make_model(config.model, info, inputs.encoders),
+        loss=make_loss(config.loss, info, inputs.prepared_dir),
+        train=open_split(data_dir, "train"),
+        val=open_split(data_dir, "val" if features else inputs.validation),
+        on_features=bool(features),
         classes=len(info.classes),
         settings=config.settings,
         seed=config.seed,
@@ -142,14 +147,15 @@ def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
     if not config.settings.keep_checkpoints:
         (trial.folder / CHECKPOINT).unlink()
     (trial.folder / PREVIOUS).unlink(missing_ok=True)
-    _write_licence(trial)
-    member = Member(trial.name, config.model.name, config.model.options, WEIGHTS, record)
+    options = model_options.resolve(config.model.name, config.model.options)
+    _write_licence(trial, options)
+    member = Member(trial.name, config.model.name, options, WEIGHTS, record)
     write_description(trial.folder, Bundle(info.classes, info.background, (member,)))
 
 
-def _write_licence(trial: Trial) -> None:
+def _write_licence(trial: Trial, options: dict[str, Any]) -> None:
     """Keep the licence of the weights that the encoder started from, now or where the trial started."""
-    options, init = trial.config.model.options, trial.inputs.init
+    init = trial.inputs.init
     if options.get("pretrained") == SHIPPED_WORD:
         write_text(trial.folder / ENCODER_LICENCE, shipped_licence(options["encoder"]))
     elif init:

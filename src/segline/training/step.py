@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segline.data.augment import augment, generate_parameters, normalize, to_device, to_unit
+from segline.data.augment import augment, generate_parameters, to_device
 from segline.losses import Part
 from segline.training import ddp
 from segline.training.depthwise import FastDepthwiseGradients
@@ -57,7 +57,7 @@ def _read(run: Run, chosen: NDArray[np.integer]) -> Batch:
     images, labels = run.train.take(positions)
     return Batch(
         positions=positions,
-        images=to_unit(images, run.device),
+        images=run.to_input(images, run.device),
         labels=to_device(torch.from_numpy(labels), run.device),
         distances=take_distances(run, run.train, positions),
         rows=rows,
@@ -96,6 +96,8 @@ def train_step(run: Run, batches: list[Batch], step: int) -> list[Tensor]:
 
 
 def _augment(run: Run, batch: Batch, generator: torch.Generator) -> Batch:
+    if run.on_features:
+        return batch
     amounts = generate_parameters(batch.size, run.settings.augment, generator).take(batch.rows).to(run.device)
     images, labels, distances = augment(batch.images, batch.labels, amounts, batch.distances)
     return replace(batch, images=images, labels=labels, distances=distances)
@@ -106,10 +108,12 @@ def _forward_backward(run: Run, batch: Batch, part: Part, *, is_last: bool) -> T
     with ddp.no_sync(run.network, enabled=not is_last):
         is_plain = run.settings.compile or run.device.type != "cpu"
         with nullcontext() if is_plain else FastDepthwiseGradients():
-            logits = forward(run, run.network, normalize(batch.images))
-        loss: Tensor = run.loss(logits, batch.labels, batch.distances, part)
+            logits = forward(run, run.network, batch.images)
+        # Several heads stack their logits along the batch in training; each has a loss of its own.
+        losses = [run.loss(own, batch.labels, batch.distances, part) for own in torch.split(logits, len(batch.labels))]
+        loss = torch.stack(losses).sum()
         torch.autograd.backward(loss * ddp.world_size())
-    return loss.detach()
+    return loss.detach() / len(losses)
 
 
 @torch.no_grad()

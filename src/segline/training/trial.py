@@ -86,7 +86,8 @@ class TrialInputs:
 
     Attributes:
         dataset_dir: The folder that the stage label wrote.
-        prepared_dir: The folder of what the losses prepared, one folder each.
+        prepared_dir: The folder of what losses and models prepared, one folder each.
+        validation: The folder of the data set that trials are validated on.
         encoders: The files of encoder weights, by the address that the parameters give.
         init: The bundle that the trials start from; None for none.
         origins: The addresses from which another node copies the data and the encoder weights.
@@ -94,6 +95,7 @@ class TrialInputs:
 
     dataset_dir: Path
     prepared_dir: Path
+    validation: str = "val"
     encoders: dict[str, Path] = field(default_factory=dict)
     init: Init | None = None
     origins: Origins = field(default_factory=Origins)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segline.data.augment import normalize, to_device, to_unit
+from segline.data.augment import to_device
 from segline.data.split import MAX_PIXELS
 from segline.data.tiles import tiles
 from segline.errors import TrainingError
@@ -19,7 +19,7 @@ from segline.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from segline.metrics.finite import first_nonfinite
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE, keep_batch
-from segline.training.run import Run, forward, take_distances
+from segline.training.run import Items, Run, forward, take_distances
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Fault:
 
     row: int
     what: str
-    images: UInt8[np.ndarray, "b h w 3"]
+    images: Items
     labels: UInt8[np.ndarray, "b h w"]
 
 
@@ -90,8 +90,8 @@ def eval_step(run: Run, positions: range) -> ValidationStep:
     loss, counts = 0.0, np.zeros((run.classes, run.classes), np.int64)
     height, width = labels.shape[1:]
     for tile in tiles((height, width), MAX_PIXELS):
-        inputs = normalize(to_unit(images[:, *tile.seen], run.device))
-        logits = forward(run, run.ema_model, inputs)[..., *tile.inner]
+        inputs = run.to_input(images[:, *tile.seen], run.device)
+        logits = forward(run, run.reached(run.ema_model), inputs)[..., *tile.inner]
         part = labels[:, *tile.kept]
         target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(part), run.device)
         maps = {name: values[..., *tile.kept] for name, values in distances.items()}
@@ -133,7 +133,7 @@ def _first_loss(
 
 def _fail(run: Run, positions: range, fault: Fault, when: str, folder: Path) -> None:
     """Keep the batch, and end the run."""
-    images, labels = to_unit(fault.images, torch.device("cpu")), torch.from_numpy(fault.labels)
+    images, labels = run.to_input(fault.images, torch.device("cpu")), torch.from_numpy(fault.labels)
     path = keep_batch(folder, run.val, np.asarray(positions), images, labels)
     key = run.val.keys([positions[fault.row]])[0]
     raise TrainingError(f"{fault.what} of the image {key} is not finite {when}, see {path}; {ADVICE}")

@@ -1,7 +1,7 @@
 """The section ``evaluate``: what is shown of each candidate."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from segline.config.fields import Fraction, Range, Unit
 
@@ -21,6 +21,10 @@ class Audit:
 class Evaluate:
     """The predictions on validation and test images, and what is drawn of them."""
 
+    on: Annotated[
+        Literal["frames", "crops"],
+        "what candidates, ensemble and champion are judged on: whole frames, or crops cut as those of training",
+    ] = "frames"
     batch_size: Annotated[int, Range(1, 4096), "the number of images in a forward pass"] = 16
     max_pixels: Annotated[
         int, Range(2**14), Unit("px"), "the most pixels of a forward pass; a larger image is predicted by tiles"

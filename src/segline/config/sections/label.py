@@ -61,6 +61,15 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frames:
+    """The whole frames of validation and test."""
+
+    max_side: Annotated[
+        int, Range(0, 32768), Unit("px"), "the longest side of a frame, beyond which it is scaled; 0: no scaling"
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Label:
     """How images and label maps are cut, mapped to classes and split."""
 
@@ -74,6 +83,7 @@ class Label:
         int, Range(1, 1000), "the number of crops of an image, for max_foreground, random and by_class"
     ] = 1
     tile_overlap: Annotated[int, Range(0, 4095), Unit("px"), "the overlap of neighbouring tiles"] = 0
+    frames: Frames = field(default_factory=Frames)
     distances: Annotated[
         list[Literal["border", "signed", "touching"]], "the distance maps that some losses need, see docs/data.md"
     ] = field(default_factory=list)
@@ -83,7 +93,9 @@ class Label:
         "map keeps its own classes",
     ] = field(default_factory=lambda: {"wad": {name: list(classes) for name, classes in STREET_CLASSES.items()}})
     split: Split = field(default_factory=Split)
-    shard_size: Annotated[int, Range(1, 100_000), "the approximate number of crops in a shard"] = 256
+    shard_size: Annotated[
+        int, Range(1, 100_000), "the approximate number of crops in a shard, and the most frames in a pack"
+    ] = 256
     workers: Annotated[
         int, Range(1, 10_000), "the number of processes; more than one run on Ray, on this machine or at RAY_ADDRESS"
     ] = 1

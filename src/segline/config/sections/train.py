@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
 
+from segline.config import tables
 from segline.config.components import LOSS, MODEL, ComponentSpec
 from segline.config.fields import Fraction, Pattern, Range, Size, Unit
-from segline.config.spaces import Space
+from segline.config.sections.search import Search
 
 # The fields of Train that a search may draw, beside those of Augment and the options of models and losses.
 TUNABLE = (
@@ -72,44 +73,6 @@ class Augment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """The hyperparameter search: the trials of each model x loss, and which of them are trained to the end."""
-
-    spaces: Annotated[
-        dict[str, Space],
-        "the hyperparameters to draw: a key of train, augment.<key>, <model>.<option> or <loss>.<option> -> a list of "
-        "values, or {low: ..., high: ..., log: true or false}",
-    ] = field(default_factory=dict)
-    num_samples: Annotated[
-        int, Range(1, 10_000), "the number of trials of each model x loss that has a hyperparameter to draw"
-    ] = 1
-    searcher: Annotated[
-        Literal["random", "optuna"],
-        "how hyperparameters are drawn: random spreads them evenly by chance; optuna does so for the first "
-        "trials_per_round trials, then goes by the results",
-    ] = "random"
-    trials_per_round: Annotated[
-        int, Range(1, 10_000), "the number of trials of each model x loss that Optuna proposes at a time"
-    ] = 4
-    scheduler: Annotated[
-        Literal["halving", "asha", "pbt", "none"],
-        "which trials go on: with halving the best at each rung, the same ones in every run; with asha likewise, but "
-        "asynchronously; with pbt (population-based training) all, but the worst quarter of each model x loss takes "
-        "weights and hyperparameters of the best; with none all",
-    ] = "halving"
-    reduction_factor: Annotated[int, Range(2, 100), "one trial in this many goes on to the next rung"] = 2
-    grace_period: Annotated[
-        int,
-        Range(1, 100_000),
-        "the epochs before halving or asha first compares trials; each rung has reduction_factor times as many",
-    ] = 8
-    perturbation_interval: Annotated[int, Range(1, 100_000), "the epochs between two exploit steps of pbt"] = 8
-    finalists: Annotated[int, Range(0, 1000), "the number of best trials that are trained again with other seeds"] = 0
-    seeds: Annotated[int, Range(1, 100), "the number of seeds of a finalist, with its first one"] = 3
-    max_failed: Annotated[int, Range(0), "the number of failed trials above which train fails at its end"] = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Train:
     """The grid, the search in it, and the training of a trial."""
 
@@ -140,6 +103,10 @@ class Train:
     early_stopping_patience: Annotated[
         int, Range(0), "the epochs without a better validation mIoU after which a trial ends; 0: no limit"
     ] = 0
+    validate_on: Annotated[
+        Literal["frames", "crops"],
+        "what each epoch is validated on: whole frames, or crops that label cuts as those of training, which is faster",
+    ] = "frames"
     batch_size: Annotated[int, Range(1, 4096), "the number of images in a forward pass, over all workers"] = 8
     gradient_accumulation_steps: Annotated[
         int, Range(1, 1024), "the number of forward passes in a step of the optimizer"
@@ -214,6 +181,11 @@ class Train:
                     f"train.models[{index}].unet_resnet50.pretrained: got false, which freezes three stages at random "
                     "weights; expected weights, or modified: true"
                 )
+            if model.name == "pixel_mlp" and not options.get("pretrained"):
+                yield (
+                    f"train.models[{index}].pixel_mlp.pretrained: got false, which freezes the encoder at random "
+                    "weights; expected shipped, true or a file"
+                )
             own = [key for key in ("width", "depth") if key in options]
             if model.name == "unet" and options.get("encoder") and own:
                 yield (
@@ -221,6 +193,13 @@ class Train:
                     "which has channels of its own; leave it out"
                 )
         yield from self._resume_errors() if self.resume else ()
+        if any(map(keeps_features, self.models)):
+            yield from self._neighbor_errors()
+            if self.init:
+                yield (
+                    f"train.init: got {self.init!r}, expected none with pixel_mlp, which keeps the features of its own "
+                    "encoder; train it by itself, or set pixel_mlp.max_gb: 0, which is slow"
+                )
         yield from self._population_errors() if self.search.scheduler == "pbt" else self._optuna_errors()
 
     def _resume_errors(self) -> Iterator[str]:
@@ -235,6 +214,17 @@ class Train:
                 "train.resume: got true, expected false with search.finalists or search.searcher: optuna, whose trials "
                 "are not known before the training"
             )
+
+    def _neighbor_errors(self) -> Iterator[str]:
+        """Yield the losses that cannot be trained on the features of single pixels, which a model keeps."""
+        known = LOSS.options()
+        for index, terms in enumerate(self.losses):
+            for term in terms:
+                if term.name in known and tables.needs_neighbors(term.name):
+                    yield (
+                        f"train.losses[{index}].{term.name}: needs whole images, but pixel_mlp keeps the features of "
+                        "single pixels; train it without pixel_mlp, or set pixel_mlp.max_gb: 0, which is slow"
+                    )
 
     def _optuna_errors(self) -> Iterator[str]:
         search = self.search
@@ -269,6 +259,12 @@ class Train:
         for name in ("max_steps", "max_minutes", "early_stopping_patience"):
             if value := getattr(self, name):
                 yield f"train.{name}: got {value}, expected 0, because pbt trains all trials to the same epoch"
+
+
+def keeps_features(model: ComponentSpec) -> bool:
+    """Return whether the trials of a model are trained on the features of single pixels, which train keeps."""
+    size: float = ({**tables.defaults("models").get(model.name, {}), **model.options}).get("max_gb", 0)
+    return size > 0
 
 
 def hyperparameters() -> dict[str, Any]:

@@ -37,7 +37,7 @@ def train_trials(state: SearchState, trials: Sequence[Trial]) -> None:
     missing = [trial for trial in trials if not trial.is_done]
     for trial in missing:
         (trial.folder / TRACEBACK).unlink(missing_ok=True)
-    _prepare_losses(state, missing)
+    _prepare(state, missing)
     for attempt in range(MAX_ATTEMPTS):
         if not missing:
             break
@@ -49,13 +49,15 @@ def train_trials(state: SearchState, trials: Sequence[Trial]) -> None:
                 state.record_failure(trial, reason)
 
 
-def _prepare_losses(state: SearchState, trials: Sequence[Trial]) -> None:
-    """Run the preparation steps that the losses of the trials need, and record their scores with the grid's run."""
-    from segline.training.prepare import prepare_losses
+def _prepare(state: SearchState, trials: Sequence[Trial]) -> None:
+    """Run the preparation steps that the trials need, and record their scores with the grid's run."""
+    if not trials:
+        return
+    from segline.training.prepare import prepare_trials
 
     settings = state.params.train
-    scores = prepare_losses(
-        [term for trial in trials for term in trial.config.loss],
+    scores = prepare_trials(
+        [trial.config for trial in trials],
         state.inputs,
         state.store,
         seed=state.params.seed,

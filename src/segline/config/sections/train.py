@@ -181,7 +181,7 @@ class Train:
                     f"train.models[{index}].unet_resnet50.pretrained: got false, which freezes three stages at random "
                     "weights; expected weights, or modified: true"
                 )
-            if model.name == "pixel_mlp" and not options.get("pretrained"):
+            if model.name == "pixel_mlp" and is_random:
                 yield (
                     f"train.models[{index}].pixel_mlp.pretrained: got false, which freezes the encoder at random "
                     "weights; expected shipped, true or a file"

@@ -28,6 +28,7 @@ BETWEEN = re.compile(
     r"|validate\.min_brightness: got \S+, expected no more"
     r"|train\.augment\.crop: got .*, expected no more"
     r"|train\.search\.(num_samples: got \S+, expected more|num_samples: got \S+ trials)"
+    r"|train\.init: got \S+ expected for resume"
 )
 
 

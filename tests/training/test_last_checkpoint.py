@@ -84,7 +84,7 @@ def test_a_child_does_not_start_anew(splits, tmp_path):
     truncate(tmp_path / CHECKPOINT, 0.5)
     run = small_run(splits)
     run.needs_checkpoint = True
-    with pytest.raises(TrainingError, match=r"last\.pt is damaged or missing, and a child cannot start anew without"):
+    with pytest.raises(TrainingError, match=r"last\.pt is damaged or missing, and a trial that goes on"):
         list(fit(run, tmp_path))
 
 

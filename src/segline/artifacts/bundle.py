@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,15 @@ class Member:
         model: The architecture's name in ``MODELS``.
         options: The architecture's options.
         weights: The file of the weights, relative to the bundle.
+        init: What its training started from: ``source``, an address with a version, ``candidate``, the name of the
+            model there, and ``sha256``, the hash of the source; empty if it was no other model.
     """
 
     candidate: str
     model: str
     options: dict[str, Any]
     weights: str
+    init: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,17 @@ def join_bundles(folder: Path, parts: Sequence[tuple[Path, Bundle]]) -> Bundle:
             name = f"{member.candidate}.safetensors"
             shutil.copyfile(source / member.weights, folder / name)
             members.append(replace(member, weights=name))
-            if (source / ENCODER_LICENCE).is_file():
-                shutil.copyfile(source / ENCODER_LICENCE, folder / f"{member.candidate}.{ENCODER_LICENCE}")
+            own = licence_name(member.candidate)
+            for licence in (source / ENCODER_LICENCE, source / own):
+                if licence.is_file():
+                    shutil.copyfile(licence, folder / own)
     first = parts[0][1]
     return write_description(folder, Bundle(first.classes, first.background, tuple(members)))
+
+
+def licence_name(candidate: str) -> str:
+    """Return the file of a bundle of several members that holds the licence of one member's first weights."""
+    return f"{candidate}.{ENCODER_LICENCE}"
 
 
 def read_bundle(folder: Path) -> Bundle:

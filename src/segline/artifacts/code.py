@@ -34,6 +34,7 @@ LEFT_OUT_OF = {
     "candidates": {
         "segline.reporting": "A changed plot does not justify a new training.",
         "segline.training.checkpoints": "It copies files.",
+        "segline.training.init_source": "It copies what the trials start from; its hash is part of the fingerprint.",
         "segline.training.leaderboard": "It displays what the trials wrote.",
         "segline.training.lease": "It stops a training without an observer, and a stopped training continues.",
         "segline.training.preflight": "It refuses what cannot be trained, and leaves nothing.",

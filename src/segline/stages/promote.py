@@ -122,7 +122,10 @@ def _register(contest: Contest, test_metrics: Record) -> Version:
     version_tags = {tags.DATASET_HASH: info.content_hash, **provenance.code_version()}
     if info.source_revision:
         version_tags[tags.SOURCE_REVISION] = info.source_revision
-    members = " + ".join(member.candidate for member in read_bundle(bundle).members)
+    described = read_bundle(bundle).members
+    members = " + ".join(member.candidate for member in described)
+    if sources := sorted({member.init["source"] for member in described if member.init}):
+        version_tags[tags.INIT] = ", ".join(sources)
     with registry_lock(experiment):  # two processes would make two runs
         run_id = runs.start_run(experiment, key, f"ensemble-{key[:8]}", {"members": members}, version_tags)
     with runs.closing(experiment, run_id):

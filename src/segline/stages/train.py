@@ -6,6 +6,7 @@ from the files that the trials leave, so that a run that was killed decides as a
 
 import json
 import os
+import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,6 +33,8 @@ from segline.tracking.client import Experiment
 from segline.tracking.recorder import Recorder
 from segline.tracking.runs import start_run
 from segline.training.checkpoints import CheckpointStore, Origins
+from segline.training.init_source import FOLDER as INIT_FOLDER
+from segline.training.init_source import find_init, share_init
 from segline.training.leaderboard import Row, write_leaderboard
 from segline.training.lease import FOLLOWED, watchdog
 from segline.training.search import grid, plan
@@ -39,7 +42,7 @@ from segline.training.search import optuna as proposals
 from segline.training.search.check import check_trials
 from segline.training.search.run import run_search
 from segline.training.search.state import SearchState, TrialRuns
-from segline.training.trial import Cost, Trial, TrialConfig, TrialInputs
+from segline.training.trial import Cost, Init, Trial, TrialConfig, TrialInputs
 
 PREPARED = "prepared"
 """The folder of what losses and models prepared, beside the folders of the trials."""
@@ -58,9 +61,9 @@ def run(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, plan
         plan_only: Whether to only print the trials, how long they would take and in how much memory.
 
     Raises:
-        SourceError: A file of encoder weights is missing.
+        SourceError: A file of encoder weights, or the folder that ``train.init`` names, is missing.
         StageError: Files of the data set are damaged, or Optuna is missing.
-        TrainingError: A model or loss cannot be made or trained, or more trials failed than may.
+        TrainingError: A model or loss cannot be made, started or trained, or more trials failed than may.
         StoppedError: SIGTERM came, or nobody follows any more; every trial saved itself.
         TrackingError: MLflow cannot be reached.
     """
@@ -70,30 +73,39 @@ def run(params: Params, *, dataset_dir: Path, tracking_uri: str, out: Path, plan
     DATASET.check(dataset_dir, folders=("train", validation))
     open_split(dataset_dir, validation)
     info = read_dataset_info(dataset_dir)
-    inputs = _inputs(params.train, dataset_dir, out)
-    _preflight(params.train, info, inputs)
-    if plan_only:
-        _show_plan(params, inputs)
-        return
-    key = fingerprint(params, info, list(inputs.encoders.values()))
-    candidates = _search(params, inputs, info, key, tracking_uri, out)
+    experiment = Experiment(tracking_uri, params.name)
+    with TemporaryDirectory(prefix="segline-init-") as folder:
+        inputs, init_key = _inputs(params.train, dataset_dir, out), ""
+        if params.train.init:
+            init_key = provenance.key(fingerprint(params, info, inputs), params.train.init)
+            init = find_init(params.train.init, experiment, init_key, out, Path(folder, "bundle"))
+            inputs = replace(inputs, init=init)
+        _preflight(params, info, inputs)
+        if plan_only:
+            _show_plan(params, inputs)
+            return
+        key = fingerprint(params, info, inputs)
+        candidates = _search(params, inputs, _run_tags(info, inputs.init, init_key), key, experiment, out)
     log(f"train: {len(candidates)} candidates in {out}: {', '.join(candidates)}")
 
 
-def fingerprint(params: Params, info: DatasetInfo, weights: list[Path]) -> str:
-    """Return a hash of what the candidates depend on: parameters, seed, data, initial weights, code and libraries."""
+def fingerprint(params: Params, info: DatasetInfo, inputs: TrialInputs) -> str:
+    """Return a hash of what the candidates depend on: parameters, seed, data, initial weights, code and libraries.
+
+    Of ``train.init`` counts what the address stands for.
+    """
     settings = asdict(params.train)
-    del settings["checkpoint_minutes"], settings["checkpoints"], settings["search"]["max_failed"]
+    del settings["checkpoint_minutes"], settings["checkpoints"], settings["search"]["max_failed"], settings["init"]
     parts = (json.dumps(settings, sort_keys=True), params.seed, info.content_hash, code_hash(CANDIDATES.code))
     libraries = ["torch", *(["optuna"] if params.train.search.searcher == "optuna" else [])]
-    return provenance.key(*parts, *map(version, libraries), *map(file_hash, weights))
+    started = [inputs.init.source, inputs.init.sha256] if inputs.init else []
+    return provenance.key(*parts, *map(version, libraries), *map(file_hash, inputs.encoders.values()), *started)
 
 
 def _search(
-    params: Params, inputs: TrialInputs, info: DatasetInfo, key: str, tracking_uri: str, out: Path
+    params: Params, inputs: TrialInputs, run_tags: dict[str, str], key: str, experiment: Experiment, out: Path
 ) -> list[str]:
     """Run the search and write what it leaves; return the names of the candidates."""
-    experiment, run_tags = Experiment(tracking_uri, params.name), _run_tags(info)
     parent = start_run(experiment, key, f"grid-{key[:8]}", {"train": as_json(params.train)}, run_tags)
     if unfinished_fingerprint(out) not in ("", key):
         log(f"train: {out} has an unfinished run of other parameters, data or another version; training starts anew")
@@ -101,9 +113,10 @@ def _search(
         work = stack.enter_context(writing(out, fingerprint=key))
         recorder = stack.enter_context(Recorder(experiment, parent))
         display = stack.enter_context(grid_display(params.train.epochs))
-        store = CheckpointStore(_store_url(params.train, key))
+        store = CheckpointStore(_store_url(params.train, key), keeps_last=params.train.keep_checkpoints)
         store.open(work)
-        inputs = replace(inputs, prepared_dir=work / PREPARED)
+        started = share_init(inputs.init, work / PREPARED, store) if inputs.init else None
+        inputs = replace(inputs, prepared_dir=work / PREPARED, init=started)
         trial_runs = TrialRuns(recorder=recorder, key=key, tags=run_tags)
         state = SearchState(params=params, inputs=inputs, work=work, store=store, runs=trial_runs, display=display)
         followed = watchdog(os.environ.get(FOLLOWED, ""), partial(store.request_stop, work))
@@ -116,7 +129,7 @@ def _search(
 
 
 def _conclude(state: SearchState) -> None:
-    """Record the ends of all trials, write the leaderboard, and delete the checkpoints and the kept features."""
+    """Record the ends of all trials, write the leaderboard, and delete what only the training needs."""
     trials = state.trials.values()
     for trial in trials:
         state.record_end(trial)
@@ -132,13 +145,15 @@ def _conclude(state: SearchState) -> None:
     for trial in trials:
         if not trial.is_finished:
             trial.delete_checkpoints()
+    shutil.rmtree(state.inputs.prepared_dir / INIT_FOLDER, ignore_errors=True)
     for path in (state.work / PREPARED).glob("*/*/*.npy"):
         path.unlink()
 
 
 def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
-    """Return the files that the trials read; encoder weights that the models name are fetched."""
-    named = {str(model.options["pretrained"]) for model in settings.models if "pretrained" in model.options}
+    """Return the files that the trials read; encoder weights are fetched that are not replaced by ``train.init``."""
+    models = () if settings.init else settings.models
+    named = {str(model.options["pretrained"]) for model in models if "pretrained" in model.options}
     encoders = {
         address: local_file(address, out.with_name(f"{out.name}.encoders"))
         for address in sorted(named - {str(True), str(False), SHIPPED_WORD})
@@ -152,11 +167,13 @@ def _inputs(settings: Train, dataset_dir: Path, out: Path) -> TrialInputs:
     )
 
 
-def _preflight(settings: Train, info: DatasetInfo, inputs: TrialInputs) -> None:
+def _preflight(params: Params, info: DatasetInfo, inputs: TrialInputs) -> None:
     """Import torch only here: the checks before need none."""
-    from segline.training.preflight import check_components
+    from segline.training.preflight import check_components, check_init
 
-    check_components(settings, info, inputs)
+    check_components(params.train, info, inputs)
+    if inputs.init:
+        check_init(grid.first_round(params.train, params.seed), info, inputs.init)
 
 
 def _show_plan(params: Params, inputs: TrialInputs) -> None:
@@ -188,8 +205,9 @@ def _store_url(settings: Train, key: str) -> str:
     return f"{prefix}/{key[:16]}" if prefix else ""
 
 
-def _run_tags(info: DatasetInfo) -> dict[str, str]:
-    return {
+def _run_tags(info: DatasetInfo, init: Init | None, init_key: str) -> dict[str, str]:
+    started = {tags.INIT: init.source, tags.INIT_KEY: init_key} if init else {}
+    return started | {
         tags.DATASET_HASH: info.content_hash,
         tags.SOURCE: info.source,
         tags.SOURCE_HASH: info.source_hash,

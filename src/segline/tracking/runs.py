@@ -74,6 +74,17 @@ def get_or_create_run(
     return str(run.info.run_id), _last_epoch(run)
 
 
+def latest_tags(experiment: Experiment, name: str, value: str) -> dict[str, str]:
+    """Return the tags of the latest run in which a tag has this value; none without such a run.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    with experiment.explained_errors(f"looking for a run by {name}"):
+        found = experiment.client.search_runs([experiment.id], f"tags.`{name}` = '{value}'", max_results=1)
+    return dict(found[0].data.tags) if found else {}
+
+
 def log_history(experiment: Experiment, run: str, history: Sequence[dict[str, float]], last: int) -> int:
     """Write the epochs (each with its number under ``epoch``) that the run does not have yet.
 

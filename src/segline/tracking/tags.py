@@ -22,6 +22,11 @@ GIT_COMMIT = "mlflow.source.git.commit"
 GIT_DIRTY = "mlflow.source.git.dirty"
 """Whether the working tree differs from the commit: true or false."""
 
+INIT = "segline.init"
+"""The versions or folders whose weights a model, or the trials of a grid, started from."""
+INIT_KEY = "segline.init_key"
+"""The hash of all that a grid depends on but for what ``train.init`` stands for, which is found again by it."""
+
 ERROR = "segline.error"
 """The reason why a trial failed."""
 ELIMINATED = "segline.eliminated"

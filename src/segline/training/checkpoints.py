@@ -78,6 +78,8 @@ class CheckpointStore:
     """
 
     url: str
+    keeps_last: bool = False
+    """Whether a finished trial keeps its last checkpoint."""
     driver: str = field(default_factory=partial(secrets.token_hex, 8))
 
     @property
@@ -86,7 +88,7 @@ class CheckpointStore:
         return f"{STOP}-{self.driver}"
 
     def fetch(self, work: Path, trial: str = "", *, whole: bool = True, exactly: bool = False) -> None:
-        """Copy the files that ``work`` lacks or has of fewer epochs; of a finished trial no checkpoint.
+        """Copy the files that ``work`` lacks or has of fewer epochs; of a finished trial no checkpoint, unless kept.
 
         Args:
             work: The folder of all trials.
@@ -109,7 +111,7 @@ class CheckpointStore:
                 trials.setdefault(trial or folder, {})[file] = name
         for folder, names in trials.items():
             with machine_lock(work / folder):
-                _fetch(bucket, work / folder, names, whole=whole, exactly=exactly)
+                self._fetch(bucket, work / folder, names, whole=whole, exactly=exactly)
 
     def upload(self, folder: Path, names: Iterable[str]) -> None:
         """Copy those of the named files of a trial's folder that exist, in this order.
@@ -206,17 +208,17 @@ class CheckpointStore:
             work.mkdir(parents=True, exist_ok=True)
             write_text(mark, key)
 
-
-def _fetch(bucket: Bucket, folder: Path, by_file: dict[str, str], *, whole: bool, exactly: bool) -> None:
-    done = count_epochs(bucket.read(by_file[HISTORY]).decode()) if HISTORY in by_file else 0
-    is_newer = done > len(read_history(folder))
-    unwanted = {CHECKPOINT, PREVIOUS} if BUNDLE in by_file else set() if whole else {CHECKPOINT, WEIGHTS}
-    outdated = {CHECKPOINT, PREVIOUS, WEIGHTS, HISTORY, BUNDLE} - set(by_file) if exactly else set()
-    for file in outdated | (unwanted if is_newer or BUNDLE in by_file else set()):
-        (folder / file).unlink(missing_ok=True)
-    # The files by which the state of a trial is judged come last.
-    for file in sorted(by_file, key=lambda file: (file == BUNDLE, file == HISTORY, file == PREPARATION)):
-        path, name = folder / file, by_file[file]
-        differs = exactly and not matches_etag(path, bucket.files[name])
-        if file not in unwanted and (is_newer or differs or not path.exists()):
-            bucket.fetch(name, path)
+    def _fetch(self, bucket: Bucket, folder: Path, by_file: dict[str, str], *, whole: bool, exactly: bool) -> None:
+        done = count_epochs(bucket.read(by_file[HISTORY]).decode()) if HISTORY in by_file else 0
+        is_newer = done > len(read_history(folder))
+        unneeded = {PREVIOUS} if self.keeps_last else {CHECKPOINT, PREVIOUS}
+        unwanted = unneeded if BUNDLE in by_file else set() if whole else {CHECKPOINT, WEIGHTS}
+        outdated = {CHECKPOINT, PREVIOUS, WEIGHTS, HISTORY, BUNDLE} - set(by_file) if exactly else set()
+        for file in outdated | (unwanted if is_newer or BUNDLE in by_file else set()):
+            (folder / file).unlink(missing_ok=True)
+        # The files by which the state of a trial is judged come last.
+        for file in sorted(by_file, key=lambda file: (file == BUNDLE, file == HISTORY, file == PREPARATION)):
+            path, name = folder / file, by_file[file]
+            differs = exactly and not matches_etag(path, bucket.files[name])
+            if file not in unwanted and (is_newer or differs or not path.exists()):
+                bucket.fetch(name, path)

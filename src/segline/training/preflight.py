@@ -14,11 +14,13 @@ from segline.config.sections import Train
 from segline.data.reading import open_split
 from segline.data.split import Split
 from segline.errors import SeglineError, TrainingError, clip, one_line
+from segline.progress import log
 from segline.training import engine
 from segline.training.components import make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
+from segline.training.init_weights import describe_start
 from segline.training.run_trial import explaining_memory, make_run
-from segline.training.trial import Trial, TrialInputs
+from segline.training.trial import Init, Trial, TrialConfig, TrialInputs
 
 IMAGES = 2
 """The most crops of a pass."""
@@ -36,8 +38,9 @@ def check_components(settings: Train, info: DatasetInfo, inputs: TrialInputs) ->
     """
     faults = []
     train = open_split(inputs.dataset_dir, "train")
+    models = () if inputs.init else settings.models
     checks: list[Callable[[], object]] = [
-        partial(make_model, model, info, inputs.encoders) for model in settings.models if _may_fail(model)
+        partial(make_model, model, info, inputs.encoders) for model in models if _may_fail(model)
     ]
     checks += [partial(_try_loss, terms, info, inputs.prepared_dir, train) for terms in settings.losses]
     for check in checks:
@@ -47,6 +50,24 @@ def check_components(settings: Train, info: DatasetInfo, inputs: TrialInputs) ->
             faults.append(str(error))
     if faults:
         raise TrainingError("; ".join(faults))
+
+
+def check_init(configs: Iterable[TrialConfig], info: DatasetInfo, init: Init) -> None:
+    """Check that every trial can start from a bundle, and tell in a line for each network what was mapped.
+
+    Raises:
+        TrainingError: All faults, such as a network that the bundle does not hold.
+    """
+    lines, faults = dict[str, None](), dict[str, None]()
+    for config in configs:
+        try:
+            lines[describe_start(config, info, init)] = None
+        except SeglineError as error:
+            faults[str(error)] = None
+    if faults:
+        raise TrainingError("; ".join(faults))
+    for line in lines:
+        log(f"train: {line}")
 
 
 def try_passes(trials: Iterable[Trial]) -> dict[str, str]:
@@ -90,6 +111,8 @@ def describe(error: BaseException) -> str:
 
 def _try_pass(trial: Trial) -> None:
     trial.inputs.origins.fetch()
+    if trial.inputs.init:
+        trial.inputs.init.fetch(trial.store)
     torch.set_num_threads(trial.config.settings.cpus_per_worker)
     set_deterministic(trial.config.seed)
     info = read_dataset_info(trial.inputs.dataset_dir)

@@ -59,7 +59,7 @@ class Run:
     stop: Callable[[], bool] = lambda: False
     """A function that is called after every step; when it returns true, the run saves itself and ends."""
     needs_checkpoint: bool = False
-    """Whether the run cannot start anew, as a child of population-based training goes on from its parent's weights."""
+    """Whether the run cannot start anew, as it goes on with another training."""
     on_features: bool = False
     """Whether the splits hold the features of a frozen encoder, on which the ``head`` of the model alone is trained."""
     note: str = ""

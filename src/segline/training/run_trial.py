@@ -1,6 +1,7 @@
 """The training of a trial in its own process: it yields a record per epoch and leaves a bundle with its history."""
 
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from segline.artifacts.bundle import ENCODER_LICENCE, FILE, Bundle, Member, write_description
+from segline.artifacts.bundle import ENCODER_LICENCE, FILE, Bundle, Member, licence_name, write_description
 from segline.artifacts.candidates import (
     CHECKPOINT,
     HISTORY,
@@ -36,6 +37,7 @@ from segline.training import ddp, engine
 from segline.training.checkpoints import STOP
 from segline.training.components import all_options, features_name, make_loss, make_model, preparation_name
 from segline.training.determinism import set_deterministic
+from segline.training.init_weights import begin_resumed, init_record, make_started_model
 from segline.training.run import Run, runs_in_bf16
 from segline.training.trial import Cost, Trial
 
@@ -56,6 +58,8 @@ def train_trial(trial: Trial) -> Iterator[dict[str, Any]]:
     config = trial.config
     for name in filter(None, (features_name(config.model, config.settings), *map(preparation_name, config.loss))):
         trial.store.fetch(trial.folder.parent, f"{trial.inputs.prepared_dir.name}/{name}")
+    if trial.inputs.init:
+        trial.inputs.init.fetch(trial.store)
     # A worker may have been lost after the candidate was complete.
     if not trial.is_finished:
         with trial.store.watch_stop() as stop_requested:
@@ -67,6 +71,8 @@ def _train(trial: Trial, stop_requested: Callable[[], bool]) -> Iterator[dict[st
     history: list[dict[str, float]] = []
     with _naming(trial), explaining_memory(trial.config.settings):
         run = make_run(trial, info)
+        if trial.inputs.init and trial.config.settings.resume and not trial.config.parent:
+            begin_resumed(trial, trial.inputs.init)
         stop_here = _file_watch(trial.folder.parent / STOP)
         run.stop = lambda: stop_requested() or stop_here()
         if ddp.rank() == 0:
@@ -93,8 +99,9 @@ def make_run(trial: Trial, info: DatasetInfo, *, may_use_features: bool = True) 
     config, inputs = trial.config, trial.inputs
     features = features_name(config.model, config.settings) if may_use_features else ""
     data_dir = inputs.prepared_dir / features if features else inputs.dataset_dir
+    started = make_started_model(config, info, inputs.init) if inputs.init else None
     return Run(
-        model=make_model(config.model, info, inputs.encoders),
+        model=started or make_model(config.model, info, inputs.encoders),
         loss=make_loss(config.loss, info, inputs.prepared_dir),
         train=open_split(data_dir, "train"),
         val=open_split(data_dir, "val" if features else inputs.validation),
@@ -102,7 +109,7 @@ def make_run(trial: Trial, info: DatasetInfo, *, may_use_features: bool = True) 
         classes=len(info.classes),
         settings=config.settings,
         seed=config.seed,
-        needs_checkpoint=bool(config.parent),
+        needs_checkpoint=bool(config.parent) or config.settings.resume,
         device=training_device(config.settings),
     )
 
@@ -136,13 +143,29 @@ def _save_epoch(trial: Trial, info: DatasetInfo, history: list[dict[str, float]]
 
 
 def _write_candidate(trial: Trial, info: DatasetInfo) -> None:
-    model = trial.config.model
-    member = Member(trial.name, model.name, model_options.resolve(model.name, model.options), WEIGHTS)
-    (trial.folder / CHECKPOINT).unlink()
+    config, record = trial.config, _init_record(trial)
+    if not config.settings.keep_checkpoints:
+        (trial.folder / CHECKPOINT).unlink()
     (trial.folder / PREVIOUS).unlink(missing_ok=True)
-    if member.options.get("pretrained") == SHIPPED_WORD:
-        write_text(trial.folder / ENCODER_LICENCE, shipped_licence(member.options["encoder"]))
+    options = model_options.resolve(config.model.name, config.model.options)
+    _write_licence(trial, options)
+    member = Member(trial.name, config.model.name, options, WEIGHTS, record)
     write_description(trial.folder, Bundle(info.classes, info.background, (member,)))
+
+
+def _write_licence(trial: Trial, options: dict[str, Any]) -> None:
+    """Keep the licence of the weights that the encoder started from, now or where the trial started."""
+    init = trial.inputs.init
+    if options.get("pretrained") == SHIPPED_WORD:
+        write_text(trial.folder / ENCODER_LICENCE, shipped_licence(options["encoder"]))
+    elif init:
+        licence = init.folder / licence_name(init_record(trial.config, init)["candidate"])
+        if licence.is_file():
+            shutil.copyfile(licence, trial.folder / ENCODER_LICENCE)
+
+
+def _init_record(trial: Trial) -> dict[str, str]:
+    return init_record(trial.config, trial.inputs.init) if trial.inputs.init else {}
 
 
 def _upload(trial: Trial) -> None:
@@ -228,6 +251,7 @@ def _mlflow_params(trial: Trial) -> dict[str, Any]:
         params |= {f"loss.{term.name}.{key}": value for key, value in options.items()}
     file = trial.inputs.encoders.get(str(config.model.options.get("pretrained")))
     params |= {"model.pretrained_sha256": file_hash(file)} if file else {}
+    params |= {f"init.{key}": value for key, value in _init_record(trial).items()}
     bf16 = runs_in_bf16(config.settings.precision, training_device(config.settings))
     params["precision"] = "bf16" if bf16 else "fp32"
     return params | {

@@ -74,15 +74,18 @@ def restore_run(run: Run, folder: Path) -> None:
     if not path.is_file():
         if run.needs_checkpoint:
             raise TrainingError(
-                f"{path} is damaged or missing, and a child cannot start anew without its parent's weights; raise "
-                "train.search.max_failed to go on without it"
+                f"{path} is damaged or missing, and a trial that goes on with another training cannot start anew; "
+                "raise train.search.max_failed to go on without it"
             )
         return
     content = torch.load(path, map_location=run.device, weights_only=True)
     run.model.load_state_dict(content["model"])
     if run.settings.ema_decay:
         run.ema_model.load_state_dict(content["ema_model"] or content["model"])
-    run.optimizer.load_state_dict(content["optimizer"])
+    try:
+        run.optimizer.load_state_dict(content["optimizer"])
+    except ValueError:
+        raise TrainingError(f"{path} was trained with another train.fine_tuning; set it as it was") from None
     # A child continues with other settings than those that its parent's optimizer was saved with.
     for group, own in zip(run.optimizer.param_groups, parameter_groups(run.model, run.settings), strict=True):
         group.update(weight_decay=own["weight_decay"], factor=own["factor"], eps=run.settings.epsilon)

@@ -54,6 +54,33 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Init:
+    """The bundle that the trials start from.
+
+    Attributes:
+        address: The address that the parameters give.
+        source: The address with the version that it stood for.
+        sha256: The hash of the bundle.
+        folder: The bundle on this machine; beside each member's weights there is its history, and its checkpoint if
+            it has one.
+    """
+
+    address: str
+    source: str
+    sha256: str
+    folder: Path
+
+    def __str__(self) -> str:
+        version = "" if self.source == self.address else f" = version {self.source.rpartition('/')[2]}"
+        return f"init: {self.address}{version}"
+
+    def fetch(self, store: CheckpointStore) -> None:
+        """Copy the files to this node from the bucket, if they are not there."""
+        prepared = self.folder.parent
+        store.fetch(prepared.parent, f"{prepared.name}/{self.folder.name}", exactly=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialInputs:
     """The files that all trials of a grid read.
 
@@ -62,6 +89,7 @@ class TrialInputs:
         prepared_dir: The folder of what losses and models prepared, one folder each.
         validation: The folder of the data set that trials are validated on.
         encoders: The files of encoder weights, by the address that the parameters give.
+        init: The bundle that the trials start from; None for none.
         origins: The addresses from which another node copies the data and the encoder weights.
     """
 
@@ -69,6 +97,7 @@ class TrialInputs:
     prepared_dir: Path
     validation: str = "val"
     encoders: dict[str, Path] = field(default_factory=dict)
+    init: Init | None = None
     origins: Origins = field(default_factory=Origins)
 
 

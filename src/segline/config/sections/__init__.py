@@ -9,7 +9,8 @@ from segline.config.sections.evaluate import Audit, Evaluate
 from segline.config.sections.ingest import Dvc, Ingest, Synthetic
 from segline.config.sections.label import STREET_CLASSES, Frames, Label, Split
 from segline.config.sections.promote import Promote
-from segline.config.sections.train import Augment, FineTuning, Search, Train
+from segline.config.sections.search import Search
+from segline.config.sections.train import Augment, FineTuning, Train
 from segline.config.sections.validate import RuleSeverities, Severity, StopOrQuarantine, StopOrWarn, Validate
 
 __all__ = [

@@ -1,5 +1,6 @@
 """The section ``train``: the grid of architectures x losses, and how each trial of it is trained."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from segline.config import tables
 from segline.config.components import LOSS, MODEL, ComponentSpec
 from segline.config.fields import Fraction, Pattern, Range, Size, Unit
-from segline.config.spaces import Space
+from segline.config.sections.search import Search
 
 # The fields of Train that a search may draw, beside those of Augment and the options of models and losses.
 TUNABLE = (
@@ -20,6 +21,8 @@ TUNABLE = (
     "max_grad_norm",
     "ema_decay",
 )
+REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))")
+"""The address of a registered model: its name, then an alias or the number of a version."""
 # Population-based training replaces the worst quarter, which is one trial of these.
 SMALLEST_POPULATION = 4
 
@@ -67,44 +70,6 @@ class Augment:
     brightness_contrast: Annotated[float, Fraction, "the largest relative change of brightness and of contrast"] = 0.1
     saturation: Annotated[float, Fraction, "the largest relative change of saturation"] = 0.0
     hue: Annotated[float, Range(0, 0.5), "the largest change of hue, as a share of the full circle"] = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """The hyperparameter search: the trials of each model x loss, and which of them are trained to the end."""
-
-    spaces: Annotated[
-        dict[str, Space],
-        "the hyperparameters to draw: a key of train, augment.<key>, <model>.<option> or <loss>.<option> -> a list of "
-        "values, or {low: ..., high: ..., log: true or false}",
-    ] = field(default_factory=dict)
-    num_samples: Annotated[
-        int, Range(1, 10_000), "the number of trials of each model x loss that has a hyperparameter to draw"
-    ] = 1
-    searcher: Annotated[
-        Literal["random", "optuna"],
-        "how hyperparameters are drawn: random spreads them evenly by chance; optuna does so for the first "
-        "trials_per_round trials, then goes by the results",
-    ] = "random"
-    trials_per_round: Annotated[
-        int, Range(1, 10_000), "the number of trials of each model x loss that Optuna proposes at a time"
-    ] = 4
-    scheduler: Annotated[
-        Literal["halving", "asha", "pbt", "none"],
-        "which trials go on: with halving the best at each rung, the same ones in every run; with asha likewise, but "
-        "asynchronously; with pbt (population-based training) all, but the worst quarter of each model x loss takes "
-        "weights and hyperparameters of the best; with none all",
-    ] = "halving"
-    reduction_factor: Annotated[int, Range(2, 100), "one trial in this many goes on to the next rung"] = 2
-    grace_period: Annotated[
-        int,
-        Range(1, 100_000),
-        "the epochs before halving or asha first compares trials; each rung has reduction_factor times as many",
-    ] = 8
-    perturbation_interval: Annotated[int, Range(1, 100_000), "the epochs between two exploit steps of pbt"] = 8
-    finalists: Annotated[int, Range(0, 1000), "the number of best trials that are trained again with other seeds"] = 0
-    seeds: Annotated[int, Range(1, 100), "the number of seeds of a finalist, with its first one"] = 3
-    max_failed: Annotated[int, Range(0), "the number of failed trials above which train fails at its end"] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +137,23 @@ class Train:
     compile: Annotated[bool, "whether the network is compiled, which pays in long runs on a GPU"] = False
     augment: Augment = field(default_factory=Augment)
     fine_tuning: FineTuning = field(default_factory=FineTuning)
+    init: Annotated[
+        str,
+        Pattern(
+            f"|{REGISTERED.pattern}|(?!models:).+",
+            "models:/NAME@ALIAS, models:/NAME/VERSION, a folder or s3://bucket/prefix",
+        ),
+        "the model whose weights the trials start from, with the classes mapped by name: models:/NAME@ALIAS, "
+        "models:/NAME/VERSION, the folder of a candidate or bundle, or s3://bucket/prefix; empty: none",
+    ] = ""
+    resume: Annotated[
+        bool,
+        "whether trials go on with the finished trainings in init, from their last epoch, with optimizer, averaged "
+        "weights and history; these were trained with keep_checkpoints",
+    ] = False
+    keep_checkpoints: Annotated[
+        bool, "whether candidates keep their last checkpoint, so that resume can go on with them for more epochs"
+    ] = False
     checkpoint_minutes: Annotated[float, Range(0), Unit("min"), "the longest training time between two checkpoints"] = (
         10.0
     )
@@ -193,12 +175,13 @@ class Train:
             yield "train: the same model with the same loss is listed twice; remove one"
         for index, model in enumerate(self.models):
             options = model.options
-            if model.name == "unet_resnet50" and not options.get("pretrained") and not options.get("modified"):
+            is_random = not options.get("pretrained") and not self.init
+            if model.name == "unet_resnet50" and is_random and not options.get("modified"):
                 yield (
                     f"train.models[{index}].unet_resnet50.pretrained: got false, which freezes three stages at random "
                     "weights; expected weights, or modified: true"
                 )
-            if model.name == "pixel_mlp" and not options.get("pretrained"):
+            if model.name == "pixel_mlp" and is_random:
                 yield (
                     f"train.models[{index}].pixel_mlp.pretrained: got false, which freezes the encoder at random "
                     "weights; expected shipped, true or a file"
@@ -209,9 +192,28 @@ class Train:
                     f"train.models[{index}].unet.{own[0]}: has no effect with the encoder {options['encoder']}, "
                     "which has channels of its own; leave it out"
                 )
+        yield from self._resume_errors() if self.resume else ()
         if any(map(keeps_features, self.models)):
             yield from self._neighbor_errors()
+            if self.init:
+                yield (
+                    f"train.init: got {self.init!r}, expected none with pixel_mlp, which keeps the features of its own "
+                    "encoder; train it by itself, or set pixel_mlp.max_gb: 0, which is slow"
+                )
         yield from self._population_errors() if self.search.scheduler == "pbt" else self._optuna_errors()
+
+    def _resume_errors(self) -> Iterator[str]:
+        """Yield what is impossible where trials go on with finished trainings."""
+        if not self.init or REGISTERED.fullmatch(self.init):
+            yield (
+                f"train.init: got {self.init!r}, expected for resume a folder of candidates that were trained with "
+                "train.keep_checkpoints, as the registry holds no checkpoints"
+            )
+        if self.search.finalists or self.search.searcher != "random":
+            yield (
+                "train.resume: got true, expected false with search.finalists or search.searcher: optuna, whose trials "
+                "are not known before the training"
+            )
 
     def _neighbor_errors(self) -> Iterator[str]:
         """Yield the losses that cannot be trained on the features of single pixels, which a model keeps."""

@@ -27,7 +27,9 @@ def check_trials(state: SearchState) -> None:
     Raises:
         TrainingError: Some cannot be trained; each is named with its reason.
     """
-    state.decisions.once(NAME, partial(_check, state.params.train, state.params.seed, state.inputs))
+    state.decisions.once(
+        NAME, partial(_check, state.params.train, state.params.seed, state.inputs, state.decisions.store)
+    )
 
 
 def kinds(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
@@ -52,9 +54,9 @@ def _kind(spec: ComponentSpec) -> str:
     return str(ComponentSpec(name=spec.name, options=options))
 
 
-def _check(settings: Train, seed: int, inputs: TrialInputs) -> dict[str, Any]:
+def _check(settings: Train, seed: int, inputs: TrialInputs, store: CheckpointStore) -> dict[str, Any]:
     trials = [
-        Trial(config=config, inputs=inputs, folder=Path(), until=1, store=CheckpointStore(""))
+        Trial(config=config, inputs=inputs, folder=Path(), until=1, store=store)
         for config in kinds(grid.first_round(settings, seed))
     ]
     if settings.compile or settings.gpus_per_worker or not is_one_machine():

@@ -14,6 +14,7 @@ from segline.classes import IGNORED
 from segline.config.sections import Label
 from segline.data.boxes import Box
 from segline.data.crops import (
+    ROWS,
     Foreground,
     by_class_corners,
     center_corner,
@@ -189,7 +190,10 @@ class Sampler:
 
     def _ids(self, raw: NDArray[np.integer], key: str, corner: Corner) -> NDArray[np.uint8]:
         """Return the class ids of a part of an image, given its raw values and its corner."""
-        ids = self._lut.take(raw)
+        ids = np.empty(raw.shape, np.uint8)
+        for start in range(0, len(raw), ROWS):
+            rows = slice(start, start + ROWS)
+            self._lut.take(raw[rows], out=ids[rows], mode="clip")
         masked = self.exclusions.mask(ids, key, corner)
         return ids if masked is None else masked
 

@@ -15,7 +15,10 @@ an intersection over union of at least 0.5 (an object in front may cut another o
 and "found" the recall, of the rows and then of the images that they name; "by chance" is the recall of as many images
 drawn at random.
 
-EXPECT
+It takes 11 minutes on one core of two and 0.2 GB of disk.
+
+Expect frames to find little more than crops at a confidence of 0.8, with far more wrong rows: a network that has only
+seen the fullest crops sees objects in bare walls and on road markings. At 0.85 and more, half of the rows are right.
 """
 
 import argparse

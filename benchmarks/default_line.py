@@ -6,7 +6,7 @@ Both lines run their real stages on the same street scenes. That of 0.1 (benchma
 random weights, crops of 96 px, candidates chosen on crops) becomes champion first; then promote compares the champion
 of the repository's params.yaml with it, at a confidence of 0.975 at each end, which is an interval of 95 %. The default
 line is better if the lower end is above 0. Below are two guesses that look at no shape (benchmarks/baselines.py). About
-15 minutes on 2 cores without GPU; FOLDER keeps everything.
+15 minutes on 2 cores without GPU; FOLDER, which must be new, keeps everything.
 """
 
 import argparse
@@ -33,7 +33,9 @@ CONFIDENCE = 0.975
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="keeps data and models (default: a new temporary one)")
+    parser.add_argument(
+        "--folder", type=Path, help="a new one that keeps data and models (default: a new temporary one)"
+    )
     parser.add_argument("--drives", type=int, default=80, help="street drives, of 3 frames each (default: 80)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-lines-"))
@@ -78,9 +80,13 @@ def show(folder: Path, costs: dict[str, Cost]) -> None:
     for name, cost in costs.items():
         table.add_row(name, f"{scores[name]:.3f}", f"{cost.seconds:.0f} s", f"{cost.memory / 1e9:.1f} GB")
     Console().print(table)
-    bounds = [decision[end] for end in ("lower_bound", "upper_bound")]
-    print(f"gain {decision['gain']:+.3f}, 95 % interval {bounds[0]:+.3f} to {bounds[1]:+.3f} ({decision['units']}")
-    print(f"{decision['kind']}): the default line is {'better' if bounds[0] > 0 else 'not shown to be better'}")
+    low, high = decision["lower_bound"], decision["upper_bound"]
+    if low is None:
+        raise SystemExit(f"no interval: {decision['reason']}; take more drives")
+    verdict = "better" if low > 0 else "not shown to be better"
+    units = f"{decision['units']} {decision['kind']}"
+    print(f"gain {decision['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f} ({units})")
+    print(f"the default line is {verdict}")
     print(stamp())
 
 

@@ -77,8 +77,8 @@ class Label:
         Literal["max_foreground", "tiles", "random", "by_class", "center", "resize"],
         "the training crops of an image: those with the most foreground, all tiles, random ones, those around a random "
         "pixel of a random class, the middle, or the whole frame resized",
-    ] = "max_foreground"
-    crop: Annotated[Size, Range(16, 4096), Unit("px"), "the side of a square crop, or its height and width"] = 96
+    ] = "random"
+    crop: Annotated[Size, Range(16, 4096), Unit("px"), "the side of a square crop, or its height and width"] = 160
     crops_per_image: Annotated[
         int, Range(1, 1000), "the number of crops of an image, for max_foreground, random and by_class"
     ] = 1

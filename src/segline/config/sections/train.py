@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from segline.config import tables
 from segline.config.components import LOSS, MODEL, ComponentSpec
-from segline.config.fields import Fraction, Pattern, Range, Size, Unit
+from segline.config.fields import SHIPPED_WORD, Fraction, Pattern, Range, Size, Unit
 from segline.config.sections.search import Search
 
 # The fields of Train that a search may draw, beside those of Augment and the options of models and losses.
@@ -77,16 +77,16 @@ class Train:
     """The grid, the search in it, and the training of a trial."""
 
     models: Annotated[tuple[ComponentSpec, ...], MODEL, "the architectures of the grid"] = (
-        ComponentSpec(name="unet_resnet34", options={"pretrained": False}),
-        ComponentSpec(name="unet", options={"width": 16}),
+        ComponentSpec(name="unet", options={"encoder": "tf_efficientnet_lite0", "pretrained": SHIPPED_WORD}),
+        ComponentSpec(name="pixel_mlp", options={"pretrained": SHIPPED_WORD, "max_gb": 0.5}),
     )
     losses: Annotated[
         tuple[tuple[ComponentSpec, ...], ...],
         LOSS,
         "the losses of the grid; an entry with several losses is their sum, each times its weight",
     ] = (
-        (ComponentSpec(name="bounding_box", options={"beta_bg": 0.05, "class_weights": False}),),
-        (ComponentSpec(name="dice"),),
+        (ComponentSpec(name="cross_entropy", options={"balance": "root_inverse"}), ComponentSpec(name="dice")),
+        (ComponentSpec(name="cross_entropy"), ComponentSpec(name="lovasz_softmax")),
     )
     search: Search = field(default_factory=Search)
     epochs: Annotated[int, Range(1, 100_000), "the number of passes over the training split"] = 8

@@ -134,7 +134,8 @@ def test_frozen_stages_are_right_with_weights_to_freeze(options):
 
 
 def test_a_listed_distance_map_is_enough_for_its_loss():
-    document = {"label": {"distances": ["signed"]}, "train": {"losses": [{"dice": {}, "boundary": {"weight": 0.01}}]}}
+    train = {"models": ["unet"], "losses": [{"dice": {}, "boundary": {"weight": 0.01}}]}
+    document = {"label": {"distances": ["signed"]}, "train": train}
     assert load(json.dumps(document)).label.distances == ["signed"]
 
 

@@ -83,9 +83,14 @@ def test_the_file_of_0_1_changes_only_where_it_must():
     ]
 
 
-def test_the_migrated_file_of_0_1_is_the_defaults(tmp_path):
+def test_the_migrated_file_of_0_1_is_the_defaults_but_for_its_line(tmp_path):
     (tmp_path / "params.yaml").write_text(migrated(OLD))
-    assert load(tmp_path / "params.yaml") == load("{}")
+    train = {
+        "models": [{"unet_resnet34": {"pretrained": False}}, {"unet": {"width": 16}}],
+        "losses": [{"bounding_box": {"beta_bg": 0.05, "class_weights": False}}, "dice"],
+    }
+    line = {"label": {"sampling": "max_foreground", "crop": 96}, "train": train}
+    assert load(tmp_path / "params.yaml") == load(json.dumps(line))
 
 
 def test_the_present_file_stays_as_it_is():
@@ -169,7 +174,8 @@ def test_an_up_to_date_text_stays(text):
 )
 def test_the_options_of_the_edge_network_move_into_each_loss_that_uses_it(losses, expected, newline):
     options = "edge_steps: 2000, edge_min_accuracy: 0.99"
-    after = f"seed: 1\n\ntrain:\n  {expected.replace('OPTIONS', options)}\n"
+    after = f"seed: 1\n\ntrain:\n  models: [unet]\n  {expected.replace('OPTIONS', options)}\n"
+    losses = f"models: [unet]\n  {losses}"
     for before in (f"seed: 1\n\n{EDGES}train:\n  {losses}\n", f"seed: 1\n\ntrain:\n  {losses}\n\n{EDGES}"):
         assert migrated(before.replace("\n", newline)) == after.replace("\n", newline)
     # Without a line between them, and without an end of the last line.
@@ -179,7 +185,8 @@ def test_the_options_of_the_edge_network_move_into_each_loss_that_uses_it(losses
 
 def test_an_empty_section_only_goes():
     for section in ("edges:\n", "edges: {}\n", "edges: # nothing\n"):
-        assert migrated(f"{section}train:\n  losses: [semeda]\n") == "train:\n  losses: [semeda]\n"
+        train = "train:\n  models: [unet]\n  losses: [semeda]\n"
+        assert migrated(section + train) == train
 
 
 def test_comments_of_the_section_move_with_its_keys():
@@ -196,6 +203,7 @@ edges:    # as in the paper
   # until here
 
 train:
+  models: [unet]
   losses:   # two
     - dice
     - semeda: {lambda_1: 1.0}   # slow
@@ -208,6 +216,7 @@ train:
 seed: 1
 
 train:
+  models: [unet]
   losses:   # two
     - dice
     # The network of edges
@@ -223,9 +232,9 @@ train:
 
 
 def test_a_comment_that_needs_no_room_keeps_its_place():
-    before = "edges:\n  steps: 5 # few\n\ntrain:\n  losses:\n    - semeda:     # slow\n        lambda_1: 1.0\n"
-    assert migrated(before) == (
-        "train:\n  losses:\n    # edge_steps: few\n    - semeda:     # slow\n        lambda_1: 1.0\n"
+    losses = "losses:\n    - semeda:     # slow\n        lambda_1: 1.0\n"
+    assert migrated(f"edges:\n  steps: 5 # few\n\ntrain:\n  models: [unet]\n  {losses}") == (
+        "train:\n  models: [unet]\n  losses:\n    # edge_steps: few\n    - semeda:     # slow\n        lambda_1: 1.0\n"
         "        edge_steps: 5\n"
     )
 

@@ -136,9 +136,12 @@ BEYOND_SCHEMA = [
     ),
     ({"label": {"split": {"train": 0.7}}}, "label.split: got shares that add up to 0.9, expected 1"),
     ({"train": {"models": ["unet", "unet"]}}, re.compile("train: the same model with the same loss .* twice")),
-    ({"train": {"losses": ["dice", "bounding_box", "dice"]}}, re.compile("train: the same model with the same")),
     (
-        {"train": {"losses": [{"dice": {}, "distance_map": {}}]}},
+        {"train": {"models": ["unet"], "losses": ["dice", "bounding_box", "dice"]}},
+        re.compile("train: the same model with the same"),
+    ),
+    (
+        {"train": {"models": ["unet"], "losses": [{"dice": {}, "distance_map": {}}]}},
         "label.distances: lacks 'border', which train.losses[0].distance_map needs; add it",
     ),
     (

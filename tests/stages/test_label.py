@@ -54,7 +54,7 @@ def write_validated(folder, manifest):
 def label(manifest_dir, out="label", seed=7, exclusions=None, on="crops", validate_on="frames", **settings):
     """Run ``segline label``; returns its exit code and the folder that it wrote."""
     split = {"method": "balanced", **SHARES}
-    sections = {"label": {"crop": 16, "shard_size": 2, "split": split, **settings}}
+    sections = {"label": {"sampling": "max_foreground", "crop": 16, "shard_size": 2, "split": split, **settings}}
     sections |= {"evaluate": {"on": on}, "train": {"validate_on": validate_on}}
     params = json.dumps({"seed": seed, **sections})
     folder = manifest_dir.with_name(out)

@@ -3,9 +3,9 @@
     python benchmarks/audit.py [--folder FOLDER] [--seed 7]
 
 It draws 480 street scenes of 160 px, 15 % of them with one object unlabelled on purpose, and runs the line up to
-`segline evaluate`, training on the crops of 96 px with the most foreground as the default line does. Half of the
-scenes are for validation and test. There the audit looks at whole frames, and for comparison at the crops that label
-would cut (`evaluate.on`), both with the same model. FOLDER (a new temporary one by default) keeps everything: look at
+`segline evaluate`, training on the crops of 96 px with the most foreground as that of 0.1 did. Half of the scenes are
+for validation and test. There the audit looks at whole frames, and for comparison at the crops that label would cut
+(`evaluate.on`), both with the same model. FOLDER (a new temporary one by default) keeps everything: look at
 FOLDER/data/frames/missing_labels. With a FOLDER that has a result, only the comparison is repeated; --seed must then be
 the same.
 
@@ -49,7 +49,7 @@ STREETS = {"drives": 160, "frames_per_drive": 3, "height": 160, "width": 160, "m
 PARAMS = {
     "name": "audit",
     "ingest": {"synthetic": STREETS},
-    "label": {"crop": 96, "split": {"train": 0.5, "val": 0.25, "test": 0.25}},
+    "label": {"sampling": "max_foreground", "crop": 96, "split": {"train": 0.5, "val": 0.25, "test": 0.25}},
     "train": {
         "models": [{"unet_resnet34": {"pretrained": False}}],
         "losses": [{"dice": {"weight": 0.5}, "cross_entropy": {"weight": 0.5}}],

@@ -26,7 +26,7 @@ def make_shards(
     params = {
         "seed": seed,
         "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
-        "label": {"crop": crop, "distances": list(distances), "split": split or {}},
+        "label": {"sampling": "max_foreground", "crop": crop, "distances": list(distances), "split": split or {}},
         "evaluate": {"on": "crops"},
     }
     words = ["--params", json.dumps(params), "--out"]

@@ -34,7 +34,7 @@ repro: setup ## the whole line: data, training, a promoted model, and its summar
 	dvc repro
 	@segline summary
 
-camvid: camvid-source setup ## real road scenes in runs/camvid, 60 minutes on 2 cores; SOURCE=../camvid, as SegNet released it
+camvid: camvid-source setup ## real road scenes in runs/camvid; SOURCE=../camvid, as SegNet released it
 	python -m examples.project camvid --source "$(SOURCE)" --into runs/camvid
 	cd runs/camvid && dvc repro && segline summary
 

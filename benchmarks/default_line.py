@@ -38,6 +38,8 @@ def main() -> None:
     )
     parser.add_argument("--drives", type=int, default=80, help="street drives, of 3 frames each (default: 80)")
     arguments = parser.parse_args()
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True)  # In one with a registry the default line would meet itself as champion.
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="segline-lines-"))
     default = document("params.yaml")
     default["ingest"]["synthetic"]["drives"] = arguments.drives

@@ -9,11 +9,12 @@ hyperparameters that it had, and the groups are neither trained nor validated on
 
 import argparse
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from examples.project import write_project
+from examples.project import EXCLUSIONS, write_project
 from segline.artifacts.ensemble import read_metrics
 from segline.config.loader import load
 from segline.config.params import Params
@@ -31,6 +32,7 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         write_project(arguments.into, without(arguments.groups, arguments.of))
+        shutil.copyfile(arguments.of / EXCLUSIONS, arguments.into / EXCLUSIONS)
     except SeglineError as error:
         print(f"leave_out: {error}", file=sys.stderr)
         return error.exit_code
@@ -62,7 +64,8 @@ def chosen(params: Params, candidate: str) -> Train:
         StageError: The candidate is not in the grid, as its hyperparameters came from the results of others.
     """
     name = candidate.partition("-seed")[0]
-    for config in grid_configs(params.train, params.seed):
+    proposed = params.train.search.searcher == "optuna"  # The grid has other values under the same names.
+    for config in [] if proposed else grid_configs(params.train, params.seed):
         if config.name == name:
             return replace(config.settings, models=(config.model,), losses=(config.loss,), search=Search())
     raise StageError(

@@ -30,6 +30,7 @@ EXAMPLES = ROOT / "examples"
 MADE = "# Made by examples/project.py; changes in this file are lost.\n"
 """The first line of a file that is written anew each time."""
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n    no_scm = true\n"
+EXCLUSIONS = "exclusions.csv"
 NO_EXCLUSIONS = "key,top,left,height,width,reason\n"
 
 
@@ -90,7 +91,7 @@ def write_project(folder: Path, params: Params) -> None:
         folder / "params.yaml": yaml.dump(as_document(params), Dumper=_Dumper, sort_keys=False, allow_unicode=True),
         folder / "dvc.yaml": yaml.safe_dump(pipeline(folder), sort_keys=False, width=1000),
     }
-    kept = {folder / "exclusions.csv": NO_EXCLUSIONS, folder / ".dvc" / "config": DVC_CONFIG}
+    kept = {folder / EXCLUSIONS: NO_EXCLUSIONS, folder / ".dvc" / "config": DVC_CONFIG}
     for path in made:
         if path.exists() and not path.read_text(encoding="utf-8").startswith(MADE):
             raise StageError(f"{path} was not made by examples/project.py; give another folder, or remove the file")

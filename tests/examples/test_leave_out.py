@@ -50,6 +50,24 @@ def test_the_choice_keeps_what_it_had_and_the_group_is_tested_on(finished, candi
     assert (params.seed, params.ingest, params.ensemble) == (before.seed, before.ingest, before.ensemble)
 
 
+def test_values_that_optuna_proposed_are_not_those_of_the_grid(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(DOCUMENT["train"]["search"], "searcher", "optuna")
+    monkeypatch.setitem(DOCUMENT["train"]["search"], "num_samples", 8)
+    monkeypatch.setitem(DOCUMENT["train"]["search"], "finalists", 0)
+    folder = finished("unet-dice-draw1")
+    assert leave_out.main(["0016E5", "--of", str(folder), "--into", str(tmp_path / "without")]) != 0
+    assert "unet-dice-draw1 is not in the grid of params.yaml" in capsys.readouterr().err
+
+
+def test_the_exclusions_of_the_line_come_along(finished, tmp_path):
+    folder = finished("segnet-dice-draw1")
+    with (folder / "exclusions.csv").open("a", encoding="utf-8") as stream:
+        stream.write("0016E5_07959,0,0,10,10\n")
+    into = tmp_path / "without"
+    assert leave_out.main(["0016E5", "--of", str(folder), "--into", str(into)]) == 0
+    assert (into / "exclusions.csv").read_bytes() == (folder / "exclusions.csv").read_bytes()
+
+
 def test_a_candidate_that_other_results_proposed_is_refused(finished, tmp_path, capsys):
     folder = finished("unet-dice-draw7")
     assert leave_out.main(["0016E5", "--of", str(folder), "--into", str(tmp_path / "without")]) != 0

@@ -115,8 +115,9 @@ def test_another_node_gets_the_bundle_from_the_bucket(experiment, tmp_path, buck
     write_candidate(tmp_path / "kept", "a")
     init = find_init(str(tmp_path / "kept"), experiment, "key", tmp_path / "out", tmp_path / "bundle")
     store = CheckpointStore(f"s3://{bucket({})}/run")
-    for _ in range(2):
-        shared = share_init(init, tmp_path / "out.partial" / "prepared", store)
+    shared = share_init(init, tmp_path / "out.partial" / "prepared", store)
+    (shared.folder / "model.json").unlink()  # As after a kill amid the upload and the loss of the disk.
+    shared = share_init(init, tmp_path / "out.partial" / "prepared", store)
     there = {path.name: path.read_bytes() for path in shared.folder.iterdir()}
     assert there.keys() == {"model.json", "a.safetensors"}
     shutil.rmtree(tmp_path / "out.partial")

@@ -78,6 +78,10 @@ def test_a_step_that_was_killed_is_repeated_and_leaves_nothing_half(inputs, monk
         with pytest.raises(KeyboardInterrupt):
             run(inputs)
     assert not (inputs.prepared_dir / preparation_name(SEMEDA)).exists()
+    # What reached the bucket before a kill, and came back after the loss of the disk.
+    (inputs.prepared_dir / preparation_name(SEMEDA)).mkdir()
+    [name] = first.keys() - {"preparation.json"}
+    (inputs.prepared_dir / preparation_name(SEMEDA) / name).write_bytes(b"half")
     run(inputs)
     assert content(inputs.prepared_dir / preparation_name(SEMEDA)) == first
     assert [path.name for path in inputs.prepared_dir.iterdir()] == [preparation_name(SEMEDA)]

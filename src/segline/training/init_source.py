@@ -57,11 +57,11 @@ def find_init(address: str, experiment: Experiment, key: str, out: Path, folder:
 def share_init(init: Init, prepared_dir: Path, store: CheckpointStore) -> Init:
     """Copy a bundle beside what the losses prepared, where the trials find it, also those on other nodes."""
     folder = prepared_dir / FOLDER
-    if not folder.is_dir():
-        unfinished = folder.with_name(f".{FOLDER}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(init.folder, unfinished)
-        unfinished.rename(folder)
+    unfinished = folder.with_name(f".{FOLDER}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(init.folder, unfinished)
+    shutil.rmtree(folder, ignore_errors=True)  # The part of it that reached the bucket before a kill.
+    unfinished.rename(folder)
     store.upload(prepared_dir, [f"{FOLDER}/{path.name}" for path in folder.iterdir()])
     return replace(init, folder=folder)
 

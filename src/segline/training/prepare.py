@@ -96,6 +96,7 @@ def _run_step(step: Step, folder: Path) -> None:
     unfinished.mkdir(parents=True)
     preparation = step(unfinished)
     write_json(unfinished / PREPARATION, asdict(preparation))
+    shutil.rmtree(folder, ignore_errors=True)  # The part of it that reached the bucket before a kill.
     unfinished.rename(folder)
 
 

@@ -122,3 +122,16 @@ def test_no_forward_pass_has_more_pixels_than_allowed(tmp_path):
     count_split([Watching(3, CLASSES, 1)], split, classes=CLASSES, batch_size=16, max_pixels=LIMIT)
     assert max(seen) == LIMIT
     assert seen[:3] == [4 * 64 * 64, 4 * 64 * 64, 64 * 64]
+
+
+def test_many_images_at_once_are_predicted_within_the_limit(models, split):
+    images, sizes = split.take(range(4))[0], []
+    for model in models:
+        model.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0] * inputs[0][0, 0].numel()))
+    pixels = images.shape[1] * images.shape[2]
+    labels, confidence = predict_labels(models, images, max_pixels=3 * pixels)
+    assert sorted(set(sizes)) == [pixels, 3 * pixels]
+    for number in range(4):
+        alone = predict_labels(models, images[number : number + 1])
+        np.testing.assert_array_equal(labels[number], alone[0][0])
+        np.testing.assert_allclose(confidence[number], alone[1][0], rtol=1e-5)

@@ -86,11 +86,17 @@ def predict_tiles(
 def predict_labels(
     models: Sequence[nn.Module], images: NDArray[np.uint8], keys: Sequence[str] = (), *, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "b h w"], Float[np.ndarray, "b h w"]]:
-    """Return the most probable class of every pixel and its probability; see :func:`predict_tiles`."""
+    """Return the most probable class of every pixel and its probability; see :func:`predict_tiles`.
+
+    At most ``max_pixels`` pixels, and at least one image or tile, are predicted at a time.
+    """
     labels, confidence = np.empty(images.shape[:3], np.uint8), np.empty(images.shape[:3], np.float32)
-    for region, predicted in predict_tiles(models, images, keys, max_pixels=max_pixels):
-        values, ids = predicted.max(1)
-        labels[:, *region], confidence[:, *region] = ids.cpu().numpy(), values.cpu().numpy()
+    size = max(1, max_pixels // (images.shape[1] * images.shape[2]))
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        for region, predicted in predict_tiles(models, images[part], keys[part], max_pixels=max_pixels):
+            values, ids = predicted.max(1)
+            labels[part, *region], confidence[part, *region] = ids.cpu().numpy(), values.cpu().numpy()
     return labels, confidence
 
 

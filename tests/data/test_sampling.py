@@ -59,7 +59,14 @@ def ids_of(raw):
 
 def sample(image, raw, exclusions=None, seed=0, key="k", **settings):
     memory = Memory(i=encoded(image), l=encoded(raw))
-    sampler = Sampler(memory, LAYOUT, LABEL_SPEC, Label(**settings), exclusions or Exclusions(), seed=seed)
+    sampler = Sampler(
+        memory,
+        LAYOUT,
+        LABEL_SPEC,
+        Label(**{"sampling": "max_foreground", **settings}),
+        exclusions or Exclusions(),
+        seed=seed,
+    )
     return sampler.crops(ROW | {"key": key})
 
 
@@ -255,7 +262,7 @@ def test_a_file_that_is_gone_is_one_line(missing):
         **{name: data for name, data in {"i": encoded(image), "l": encoded(raw)}.items() if name != missing}
     )
     with pytest.raises(DataError, match="memory: pair k cannot be read any more"):
-        Sampler(memory, LAYOUT, LABEL_SPEC, Label(crop=16)).crops(ROW)
+        Sampler(memory, LAYOUT, LABEL_SPEC, Label(sampling="max_foreground", crop=16)).crops(ROW)
 
 
 def test_an_image_that_became_smaller_than_its_label_is_one_line():

@@ -139,7 +139,8 @@ def test_what_cannot_be_made_is_told_before_anything_runs(dataset_dir, tmp_path)
 
 
 def test_a_map_that_label_did_not_make_is_told_before_anything_runs(dataset_dir, tmp_path):
-    params = load(json.dumps({"label": {"distances": ["border"]}, "train": {"losses": ["distance_map"]}}))
+    train = {"models": ["unet"], "losses": ["distance_map"]}
+    params = load(json.dumps({"label": {"distances": ["border"]}, "train": train}))
     with pytest.raises(TrainingError, match=r"label\.distances lacks 'border'; add it and run `segline label` again"):
         run(params, dataset_dir=dataset_dir, tracking_uri="none", out=tmp_path / "out")
 

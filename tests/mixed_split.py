@@ -27,7 +27,10 @@ class MixedSplit(Split):
         return self.labels[position].shape
 
     def take(self, positions):
-        return tuple(np.stack([values[number] for number in positions]) for values in (self.images, self.labels))
+        return np.stack([self.images[number] for number in positions]), self.take_labels(positions)
+
+    def take_labels(self, positions):
+        return np.stack([self.labels[number] for number in positions])
 
     def take_distances(self, names, positions):
         return {name: np.stack([self.distances[name][number] for number in positions]) for name in names}

@@ -7,11 +7,14 @@ ask to judge on crops.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from segline.artifacts.artifact import Artifact, Record
 from segline.classes import LabelClass
 from segline.files.atomic import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INFO = "dataset.json"
 INDEX = "index.csv"
@@ -95,6 +98,14 @@ def shard_file(split: Path, kind: str, number: int) -> Path:
 def shard_files(split: Path, kind: str = "*") -> list[Path]:
     """Return the paths of the shards of a split, of one kind or of all kinds, in order."""
     return sorted(split.glob(f"{kind}-*.npy"))
+
+
+def write_shard_head(stream: IO[bytes], kind: "np.dtype[np.generic]", shape: tuple[int, ...]) -> None:
+    """Write the head of a shard; NumPy leaves space in it for the first number of the shape to grow."""
+    import numpy as np
+
+    head = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, head)
 
 
 def pack_file(split: Path, number: int) -> Path:

@@ -78,12 +78,23 @@ class Frames(Split):
         Raises:
             StageError: A frame cannot be read.
         """
-        images, labels = [], []
+        images = []
         for row in self._at(positions):
             with self._explaining(row):
                 images.append(decode_image(self._read(row, IMAGE)))
+        return np.stack(images), self.take_labels(positions)
+
+    def take_labels(self, positions: Positions) -> Labels:
+        """Return the labels (n, h, w) of the frames at these positions, which have one shape.
+
+        Raises:
+            StageError: A frame cannot be read.
+        """
+        labels = []
+        for row in self._at(positions):
+            with self._explaining(row):
                 labels.append(decode_label(self._read(row, LABEL)).astype(np.uint8, copy=False))
-        return np.stack(images), np.stack(labels)
+        return np.stack(labels)
 
     def take_distances(self, names: Sequence[str], positions: Positions) -> dict[str, NDArray[np.float32]]:
         """Return the distance maps of these kinds at these positions, each (n, channels, h, w).

@@ -11,13 +11,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from segline.artifacts.dataset import IMAGES, LABELS, shard_file, shard_files
+from segline.artifacts.dataset import IMAGES, LABELS, shard_file, shard_files, write_shard_head
 from segline.data.parts import CLASSES, INDEX_COLUMNS, list_classes, write_part
 from segline.data.split import Images, Labels, Positions, Split, refuse_missing
 from segline.errors import StageError
@@ -90,9 +89,12 @@ class Crops(Split):
 
     def take(self, positions: Positions) -> tuple[Images, Labels]:
         """Return the crops at these positions: images (n, h, w, 3) and labels (n, h, w)."""
-        rows = self._rows(positions)
-        images = np.stack([self._maps[shard][0][row] for shard, row in rows])
-        return images, np.stack([self._maps[shard][1][row] for shard, row in rows])
+        images = np.stack([self._maps[shard][0][row] for shard, row in self._rows(positions)])
+        return images, self.take_labels(positions)
+
+    def take_labels(self, positions: Positions) -> Labels:
+        """Return the labels (n, h, w) of the crops at these positions."""
+        return np.stack([self._maps[shard][1][row] for shard, row in self._rows(positions)])
 
     def take_distances(self, names: Sequence[str], positions: Positions) -> dict[str, NDArray[np.float32]]:
         """Return the distance maps of these kinds at these positions, each (n, channels, h, w).
@@ -141,7 +143,7 @@ def write_shard(
     with naming(folder), ExitStack() as opened:
         streams = {name: opened.enter_context(path.open("wb")) for name, path in paths.items()}
         for name, (kind, item) in kinds.items():
-            _write_head(streams[name], kind, (0, *item))
+            write_shard_head(streams[name], np.dtype(kind), (0, *item))
         for crop in crops:
             for name, values in {IMAGES: crop.image, LABELS: crop.label, **crop.distances}.items():
                 streams[name].write(np.ascontiguousarray(values).data)
@@ -150,16 +152,10 @@ def write_shard(
             pixels += counts
         for name, (kind, item) in kinds.items():
             streams[name].seek(0)
-            _write_head(streams[name], kind, (len(index), *item))
+            write_shard_head(streams[name], np.dtype(kind), (len(index), *item))
     sums = {path.name: file_hash(path) for path in paths.values()}
     columns = [*INDEX_COLUMNS, CLASSES]
     write_part(folder, number, index=pd.DataFrame(index, columns=columns), pixels=pixels, sums=sums)
-
-
-def _write_head(stream: IO[bytes], kind: type[np.generic], shape: tuple[int, ...]) -> None:
-    """Write the head of a .npy file; NumPy leaves space in it for the first number of the shape to grow."""
-    head = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, head)
 
 
 def open_crops(folder: Path) -> Crops:

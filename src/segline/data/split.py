@@ -54,6 +54,10 @@ class Split(ABC):
         """Return the items at these positions, which have one shape: images (n, h, w, 3) and labels (n, h, w)."""
 
     @abstractmethod
+    def take_labels(self, positions: Positions) -> Labels:
+        """Return the labels (n, h, w) of the items at these positions, as :meth:`take` does, without their images."""
+
+    @abstractmethod
     def take_distances(self, names: Sequence[str], positions: Positions) -> dict[str, NDArray[np.float32]]:
         """Return the distance maps of these kinds at these positions, each (n, channels, h, w).
 

@@ -7,14 +7,13 @@ They lie in the format of the data set's shards: an item has the features of som
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from segline.artifacts.dataset import IMAGES, LABELS, shard_file
+from segline.artifacts.dataset import IMAGES, LABELS, shard_file, write_shard_head
 from segline.artifacts.preparation import Preparation
 from segline.classes import IGNORED
 from segline.errors import TrainingError
@@ -124,8 +123,8 @@ def _write_split(
     items, pixels = size
     images, labels = (shard_file(folder, kind, 0) for kind in (IMAGES, LABELS))
     with naming(folder), images.open("wb") as image_stream, labels.open("wb") as label_stream:
-        _write_head(image_stream, np.dtype(np.float16), (views.count * items, pixels, 1, features.channels))
-        _write_head(label_stream, np.dtype(np.uint8), (views.count * items, pixels, 1))
+        write_shard_head(image_stream, np.dtype(np.float16), (views.count * items, pixels, 1, features.channels))
+        write_shard_head(label_stream, np.dtype(np.uint8), (views.count * items, pixels, 1))
         for image, label in views.read():
             ids = label.flatten().cpu()
             chosen = sample_pixels(ids, items * pixels, weights, generator)
@@ -133,11 +132,6 @@ def _write_split(
             columns = features.at(last, chosen.to(image.device)).clamp(-HALF_MAX, HALF_MAX)
             image_stream.write(columns.half().cpu().contiguous().numpy().data)
             label_stream.write(ids[chosen].numpy().data)
-
-
-def _write_head(stream: IO[bytes], kind: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-    head = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, head)
 
 
 def sample_pixels(

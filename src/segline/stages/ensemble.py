@@ -105,7 +105,7 @@ def _count_with_each(predictions: Predictions, members: list[str]) -> dict[str, 
     """Return the confusion matrix of the mean of the members and one further candidate, for each candidate."""
     totals: dict[str, Counts] = {}
     for positions, planes in predictions.batches():
-        _, labels = predictions.split.take(positions)
+        labels = predictions.split.take_labels(positions)
         for name in [name for name in predictions.names if name not in members]:
             chosen = [planes[member] for member in [*members, name]]
             counts = _count_mean(chosen, labels, predictions.limits.max_pixels)

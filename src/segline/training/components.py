@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from segline.artifacts.dataset import DatasetInfo
+from segline.artifacts.preparation import Preparation
 from segline.config.components import ComponentSpec
 from segline.config.sections import Train
 from segline.losses import LOSSES, WeightedSum
@@ -40,9 +41,15 @@ def all_options(component: Callable[..., Any], spec: ComponentSpec) -> dict[str,
     return {option.name: option.default for option in known if option.kind is option.KEYWORD_ONLY} | spec.options
 
 
+def preparation_step(component: Callable[..., Any]) -> Callable[..., Preparation] | None:
+    """Return the preparation step of a model or loss, which few have, so that the types of the tables lack it."""
+    step: Callable[..., Preparation] | None = getattr(component, "prepare", None)
+    return step
+
+
 def preparation_options(component: Callable[..., Any], spec: ComponentSpec) -> dict[str, Any] | None:
     """Return the options of a model or loss that its preparation step takes, or None if it has no such step."""
-    step = getattr(component, "prepare", None)
+    step = preparation_step(component)
     if step is None:
         return None
     options, taken = all_options(component, spec), signature(step).parameters.values()

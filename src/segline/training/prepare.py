@@ -27,7 +27,13 @@ from segline.losses.task import LabelBatches
 from segline.models import MODELS
 from segline.progress import log, progress_bar
 from segline.training.checkpoints import PREPARATION, CheckpointStore
-from segline.training.components import features_name, preparation_name, preparation_options, with_local_weights
+from segline.training.components import (
+    features_name,
+    preparation_name,
+    preparation_options,
+    preparation_step,
+    with_local_weights,
+)
 from segline.training.determinism import set_deterministic
 from segline.training.feature_views import image_batches, write_indices
 from segline.training.trial import TrialConfig, TrialInputs
@@ -103,9 +109,9 @@ def _run_step(step: Step, folder: Path) -> None:
 def _prepare_loss(term: ComponentSpec, inputs: TrialInputs, seed: int, folder: Path) -> Preparation:
     loss = LOSSES[term.name]
     batches = _label_batches(inputs, seed, f"preparing {preparation_name(term)}")
-    step = getattr(loss, "prepare")  # noqa: B009  (the table's type does not know of it)
-    preparation: Preparation = step(batches, folder, **(preparation_options(loss, term) or {}))
-    return preparation
+    step = preparation_step(loss)
+    assert step is not None
+    return step(batches, folder, **(preparation_options(loss, term) or {}))
 
 
 def _keep_features(config: TrialConfig, inputs: TrialInputs, seed: int, folder: Path) -> Preparation:
@@ -119,8 +125,9 @@ def _keep_features(config: TrialConfig, inputs: TrialInputs, seed: int, folder: 
         description=f"computing features of {config.model.name}",
     )
     options = with_local_weights(preparation_options(model, config.model) or {}, inputs.encoders)
-    step = getattr(model, "prepare")  # noqa: B009  (the table's type does not know of it)
-    preparation: Preparation = step(batches, folder, **options)
+    step = preparation_step(model)
+    assert step is not None
+    preparation = step(batches, folder, **options)
     return replace(preparation, files=(*preparation.files, *write_indices(inputs, folder, options["views"])))
 
 
@@ -147,12 +154,13 @@ def _random_batches(
     with progress_bar(description, count) as advance:
         for _ in range(count):
             positions = generator.choice(len(split), min(size, len(split)), replace=False)
-            yield torch.from_numpy(split.take(positions)[1]).to(device)
+            yield torch.from_numpy(split.take_labels(positions)).to(device)
             advance(1)
 
 
 def _all_batches(split: Split, device: torch.device, size: int) -> Iterator[Tensor]:
-    for _, labels in split.batches(size):
+    for positions in split.ranges(size):
+        labels = split.take_labels(positions)
         height, width = labels.shape[1:]
         for tile in tiles((height, width), MAX_PIXELS):
             yield torch.from_numpy(labels[:, *tile.kept]).to(device)

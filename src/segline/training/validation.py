@@ -19,7 +19,7 @@ from segline.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from segline.metrics.finite import first_nonfinite
 from segline.training import ddp
 from segline.training.broken_batch import ADVICE, keep_batch
-from segline.training.run import Items, Run, forward, take_distances
+from segline.training.run import Items, Run, forward
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def eval_step(run: Run, positions: range) -> ValidationStep:
     the tiles' losses by their pixels.
     """
     images, labels = run.val.take(positions)
-    distances = take_distances(run, run.val, positions)
+    distances = run.val.take_distances(run.loss.distances, positions)
     loss, counts = 0.0, np.zeros((run.classes, run.classes), np.int64)
     height, width = labels.shape[1:]
     for tile in tiles((height, width), MAX_PIXELS):
@@ -94,7 +94,9 @@ def eval_step(run: Run, positions: range) -> ValidationStep:
         logits = forward(run, run.reached(run.ema_model), inputs)[..., *tile.inner]
         part = labels[:, *tile.kept]
         target: Integer[Tensor, "b h w"] = to_device(torch.from_numpy(part), run.device)
-        maps = {name: values[..., *tile.kept] for name, values in distances.items()}
+        maps = {
+            name: to_device(torch.from_numpy(values[..., *tile.kept]), run.device) for name, values in distances.items()
+        }
         own = float(run.loss(logits, target, maps))
         if broken := _first_broken(run, logits, target, maps, own):
             return ValidationStep(own, counts, Fault(*broken, images, labels))

@@ -153,22 +153,18 @@ class Sampler:
         if 0 < side < longer:
             return self._scaled_frame(row, raw, scaled_shape(raw.shape, longer, side), longer / side)
         data, shape = self._file(row)
-        if shape != raw.shape:
-            raise OSError("the image and its label map differ in size")
-        return self._frame(row, self._ids(raw, row["key"], (0, 0)), raw, data, 1.0)
+        _refuse_other_size(shape, raw)
+        ids = self._ids(raw, row["key"], (0, 0))
+        distances = self._distances(ids, lambda: raw)
+        return Frame(row["key"], row["group"], 1.0, image=data, label=ids, distances=distances)
 
     def _scaled_frame(self, row: Row, raw: NDArray[np.integer], shape: tuple[int, int], scale: float) -> Frame:
         image = self.layout.read_image(self.tree, row["image"], row["slice_index"])
-        if image.shape[:2] != raw.shape:
-            raise OSError("the image and its label map differ in size")
+        _refuse_other_size(image.shape[:2], raw)
         image, ids = scale_pair(image, self._ids(raw, row["key"], (0, 0)), shape)
         # Only the label of this second pair is used, so one pixel is enough for its image.
-        return self._frame(row, ids, scale_pair(image[:1, :1], raw, shape)[1], encode_png(image), scale)
-
-    def _frame(self, row: Row, ids: NDArray[np.uint8], raw: NDArray[np.integer], image: bytes, scale: float) -> Frame:
-        return Frame(
-            row["key"], row["group"], scale, image=image, label=ids, distances=self._distances(ids, lambda: raw)
-        )
+        distances = self._distances(ids, lambda: scale_pair(image[:1, :1], raw, shape)[1])
+        return Frame(row["key"], row["group"], scale, image=encode_png(image), label=ids, distances=distances)
 
     def _file(self, row: Row) -> tuple[bytes, tuple[int, int]]:
         """Return a file of the pixels of an image, the source's own unless the layout converts it, and their shape.
@@ -209,3 +205,8 @@ class Sampler:
 
 def _part(box: Box) -> tuple[slice, slice]:
     return slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+
+
+def _refuse_other_size(shape: tuple[int, ...], raw: NDArray[np.integer]) -> None:
+    if shape != raw.shape:
+        raise OSError("the image and its label map differ in size")

@@ -9,7 +9,7 @@ The results are those of the plain formulas up to rounding, and the forward pass
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,14 @@ MIN_GRID = 4
 """The least side of the images into which an atrous rate divides the features, in px."""
 CHANNELS_LAST = torch.channels_last
 Pair = tuple[int, int]
+
+
+class Geometry(NamedTuple):
+    """The steps of a convolution in rows and columns, in px."""
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
 
 
 class FastDepthwiseGradients(TorchFunctionMode):
@@ -62,7 +70,8 @@ def _convolve(
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         features, weight, bias = features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    convolved: Tensor = _Depthwise.apply(features, weight, bias, _pair(stride), _pair(padding), _pair(dilation))
+    geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation))
+    convolved: Tensor = _Depthwise.apply(features, weight, bias, geometry)
     return convolved
 
 
@@ -70,13 +79,11 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution of features (b, c, h, w) with kernels (c, 1, kh, kw)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, kernel: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
-    ) -> Tensor:
+    def forward(ctx: Any, features: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(features, kernel)
-        ctx.geometry = stride, padding, dilation
+        ctx.geometry = geometry
         with torch.autocast("cpu", enabled=False):
-            return F.conv2d(features, kernel, bias, stride, padding, dilation, len(kernel))
+            return F.conv2d(features, kernel, bias, *geometry, len(kernel))
 
     @staticmethod
     @once_differentiable
@@ -84,10 +91,10 @@ class _Depthwise(torch.autograd.Function):
         features, kernel = ctx.saved_tensors
         of_features, of_kernel, of_bias = ctx.needs_input_grad[:3]
         return (
-            _features_gradient(features, kernel, gradient, *ctx.geometry) if of_features else None,
-            _kernel_gradient(features, kernel, gradient, *ctx.geometry) if of_kernel else None,
+            _features_gradient(features, kernel, gradient, ctx.geometry) if of_features else None,
+            _kernel_gradient(features, kernel, gradient, ctx.geometry) if of_kernel else None,
             gradient.sum((0, 2, 3)) if of_bias else None,
-            *(None, None, None),
+            None,
         )
 
 
@@ -95,16 +102,13 @@ def _features_gradient(
     features: Float[Tensor, "b c h w"],
     kernel: Float[Tensor, "c 1 kh kw"],
     gradient: Float[Tensor, "b c oh ow"],
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    geometry: Geometry,
 ) -> Float[Tensor, "b c h w"]:
     """Return the gradient of the features; that of a strided convolution is that of a dense one, with zeros between."""
-    if rate := _grid_rate(features, gradient, stride, padding, dilation):
-        features, gradient, size = _split(features, rate), _split(gradient, rate), features.shape[-2:]
-        dense = kernel.repeat_interleave(rate**2, dim=0)
-        padding = padding[0] // rate, padding[1] // rate
-        return _merge(_backward(features, dense, gradient, (1, 1), padding, (1, 1), 0), rate, size)
+    if rate := _grid_rate(features, gradient, geometry):
+        divided = _divided(features, kernel, gradient, geometry, rate)
+        return _merge(_backward(*divided, "features"), rate, features.shape[-2:])
+    stride, padding, dilation = geometry
     if stride != (1, 1) and gradient.dtype == torch.bfloat16:
         rows, columns = (
             side + 2 * pad - rate * (length - 1)
@@ -112,53 +116,55 @@ def _features_gradient(
         )
         spread = torch.zeros_like(gradient[:, :, :1, :1].expand(-1, -1, rows, columns), memory_format=CHANNELS_LAST)
         spread[:, :, :: stride[0], :: stride[1]] = gradient
-        gradient, stride = spread, (1, 1)
-    return _backward(features, kernel, gradient, stride, padding, dilation, 0)
+        gradient, geometry = spread, geometry._replace(stride=(1, 1))
+    return _backward(features, kernel, gradient, geometry, "features")
 
 
 def _kernel_gradient(
     features: Float[Tensor, "b c h w"],
     kernel: Float[Tensor, "c 1 kh kw"],
     gradient: Float[Tensor, "b c oh ow"],
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    geometry: Geometry,
 ) -> Float[Tensor, "c 1 kh kw"]:
     """Return the gradient of the kernels, computed for a few of their columns at a time."""
-    if rate := _grid_rate(features, gradient, stride, padding, dilation):
-        summands = _kernel_gradient(
-            _split(features, rate),
-            kernel.repeat_interleave(rate**2, dim=0),
-            _split(gradient, rate),
-            (1, 1),
-            (padding[0] // rate, padding[1] // rate),
-            (1, 1),
-        )
+    if rate := _grid_rate(features, gradient, geometry):
+        summands = _kernel_gradient(*_divided(features, kernel, gradient, geometry, rate))
         return summands.view(-1, rate**2, *kernel.shape[1:]).sum(1, dtype=torch.float32).to(kernel.dtype)
+    stride, padding, dilation = geometry
     if dilation != (1, 1) and gradient.dtype == torch.bfloat16:
-        single = _backward(features.float(), kernel.float(), gradient.float(), stride, padding, dilation, 1)
+        single = _backward(features.float(), kernel.float(), gradient.float(), geometry, "kernel")
         return single.to(kernel.dtype)
     columns = kernel.shape[-1]
     if columns <= COLUMNS or dilation != (1, 1):
-        return _backward(features, kernel, gradient, stride, padding, dilation, 1)
+        return _backward(features, kernel, gradient, geometry, "kernel")
     padded = F.pad(features, (padding[1], padding[1]))
     span = (gradient.shape[-1] - 1) * stride[1]
     parts = []
     for first in range(0, columns, COLUMNS):
         part = kernel[..., first : first + COLUMNS]
         seen = padded[..., first : first + span + part.shape[-1]]
-        parts.append(_backward(seen, part, gradient, stride, (padding[0], 0), dilation, 1))
+        parts.append(_backward(seen, part, gradient, geometry._replace(padding=(padding[0], 0)), "kernel"))
     return torch.cat(parts, dim=-1)
 
 
-def _grid_rate(features: Tensor, gradient: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> int:
+def _grid_rate(features: Tensor, gradient: Tensor, geometry: Geometry) -> int:
     """Return the atrous rate if every rate-th position forms an image of its own, in bf16; otherwise 0."""
     if gradient.dtype != torch.bfloat16:
         return 0
+    stride, padding, dilation = geometry
     rate = dilation[0]
     fits = features.shape == gradient.shape and stride == (1, 1) and dilation == (rate, rate) and rate > 1
     is_large = min(features.shape[-2:]) >= MIN_GRID * rate
     return rate if fits and is_large and padding[0] % rate == padding[1] % rate == 0 else 0
+
+
+def _divided(
+    features: Tensor, kernel: Tensor, gradient: Tensor, geometry: Geometry, rate: int
+) -> tuple[Tensor, Tensor, Tensor, Geometry]:
+    """Return an atrous convolution as the dense one of the images into which its rate divides the features."""
+    rows, columns = geometry.padding
+    dense = kernel.repeat_interleave(rate**2, dim=0)
+    return _split(features, rate), dense, _split(gradient, rate), Geometry(padding=(rows // rate, columns // rate))
 
 
 def _split(features: Float[Tensor, "b c h w"], rate: int) -> Tensor:
@@ -173,14 +179,21 @@ def _merge(features: Tensor, rate: int, size: Sequence[int]) -> Tensor:
 
 
 def _backward(
-    features: Tensor, kernel: Tensor, gradient: Tensor, stride: Pair, padding: Pair, dilation: Pair, wanted: int
+    features: Tensor, kernel: Tensor, gradient: Tensor, geometry: Geometry, of: Literal["features", "kernel"]
 ) -> Tensor:
-    """Return PyTorch's gradient of the features (0) or of the kernel (1)."""
-    mask = [wanted == 0, wanted == 1, False]
-    results = torch.ops.aten.convolution_backward(
-        gradient, features, kernel, None, stride, padding, dilation, False, (0, 0), len(kernel), mask
+    """Return PyTorch's gradient of the features or of the kernel."""
+    of_features, of_kernel, _ = torch.ops.aten.convolution_backward(
+        gradient,
+        features,
+        kernel,
+        None,
+        *geometry,
+        False,
+        (0, 0),
+        len(kernel),
+        [of == "features", of == "kernel", False],
     )
-    result: Tensor = results[wanted]
+    result: Tensor = of_features if of == "features" else of_kernel
     return result
 
 

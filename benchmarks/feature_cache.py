@@ -11,7 +11,6 @@ search in 10 minutes and 0.66 of the fixed choice; about 20 minutes in all. FOLD
 
 import argparse
 import json
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from machine import stamp
 from rich.console import Console
 from rich.table import Table
+from street_shards import make_dataset
 
 from segline.artifacts.bundle import read_bundle
 from segline.cli import main as segline
@@ -81,20 +81,7 @@ def make_crops(arguments: argparse.Namespace, folder: Path, split: dict[str, Any
         "ingest": {"source": str(arguments.source.resolve()), "layout": "camvid"},
         "label": {"crop": [360, 480], "sampling": "tiles", "split": split},
     }
-    words = ["--params", json.dumps(params), "--out"]
-    manifest_dir, validation_dir, dataset_dir = folder / "ingest", folder / "validate", folder / "label"
-    database = f"sqlite:///{folder}/mlflow.db"
-    commands = [
-        ["ingest", *words, str(manifest_dir)],
-        ["validate", *words, str(validation_dir), "--manifest", str(manifest_dir), "--tracking-uri", database],
-        ["label", *words, str(dataset_dir), "--manifest", str(manifest_dir), "--validation", str(validation_dir)],
-    ]
-    if not dataset_dir.is_dir():
-        for command in commands:
-            if segline(command):
-                raise SystemExit(f"segline {command[0]} failed")
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the stages had taken it for themselves
-    return dataset_dir
+    return make_dataset(folder, params)
 
 
 def train(dataset_dir: Path, settings: dict[str, Any], arguments: argparse.Namespace) -> tuple[Path, float]:

@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segline.cli import main as segline
 from segline.data.distances import DISTANCES
@@ -22,13 +23,18 @@ def make_shards(
     distances: Sequence[str] = tuple(DISTANCES),
 ) -> Path:
     """Draw scenes, check them and cut crops of every split into ``folder/label``, unless it is there; returns it."""
-    dataset_dir = folder / "label"
-    params = {
+    params: dict[str, Any] = {
         "seed": seed,
         "ingest": {"synthetic": {"drives": drives, "frames_per_drive": frames, "height": height, "width": width}},
         "label": {"sampling": "max_foreground", "crop": crop, "distances": list(distances), "split": split or {}},
         "evaluate": {"on": "crops"},
     }
+    return make_dataset(folder, params)
+
+
+def make_dataset(folder: Path, params: dict[str, Any]) -> Path:
+    """Run ingest, validate and label into ``folder``, unless ``folder/label`` is there; returns it."""
+    dataset_dir = folder / "label"
     words = ["--params", json.dumps(params), "--out"]
     manifest_dir, validation_dir = folder / "ingest", folder / "validate"
     database = f"sqlite:///{folder.resolve()}/mlflow.db"

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from contours import distance_to_contour
 from PIL import Image
 
 from segline.artifacts.dataset import pack_file
@@ -203,16 +204,6 @@ def test_excluded_regions_are_ignored(source):
     np.testing.assert_array_equal(frames.take([3])[1][0], ids_of(truth(SHAPES[3], 3)))
 
 
-def to_contour(label):
-    """The distance to the nearest pixel of another class, less half a px, by looking at all pairs of pixels."""
-    known = np.argwhere(label != 255)
-    values = label[tuple(known.T)]
-    apart = np.sqrt(np.square(known[:, None] - known).sum(2))
-    found = np.zeros(label.shape)
-    found[tuple(known.T)] = np.where(values[:, None] != values, apart, 1000.5).min(1) - 0.5
-    return found
-
-
 @pytest.mark.parametrize("side", [0, 40])
 def test_distances_are_those_of_the_whole_frame(source, side):
     frames = written(source, pairs(source), distances=["border", "signed"], frames=FrameSettings(max_side=side))
@@ -221,7 +212,7 @@ def test_distances_are_those_of_the_whole_frame(source, side):
         maps = frames.take_distances(["signed", "border"], [number])
         assert maps["border"].shape == (1, 1, *label.shape)
         assert maps["signed"].shape == (1, 3, *label.shape)
-        border = to_contour(label)
+        border = distance_to_contour(label)
         np.testing.assert_allclose(maps["border"][0, 0], border, rtol=2**-11)
         for class_id, signed in enumerate(maps["signed"][0]):
             inside = label == class_id

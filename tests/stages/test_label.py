@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from contours import distance_to_contour
 from PIL import Image
 
 from segline.artifacts.dataset import part_file
@@ -244,16 +245,6 @@ def test_tiles_fill_shards_with_about_as_many_crops_as_asked(manifest_dir):
     split = open_split(folder, "train")
     assert split.index["key"].value_counts().eq(4).all()
     assert set(zip(split.index["top"], split.index["left"], strict=True)) == {(0, 0), (0, 24), (16, 0), (16, 24)}
-
-
-def distance_to_contour(label):
-    """By looking at all pairs of pixels."""
-    known = np.argwhere(label != 255)
-    values = label[tuple(known.T)]
-    apart = np.sqrt(np.square(known[:, None] - known).sum(2))
-    found = np.zeros(label.shape)
-    found[tuple(known.T)] = np.where(values[:, None] != values, apart, 1000.5).min(1) - 0.5
-    return found
 
 
 def test_distances_are_written_on_demand(manifest_dir):
